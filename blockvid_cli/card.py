@@ -1,0 +1,139 @@
+"""What a model is: ``models/<name>/card.yaml``, read and checked without loading the model."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+
+from blockvid_cli.errors import MissingModelError, UsageError, nearest
+
+PACKAGE = Path(__file__).resolve().parent
+
+
+class Part(BaseModel):
+    """A part of a card; unknown keys are errors."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class LatentGrid(Part):
+    """How pixels become latents: 1 + time·k frames of H x W pixels <-> 1 + k latents of H/space x W/space."""
+
+    channels: int = Field(gt=0)
+    time: int = Field(gt=0)
+    space: int = Field(gt=0)
+
+
+class TextReading(Part):
+    """What the network reads: the encoder's name and how many tokens of a caption."""
+
+    encoder: str
+    tokens: int = Field(gt=0)
+
+
+class Weights(Part):
+    """A trained part: what kind it is, the file beside the card, and its sizes."""
+
+    kind: str
+    file: str
+    config: dict[str, Any] = Field(default_factory=dict)
+
+
+class ModelCard(Part):
+    """A model's sizes, default recipe and provenance; ``folder`` is where its weights lie."""
+
+    name: str
+    summary: str
+    licence: str
+    size: tuple[int, int]
+    fps: float = Field(gt=0)
+    latent: LatentGrid
+    patch: tuple[int, int, int]
+    block: int = Field(gt=0)
+    text: TextReading
+    network: Weights
+    codec: Weights
+    recipe: dict[str, Any]
+    edition: str | None = None
+    provenance: dict[str, Any] = Field(default_factory=dict)
+    limits: list[str] = Field(default_factory=list)
+    folder: Path = Path()
+    origin: Literal["bundled", "folder"] = "bundled"
+
+    @field_validator("size", mode="before")
+    @classmethod
+    def _size(cls, value: object) -> object:
+        return parse_size(value) if isinstance(value, str) else value
+
+    @property
+    def grain(self) -> tuple[int, int]:
+        """Width and height must be multiples of these (latent pixels times patch)."""
+        return self.latent.space * self.patch[2], self.latent.space * self.patch[1]
+
+    def latent_shape(self, size: tuple[int, int]) -> tuple[int, int, int]:
+        """(C, H, W) of one latent frame of a picture of ``size`` (width, height)."""
+        width, height = size
+        return self.latent.channels, height // self.latent.space, width // self.latent.space
+
+    def path(self, part: Weights) -> Path:
+        """Where a part's weights lie."""
+        return self.folder / part.file
+
+
+def parse_size(text: str) -> tuple[int, int]:
+    """``"832x480"`` -> (832, 480).
+
+    Raises:
+        ValueError: it is not WIDTHxHEIGHT.
+    """
+    match = re.fullmatch(r"\s*(\d{1,5})\s*[xX×]\s*(\d{1,5})\s*", text)
+    if not match or int(match[1]) == 0 or int(match[2]) == 0:
+        raise ValueError(f"a size is WIDTHxHEIGHT, like 832x480; not '{text}'")
+    return int(match[1]), int(match[2])
+
+
+def shipped(folder: str) -> Path:
+    """A folder that travels with the package: ``models`` or ``storyboards``."""
+    inside = PACKAGE / f"_{folder}"
+    return inside if inside.is_dir() else PACKAGE.parent / folder
+
+
+def bundled_models() -> list[str]:
+    """Names of the models that come with blockvid."""
+    return sorted(path.parent.name for path in shipped("models").glob("*/card.yaml"))
+
+
+def find_card(name: str) -> ModelCard:
+    """The card of a bundled model, or of a folder that holds a ``card.yaml``.
+
+    Raises:
+        MissingModelError: there is no such model.
+        UsageError: the card is not a card.
+    """
+    bundled = shipped("models") / name / "card.yaml"
+    for file, origin in ((bundled, "bundled"), (Path(name).expanduser() / "card.yaml", "folder")):
+        if file.is_file():
+            return read_card(file, origin)
+    guess = nearest(name, bundled_models())
+    hint = f" Did you mean '{guess}'?" if guess else ""
+    raise MissingModelError(
+        f"there is no model called '{name}'.{hint} Bundled: {', '.join(bundled_models()) or 'none'};"
+        " or give a folder that holds a card.yaml."
+    )
+
+
+def read_card(file: Path, origin: str = "folder") -> ModelCard:
+    """Reads and checks one card."""
+    try:
+        values = yaml.safe_load(file.read_text(encoding="utf-8"))
+        return ModelCard.model_validate({**values, "folder": file.parent, "origin": origin})
+    except (yaml.YAMLError, TypeError, UnicodeDecodeError) as error:
+        raise UsageError(f"{file}: this card is not YAML that can be read ({error}).") from error
+    except ValidationError as error:
+        first = error.errors()[0]
+        field = ".".join(str(part) for part in first["loc"])
+        raise UsageError(f"{file}: '{field}': {first['msg']}.") from error
