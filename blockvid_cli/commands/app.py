@@ -1,0 +1,38 @@
+"""All commands under one name; nothing here imports torch."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from blockvid_cli import __version__
+from blockvid_cli.commands import bench, render, storyboard, train
+
+app = typer.Typer(
+    name="blockvid",
+    no_args_is_help=True,
+    rich_markup_mode="rich",
+    pretty_exceptions_enable=False,
+    help="A storyboard of timed captions becomes a coherent, minute-long video.\n\n"
+    "Example: blockvid render storyboards/swan.yaml",
+)
+app.command()(render.render)
+app.add_typer(storyboard.app, name="storyboard")
+app.command()(bench.bench)
+app.add_typer(train.app, name="train")
+
+
+def _version(asked: bool) -> None:
+    if asked:
+        typer.echo(f"blockvid {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def root(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="print the version and exit")
+    ] = False,
+) -> None:
+    """Only the options that stand before a command."""

@@ -1,0 +1,137 @@
+"""The only file that draws on the terminal: progress to stderr, results to stdout."""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from enum import StrEnum
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn
+
+if TYPE_CHECKING:
+    from blockvid_cli.pipeline import Event, Job, Tell
+
+PHASES = {"text": "reading captions", "load": "loading the model", "draw": "drawing"}
+
+
+class ProgressForm(StrEnum):
+    """How progress is told."""
+
+    AUTO = "auto"
+    PLAIN = "plain"
+    JSON = "json"
+    NONE = "none"
+
+
+class Teller:
+    """Keeps count of a render and says it: where it is, how fast, how long still."""
+
+    def __init__(self, job: Job) -> None:
+        self.plan = job.plan
+        self.began: float | None = None
+        self.drawn = 0  # blocks drawn in this run, not resumed
+        self.finished = 0
+
+    def figures(self, event: Event) -> dict[str, Any]:
+        """An event as plain values: phase, chunk, block, done (0..1), speed (film seconds a second), eta (seconds)."""
+        out: dict[str, Any] = {"event": "note" if event.note else "progress", "phase": event.phase}
+        if event.note:
+            return {**out, "note": event.note}
+        moment = event.moment
+        if moment is None:
+            return out
+        self.began = self.began or time.monotonic()
+        self.finished += len(moment.finished)
+        self.drawn += 0 if moment.resumed else len(moment.finished)
+        blocks, block = len(self.plan.blocks), moment.blocks[0]
+        part = 0.0 if moment.finished else moment.progress
+        done = min((self.finished + part) / blocks, 1.0)
+        spent = time.monotonic() - self.began
+        out |= {
+            "chunk": block.chunk,
+            "chunks": len(self.plan.chunks),
+            "block": block.number + 1,
+            "blocks": blocks,
+            "done": round(done, 4),
+            "resumed": moment.resumed,
+        }
+        if self.drawn and spent > 0:
+            rate = self.drawn / spent
+            seconds = self.plan.frames / self.plan.fps / blocks
+            out |= {"speed": round(rate * seconds, 2), "eta": round((blocks - self.finished) / rate, 1)}
+        return out
+
+
+@contextmanager
+def progress(job: Job, form: ProgressForm) -> Iterator[Tell]:
+    """A function to tell a render's events to, drawn as ``form`` says."""
+    teller = Teller(job)
+    console = Console(stderr=True)
+    if form is ProgressForm.AUTO:
+        form = ProgressForm.NONE if not console.is_terminal else ProgressForm.AUTO
+        if form is ProgressForm.NONE:
+            yield lambda event: _plain(teller, event, notes_only=True)
+            return
+    if form is ProgressForm.AUTO:
+        with _bar(console) as bar:
+            task = bar.add_task("", total=1.0, what="starting", rest="")
+            yield lambda event: _draw(bar, task, teller.figures(event), console)
+    elif form is ProgressForm.JSON:
+        yield lambda event: print(json.dumps(teller.figures(event)), file=sys.stderr, flush=True)
+    elif form is ProgressForm.PLAIN:
+        yield lambda event: _plain(teller, event)
+    else:
+        yield lambda event: None
+
+
+def _bar(console: Console) -> Progress:
+    return Progress(
+        TextColumn("{task.fields[what]}"),
+        BarColumn(bar_width=None),
+        TaskProgressColumn(),
+        TextColumn("{task.fields[rest]}"),
+        console=console,
+        transient=True,
+    )
+
+
+def _draw(bar: Progress, task: Any, figures: dict[str, Any], console: Console) -> None:  # noqa: ANN401
+    if "note" in figures:
+        console.print(f"note: {figures['note']}", highlight=False, markup=False)
+        return
+    what = PHASES.get(figures["phase"], figures["phase"])
+    bar.update(task, what=what, completed=figures.get("done", 0.0), rest=_rest(figures))
+
+
+def _rest(figures: dict[str, Any]) -> str:
+    if "block" not in figures:
+        return ""
+    text = f"chunk {figures['chunk']} of {figures['chunks']}, block {figures['block']} of {figures['blocks']}"
+    if "eta" in figures:
+        text += f", {figures['speed']:.1f} s of film a second, {_clock(figures['eta'])} left"
+    return text
+
+
+def _plain(teller: Teller, event: Event, notes_only: bool = False) -> None:
+    """A line for each note, phase and finished block."""
+    figures = teller.figures(event)
+    if "note" in figures:
+        print(f"note: {figures['note']}", file=sys.stderr, flush=True)
+    elif not notes_only and (event.moment is None or event.moment.finished):
+        what = PHASES.get(figures["phase"], figures["phase"])
+        print(f"{what} {_rest(figures)}".rstrip(), file=sys.stderr, flush=True)
+
+
+def _clock(seconds: float) -> str:
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes}:{rest:02d}"
+
+
+def result(values: dict[str, Any], sentence: str, as_json: bool) -> None:
+    """What came of a command: one sentence, or JSON, to stdout."""
+    print(json.dumps(values, ensure_ascii=False) if as_json else sentence, flush=True)

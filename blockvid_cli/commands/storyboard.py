@@ -1,0 +1,212 @@
+"""``blockvid storyboard``: check a storyboard before anything is drawn, import captions, begin a new one."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich import box
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from blockvid_cli.card import find_card, parse_size
+from blockvid_cli.errors import UsageError
+from blockvid_cli.story.plan import Plan, make_plan
+from blockvid_cli.story.reading import read_text
+from blockvid_cli.story.seconds import clock
+from blockvid_cli.story.storyboard import Storyboard, dump_storyboard, json_schema, read_storyboard
+from blockvid_cli.story.timed_captions import holds_captions
+
+USUAL_MODEL = "storybook"
+MOST_NOTES = 4  # printed under the table
+STARTER = """\
+# A film in three captions. Look at the plan:  blockvid storyboard check {name}
+# Draw it:                                     blockvid render {name}
+version: 1
+title: A red boat
+model: storybook        # comes with blockvid; draws on a laptop
+seed: 7                 # the same seed draws the same film
+chunk: 4s               # how long a caption lasts that says nothing
+
+chunks:
+  - caption: A red boat rests on the lake at sunset.
+  - caption: The red boat glides to the right across the quiet lake at sunset.
+    duration: 5s        # or at: 00:04-00:09, or frames: 60f (with fps: 12 above)
+  - caption: At night, the red boat comes to rest on the calm lake.
+    cut: true           # a new shot begins here
+"""
+
+app = typer.Typer(
+    no_args_is_help=True,
+    help="Check, import and begin storyboards.\n\nExample: blockvid storyboard check storyboards/swan.yaml",
+)
+
+
+@app.command()
+def check(
+    story: Annotated[Path, typer.Argument(help="a storyboard, or captions that can be imported")],
+    model: Annotated[str | None, typer.Option(help="plan for this model instead of the storyboard's")] = None,
+    size: Annotated[str | None, typer.Option(help="WIDTHxHEIGHT in pixels")] = None,
+    fps: Annotated[float | None, typer.Option(help="frames a second")] = None,
+    set_: Annotated[list[str] | None, typer.Option("--set", help="change a field: chunks.4.seed=7")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="print the plan as JSON")] = False,
+    allow_outside: Annotated[
+        bool, typer.Option("--allow-outside", help="let the storyboard name files elsewhere")
+    ] = False,
+) -> None:
+    """Show the plan of a film: its chunks, their blocks, and what had to be rounded.
+
+    Example: blockvid storyboard check storyboards/swan.yaml --model storybook
+    """
+    storyboard = read_storyboard(story, set_ or (), allow_outside)
+    card = find_card(model or storyboard.model or USUAL_MODEL)
+    plan = make_plan(storyboard, card, seed=storyboard.seed, size=_size(size), fps=fps)
+    from blockvid_cli.text.recall import recalled_chunks  # brings torch
+
+    recalled = recalled_chunks(plan, card)
+    notes = [*storyboard.notes, *plan.notes]
+    if as_json:
+        typer.echo(json.dumps(_described(storyboard, card.name, plan, recalled, notes), indent=2))
+    else:
+        _print_plan(storyboard, card.name, plan, recalled, notes)
+
+
+@app.command("import")
+def import_(
+    file: Annotated[Path, typer.Argument(help="captions: .srt, .vtt, .txt, or LV-Bench's .json")],
+    output: Annotated[Path | None, typer.Option("-o", "--output", help="write here, not to stdout")] = None,
+    title: Annotated[str | None, typer.Option(help="title of the film")] = None,
+    seconds: Annotated[float, typer.Option(min=0.1, max=3600, help="of a caption without a time")] = 4,
+    force: Annotated[bool, typer.Option("--force", help="replace a file that is there")] = False,
+) -> None:
+    """Make a storyboard of captions with times.
+
+    Example: blockvid storyboard import talk.srt -o talk.yaml
+    """
+    if not holds_captions(read_text(file), file):
+        raise UsageError(f"{file} is no list of captions; these are .srt, .vtt, .txt or LV-Bench's .json")
+    named = [] if title is None else [f'title="{title}"']
+    storyboard = read_storyboard(file, [f"chunk={seconds}", *named])
+    text = dump_storyboard(storyboard)
+    if output is None:
+        typer.echo(text, nl=False)
+    else:
+        _write(output, text, force)
+        typer.echo(f"{output}: {len(storyboard.chunks)} chunks, {clock(storyboard.seconds)}")
+    for note in storyboard.notes:
+        typer.echo(note, err=True)
+
+
+@app.command()
+def new(
+    name: Annotated[Path, typer.Argument(help="the file to write")] = Path("story.yaml"),
+    force: Annotated[bool, typer.Option("--force", help="replace a file that is there")] = False,
+) -> None:
+    """Write a small storyboard to begin from.
+
+    Example: blockvid storyboard new story.yaml
+    """
+    _write(name, STARTER.format(name=name), force)
+    typer.echo(f"{name}: written; look at its plan with: blockvid storyboard check {name}")
+
+
+@app.command()
+def schema() -> None:
+    """Print the JSON schema of storyboards, for editors that complete and check YAML.
+
+    Example: blockvid storyboard schema > storyboard.schema.json
+    """
+    typer.echo(json.dumps(json_schema(), indent=2))
+
+
+def _size(text: str | None) -> tuple[int, int] | None:
+    try:
+        return parse_size(text) if text else None
+    except ValueError as error:
+        raise UsageError(f"--size: {error}") from error
+
+
+def _write(path: Path, text: str, force: bool) -> None:
+    """Writes a new file; an old one only when told to."""
+    try:
+        with path.open("w" if force else "x", encoding="utf-8") as file:
+            file.write(text)
+    except FileExistsError as error:
+        raise UsageError(
+            f"{path} is there already; choose another name, or replace it with --force"
+        ) from error
+    except OSError as error:
+        raise UsageError(f"{path} cannot be written ({error.strerror}); choose another place") from error
+
+
+def _described(
+    storyboard: Storyboard, model: str, plan: Plan, recalled: list[tuple[int, ...]], notes: list[str]
+) -> dict[str, object]:
+    """The plan as plain values; seconds, and pixel frames counted from 0 with the end one past the last."""
+    return {
+        "storyboard": str(storyboard.source),
+        "title": storyboard.title,
+        "model": model,
+        "size": list(plan.size),
+        "fps": plan.fps,
+        "seed": plan.seed,
+        "seconds": plan.frames / plan.fps,
+        "frames": plan.frames,
+        "blocks": len(plan.blocks),
+        "shots": plan.chunks[-1].shot,
+        "chunks": [
+            {
+                "chunk": chunk.number,
+                "shot": chunk.shot,
+                "caption": chunk.caption,
+                "start": chunk.start,
+                "end": chunk.end,
+                "first_frame": chunk.first_frame,
+                "end_frame": chunk.end_frame,
+                "first_block": chunk.blocks[0].number,
+                "blocks": len(chunk.blocks),
+                "seed": chunk.seed,
+                "recalls": list(before),
+            }
+            for chunk, before in zip(plan.chunks, recalled, strict=True)
+        ],
+        "notes": notes,
+    }
+
+
+def _print_plan(
+    storyboard: Storyboard, model: str, plan: Plan, recalled: list[tuple[int, ...]], notes: list[str]
+) -> None:
+    """The plan as a table; captions are printed as they are, never read as markup."""
+    console = Console(highlight=False)
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
+    for name in ("chunk", "shot", "span", "blocks", "frames", "recalls"):
+        table.add_column(name, justify="right", no_wrap=True)
+    table.add_column("caption", overflow="fold")
+    for asked, chunk, before in zip(storyboard.chunks, plan.chunks, recalled, strict=True):
+        table.add_row(
+            str(chunk.number),
+            str(chunk.shot),
+            f"{clock(asked.start)}-{clock(asked.end)}",
+            str(len(chunk.blocks)),
+            str(chunk.end_frame - chunk.first_frame),
+            " ".join(map(str, before)) or "-",
+            Text(chunk.caption),
+        )
+    width, height = plan.size
+    seconds = plan.frames / plan.fps
+    console.print(Text(f"{storyboard.title or storyboard.source}", style="bold"))
+    console.print(table)
+    console.print(
+        Text(
+            f"{len(plan.chunks)} chunks, {len(plan.blocks)} blocks, {plan.frames} frames, {seconds:g} s "
+            f"at {plan.fps:g} fps and {width}x{height}, drawn by {model}"
+        )
+    )
+    if len(notes) > MOST_NOTES:
+        notes = [*notes[: MOST_NOTES - 1], f"... and {len(notes) - MOST_NOTES + 1} more; --json has them all"]
+    for note in notes:
+        console.print(Text(note, style="dim"))

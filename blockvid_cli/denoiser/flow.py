@@ -1,0 +1,25 @@
+"""The equations of flow matching: x_t = (1 - t) x_0 + t ε, v = ε - x_0 (BlockVid, Eq. 2 and 3); t is the level."""
+
+from __future__ import annotations
+
+import torch
+
+
+def noised(clean: torch.Tensor, noise: torch.Tensor, level: torch.Tensor | float) -> torch.Tensor:
+    """The latents at ``level`` on the straight way from clean (level 0) to noise (level 1)."""
+    return (1 - level) * clean + level * noise
+
+
+def clean_of(x: torch.Tensor, velocity: torch.Tensor, level: torch.Tensor | float) -> torch.Tensor:
+    """The clean latents that a velocity at ``level`` points to: x - level·v."""
+    return x - level * velocity
+
+
+def shifted(level: torch.Tensor | float, shift: float) -> torch.Tensor | float:
+    """A level moved towards noise: shift·t / (1 + (shift - 1)·t); shift 1 changes nothing."""
+    return shift * level / (1 + (shift - 1) * level)
+
+
+def levels(steps: int, shift: float) -> tuple[float, ...]:
+    """``steps`` + 1 levels from 1 (noise) down to 0 (clean)."""
+    return tuple(float(shifted(1 - i / steps, shift)) for i in range(steps + 1))

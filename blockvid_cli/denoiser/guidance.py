@@ -1,0 +1,29 @@
+"""Classifier-free guidance: a denoiser around a denoiser; the unguided film is a second batch row, hence one memory.
+
+v = v_neg + scale·(v_text - v_neg); row 0 reads the caption, row 1 the negative.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+
+from blockvid_cli.denoiser.attention import Layer, Memory
+from blockvid_cli.denoiser.wan import Denoiser
+
+
+@dataclass(frozen=True)
+class Guided:
+    """Draws one film with two rows; ``context`` must have two rows, (2, L, D) or (2, F, L, D)."""
+
+    denoiser: Denoiser
+    scale: float
+
+    def __call__(
+        self, x: torch.Tensor, level: torch.Tensor, context: torch.Tensor, times: torch.Tensor, memory: Memory
+    ) -> tuple[torch.Tensor, list[Layer]]:
+        """See ``Denoiser``; x and velocity have one row, keys and values two."""
+        velocity, layers = self.denoiser(x.expand(2, -1, -1, -1, -1), level, context, times, memory)
+        text, negative = velocity.chunk(2)
+        return negative + self.scale * (text - negative), layers

@@ -1,0 +1,92 @@
+"""Files that are there whole or not at all, and what is said when a disk refuses them."""
+
+from __future__ import annotations
+
+import errno
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from blockvid_cli.errors import BlockvidError, PartialError
+
+FULL = {errno.ENOSPC: "the disk is full", errno.EDQUOT: "the disk quota is used up"}
+
+
+def write_whole(path: Path, content: bytes) -> None:
+    """Writes a file under another name, forces it to the disk, then renames it: a reader sees old or new.
+
+    Raises:
+        PartialError: the disk is full.
+        BlockvidError: the file cannot be written for another reason.
+    """
+    unfinished = unfinished_name(path)
+    with writing(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            with open(unfinished, "wb") as file:
+                file.write(content)
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(unfinished, path)
+        except BaseException:
+            with suppress(OSError):
+                unfinished.unlink(missing_ok=True)
+            raise
+        _sync_folder(path.parent)
+
+
+def unfinished_name(path: Path) -> Path:
+    """The name a file has while it is written."""
+    return path.with_name(f".{path.name}.{os.getpid()}.tmp")
+
+
+def remove_unfinished(folder: Path) -> None:
+    """Removes what killed processes left below ``folder``; what cannot be removed stays."""
+    for path in folder.rglob(".*.tmp"):
+        with suppress(OSError):
+            path.unlink()
+
+
+@contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """Turns an ``OSError`` on the way to ``path`` into a sentence.
+
+    Raises:
+        PartialError: the disk is full.
+        BlockvidError: anything else, such as a folder that may not be written to.
+    """
+    try:
+        yield
+    except OSError as error:
+        if error.errno in FULL:
+            raise full_disk(path, FULL[error.errno]) from error
+        raise BlockvidError(f"{path} cannot be written: {error.strerror or error}.") from error
+
+
+def full_disk(path: Path, reason: str = "the disk is full") -> PartialError:
+    """What is said when ``path`` found no room."""
+    return PartialError(
+        f"{path} cannot be written: {reason} ({free_mebibytes(path):.0f} MiB free)."
+        " Everything finished is kept; make room, and the same command goes on from there."
+    )
+
+
+def free_mebibytes(path: Path) -> float:
+    """Room left where ``path`` would lie, in MiB; 0 where that cannot be told."""
+    there = next((folder for folder in path.absolute().parents if folder.is_dir()), None)
+    try:
+        return shutil.disk_usage(there).free / 2**20 if there else 0.0
+    except OSError:
+        return 0.0
+
+
+def _sync_folder(folder: Path) -> None:
+    """Forces a rename to the disk; systems that cannot open a folder do without."""
+    with suppress(OSError):
+        handle = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)

@@ -1,0 +1,181 @@
+"""The project folder beside a storyboard: what is drawn already, and whether it still fits.
+
+    story.yaml
+    story.mp4
+    story.blockvid/
+        manifest.json                       everything needed to redraw the film
+        chunks/005/take-1.safetensors       clean latents, of as many blocks as are finished
+        .lock                               held while a render runs
+
+Rendering again is going on: a take is used if its key is the key the storyboard gives that chunk now. Keys
+are a chain, so an edit of chunk N asks for N and all that follow it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import torch
+
+from blockvid_cli.errors import UsageError
+from blockvid_cli.film.disk import remove_unfinished, write_whole, writing
+from blockvid_cli.film.lock import FolderLock
+from blockvid_cli.film.takes import Damaged, Take, read_take, write_take
+
+VERSION = 1
+FIXED = ("model", "size", "fps")  # what a project cannot change once it is begun
+
+
+def folder_beside(path: Path) -> Path:
+    """The project folder of a storyboard or film: ``story.yaml`` -> ``story.blockvid``."""
+    return path.with_suffix(".blockvid")
+
+
+def chunk_keys(parts: Sequence[Mapping[str, Any]], base: Mapping[str, Any]) -> list[str]:
+    """A key for each chunk: a hash of what all chunks share, of the chunk, and of the key before it.
+
+    ``parts`` and ``base`` hold what decides the latents, in plain JSON values; audio, title and encoding are
+    not in them. Raises ``TypeError`` or ``ValueError`` for a value that JSON does not know.
+    """
+    keys: list[str] = []
+    for part in parts:
+        content = {"base": base, "chunk": part, "before": keys[-1] if keys else None}
+        text = json.dumps(content, sort_keys=True, separators=(",", ":"), allow_nan=False)
+        keys.append(hashlib.sha256(text.encode()).hexdigest())
+    return keys
+
+
+class Project:
+    """An open project folder; a context manager, because it is locked while it is open."""
+
+    def __init__(self, folder: Path, identity: dict[str, Any], lock: FolderLock) -> None:
+        self.folder = folder
+        self.identity = identity
+        self.notes: list[str] = []  # what was found damaged, one sentence each
+        self.manifest: dict[str, Any] = {}
+        self._lock = lock
+
+    @classmethod
+    def open(cls, folder: Path, identity: Mapping[str, Any], fresh: bool = False) -> Project:
+        """Opens the folder, made if need be; ``fresh`` throws away the chunks drawn in it.
+
+        Args:
+            identity: the model, size and fps, and what else names the film; plain JSON values.
+
+        Raises:
+            UsageError: the project has another model, size or fps, or another process renders in it.
+            BlockvidError: the folder cannot be written to (``PartialError``: the disk is full).
+        """
+        with writing(folder):
+            folder.mkdir(parents=True, exist_ok=True)
+        project = cls(folder, json.loads(json.dumps(identity)), FolderLock(folder))
+        try:
+            project._begin(fresh)
+        except BaseException:
+            project.close()
+            raise
+        return project
+
+    def close(self) -> None:
+        """Unlocks the folder; may be called twice."""
+        self._lock.release()
+
+    def __enter__(self) -> Project:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def write_manifest(self, content: Mapping[str, Any]) -> None:
+        """Replaces the manifest: ``content`` (plain JSON values) beside the version and the identity."""
+        self.manifest = {**content, "version": VERSION, "identity": self.identity}
+        text = json.dumps(self.manifest, indent=2, ensure_ascii=False)
+        write_whole(self.folder / "manifest.json", f"{text}\n".encode("utf-8", "backslashreplace"))
+
+    def take_path(self, chunk: int, take: int = 1) -> Path:
+        """Where the latents of a take lie, whether or not they exist."""
+        return self.folder / "chunks" / f"{chunk:03d}" / f"take-{take}.safetensors"
+
+    def save_take(self, chunk: int, latents: torch.Tensor, key: str, frames: int, take: int = 1) -> None:
+        """Keeps a chunk's latents so far: (F, C, H, W), F of the ``frames`` the whole chunk will have.
+
+        Raises:
+            BlockvidError: they are not finite, or cannot be written (``PartialError``: the disk is full).
+        """
+        write_take(self.take_path(chunk, take), Take(chunk, take, key, frames), latents)
+
+    def load_take(self, chunk: int, key: str, take: int = 1) -> torch.Tensor | None:
+        """A chunk's latents so far, (F, C, H, W) float32; None if none were drawn from ``key``.
+
+        A damaged file is None too, with a sentence in ``notes``.
+        """
+        path = self.take_path(chunk, take)
+        try:
+            found, latents = read_take(path)
+            if (found.chunk, found.take) != (chunk, take):
+                raise Damaged(f"it is take {found.take} of chunk {found.chunk}")
+        except FileNotFoundError:
+            return None
+        except Damaged as damage:
+            name = path.relative_to(self.folder).as_posix()
+            self.notes.append(f"{name} is damaged ({damage}): chunk {chunk} is drawn again.")
+            return None
+        return latents if found.key == key else None
+
+    def _begin(self, fresh: bool) -> None:
+        """Cleans up, and makes sure that the folder holds this film and no other."""
+        remove_unfinished(self.folder)
+        if fresh:
+            self._forget_chunks()
+        self.manifest = {} if fresh else self._read_manifest()
+        if self.manifest:
+            self._check_identity(self.manifest["identity"])
+        else:
+            self.write_manifest({})
+
+    def _forget_chunks(self) -> None:
+        chunks = self.folder / "chunks"
+        with writing(chunks):
+            if chunks.is_symlink():
+                chunks.unlink()
+            elif chunks.exists():
+                shutil.rmtree(chunks)
+
+    def _read_manifest(self) -> dict[str, Any]:
+        """The manifest on disk; empty if there is none, or (with a note) none that can be read."""
+        try:
+            found = json.loads((self.folder / "manifest.json").read_text(encoding="utf-8"))
+        except FileNotFoundError:
+            return {}
+        except (OSError, ValueError, RecursionError):
+            found = None
+        if isinstance(found, dict) and isinstance(found.get("identity"), dict):
+            return found
+        self.notes.append("manifest.json is damaged: it is written anew; the chunks drawn are still used.")
+        return {}
+
+    def _check_identity(self, found: Mapping[str, Any]) -> None:
+        differing = [name for name in FIXED if found.get(name) != self.identity.get(name)]
+        if not differing:
+            return
+        then, now = (
+            ", ".join(f"{name} {_shown(identity.get(name))}" for name in differing)
+            for identity in (found, self.identity)
+        )
+        raise UsageError(
+            f"{self.folder} was begun with {then}, not {now}; a project keeps its {', '.join(FIXED)}. Give"
+            " the film another name (-o other.mp4) for a new project, or --fresh to draw this one anew."
+        )
+
+
+def _shown(value: object) -> str:
+    """``[832, 480]`` -> ``832x480``; other values as they are."""
+    return "x".join(str(part) for part in value) if isinstance(value, list) else str(value)

@@ -1,0 +1,159 @@
+"""THE loop: blocks are denoised over a memory, committed to it, and handed on, one moment after another.
+
+    schedule -> step -> [memory.choose -> times -> denoiser -> solver] -> finished? -> commit -> memory.remember
+                                                                              |
+    resumed blocks come in here, already clean ------------------------------'
+
+Rendering, preview, evaluation and training by self-rollout are all users of this iterator (BlockVid, Figure 3).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+
+from blockvid_cli.denoiser.rope import Rope, grid
+from blockvid_cli.denoiser.wan import Denoiser
+from blockvid_cli.rollout.memories.memory import Memory, View
+from blockvid_cli.rollout.recipe import Recipe
+from blockvid_cli.rollout.schedules.step import Step
+from blockvid_cli.rollout.solvers import Stepper
+from blockvid_cli.story.plan import Block, Plan
+
+Read = Callable[[Sequence[Block]], torch.Tensor]
+
+
+@dataclass(frozen=True)
+class Run:
+    """Consecutive blocks drawn by one recipe, and the denoiser it draws with (guided or not)."""
+
+    blocks: tuple[Block, ...]
+    recipe: Recipe
+    denoiser: Denoiser
+
+
+@dataclass(frozen=True)
+class Moment:
+    """After a step: what was drawn, how far it is (0..1), what it looked back at, and what is finished."""
+
+    blocks: tuple[Block, ...]
+    progress: float
+    view: View
+    finished: tuple[tuple[Block, torch.Tensor], ...] = ()  # clean latents (F, C, H, W)
+    resumed: bool = False
+
+
+@dataclass
+class Rollout:
+    """What all runs of a film share.
+
+    Args:
+        plan: the film's blocks.
+        memory: begun here, filled as blocks finish.
+        rope: the network's rotation.
+        patch: (frames, rows, columns) of latent pixels a token.
+        read: the caption tokens of some blocks: (rows, L, D), or (rows, F, L, D) when captions differ.
+        device: where latents live while they are drawn.
+    """
+
+    plan: Plan
+    memory: Memory
+    rope: Rope
+    patch: tuple[int, int, int]
+    read: Read
+    device: str = "cpu"
+
+    def moments(self, runs: Sequence[Run], done: Mapping[int, torch.Tensor] | None = None) -> Iterator[Moment]:
+        """Every moment of the film; ``done`` are clean latents by block number from an earlier, unfinished render."""
+        self.memory.begin(self.plan.chunks, self.rope)
+        for run in runs:
+            yield from self._run(run, done or {})
+
+    @torch.inference_mode()
+    def _run(self, run: Run, done: Mapping[int, torch.Tensor]) -> Iterator[Moment]:
+        recipe, first = run.recipe, run.blocks[0].number
+        steps = [_moved(step, first) for step in recipe.schedule.steps(len(run.blocks), recipe.levels)]
+        settled = settled_blocks(steps, set(done))
+        blocks = {block.number: block for block in run.blocks}
+        drawing: dict[int, tuple[torch.Tensor, Stepper]] = {}
+        view, looked = View(), ()
+        for step in steps:
+            group = tuple(blocks[number] for number in step.blocks)
+            if settled.issuperset(step.blocks):
+                yield from self._resume(run, step, group, done)
+                continue
+            for block in group:
+                if block.number not in drawing:
+                    drawing[block.number] = self._start(run, block)
+            if step.blocks != looked:
+                view, looked = self.memory.choose(group), step.blocks
+            x = torch.cat([drawing[number][0] for number in step.blocks])
+            level = torch.tensor([level for level, block in zip(step.now, group, strict=True) for _ in range(block.frames)])
+            velocity, _ = run.denoiser(x[None], level.to(x.device), self.read(group), self._times(run, view, group), view)
+            parts = velocity[0].split([block.frames for block in group])
+            for block, part, now, then in zip(group, parts, step.now, step.then, strict=True):
+                latents, stepper = drawing[block.number]
+                drawing[block.number] = stepper(latents, part, now, then), stepper
+            clean = [block for block, then in zip(group, step.then, strict=True) if then == recipe.levels[-1]]
+            finished = tuple((block, drawing.pop(block.number)[0]) for block in clean)
+            for block, latents in finished:
+                self._commit(run, block, latents)
+            yield Moment(group, recipe.progress(step.then[0]), view, finished)
+
+    def _start(self, run: Run, block: Block) -> tuple[torch.Tensor, Stepper]:
+        """A block's noise and its stepper; the memory hears of captions and cuts."""
+        self._announce(block)
+        chunk = self.plan.chunks[block.chunk - 1].blocks
+        span = range(chunk[0].first, chunk[-1].first + chunk[-1].frames)
+        noise = run.recipe.noise(block, span, self.plan.seed, self.plan.latent).to(self.device)
+        return noise, run.recipe.solver.begin(run.recipe.levels, (block.seed, block.number))
+
+    def _announce(self, block: Block) -> None:
+        chunk = self.plan.chunks[block.chunk - 1]
+        if block.number == chunk.blocks[0].number and block.number:
+            self.memory.on_caption_change(block)
+            if chunk.cut:
+                self.memory.on_cut(block)
+
+    def _resume(
+        self, run: Run, step: Step, group: tuple[Block, ...], done: Mapping[int, torch.Tensor]
+    ) -> Iterator[Moment]:
+        """Blocks that are already clean: remembered in the step in which they were finished, not drawn again."""
+        for block, then in zip(group, step.then, strict=True):
+            if then == run.recipe.levels[-1]:
+                self._announce(block)
+                latents = done[block.number].to(self.device)
+                view = self.memory.choose(group)
+                self._commit(run, block, latents)
+                yield Moment((block,), 1.0, view, ((block, latents),), resumed=True)
+
+    def _commit(self, run: Run, block: Block, clean: torch.Tensor) -> None:
+        """Shows the finished block to the network once more and keeps what its layers saw."""
+        commit = run.recipe.commit
+        view = View() if commit.alone else self.memory.choose((block,))
+        level = torch.full((block.frames,), commit.level, device=clean.device)
+        shown = commit.shown(block, clean)
+        _, layers = run.denoiser(shown[None], level, self.read((block,)), self._times(run, view, (block,)), view)
+        height, width = clean.shape[2] // self.patch[1], clean.shape[3] // self.patch[2]
+        self.memory.remember(block, layers, grid(block.frames, height, width))
+
+    def _times(self, run: Run, view: View, group: Sequence[Block]) -> torch.Tensor:
+        new = [block.first + frame for block in group for frame in range(block.frames)]
+        return run.recipe.times(view.frames, new)
+
+
+def settled_blocks(steps: Sequence[Step], done: set[int]) -> set[int]:
+    """The done blocks that no undone block was ever denoised with: only these need not be drawn again."""
+    undone = {number for step in steps for number in step.blocks} - done
+    while True:
+        joined = {n for step in steps if undone.intersection(step.blocks) for n in step.blocks}
+        if joined == undone:
+            return done - undone
+        undone = joined
+
+
+def _moved(step: Step, first: int) -> Step:
+    """A run's step, its blocks numbered as in the film."""
+    return Step(tuple(number + first for number in step.blocks), step.now, step.then)

@@ -1,0 +1,131 @@
+"""Semantic sparse KV memory: the salient tokens of past chunks, recalled by what their captions say.
+
+    bank    chunk 1   chunk 2   chunk 3   chunk 4   chunk 5   (6: being drawn)
+            :.:. .    .. ::     :  .:.    :.: .     .:::.         tokens that cover tau of the probes' attention
+    seen    [top-l alike: 1, 3]           [recent: 4, 5]  [finished blocks of 6] + the block itself
+
+BlockVid section 3.4, Eq. 6-10, Algorithms 1 and 2. A chunk of several blocks enters the bank when its last block is
+finished; until then its finished blocks are seen whole.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import torch
+
+from blockvid_cli.denoiser.attention import Layer
+from blockvid_cli.denoiser.rope import Rope, rotate
+from blockvid_cli.errors import UsageError
+from blockvid_cli.rollout.memories.memory import Entry, Memory, View, dense
+from blockvid_cli.rollout.noises import gaussian
+from blockvid_cli.story.plan import Block, PlannedChunk
+from blockvid_cli.text.recall import most_alike
+from blockvid_cli.text.sentences import DEFAULT, embed
+
+Embed = Callable[[Sequence[str], str], torch.Tensor]
+
+
+class Semantic(Memory):
+    """Args:
+    recent: how many of the latest finished chunks are always seen.
+    top: how many other chunks are recalled by their captions' likeness (l).
+    tau: the share of the probes' attention that the kept tokens of a chunk cover; 1 keeps all.
+    probes: query rows that look for salient tokens: this many of the chunk's last, and as many random others.
+    blocks: a chunk is remembered by this many of its last blocks; None for all.
+    sentences: the sentence-transformers model that compares captions.
+    """
+
+    def __init__(
+        self,
+        recent: int = 2,
+        top: int = 2,
+        tau: float = 0.98,
+        probes: int = 64,
+        blocks: int | None = None,
+        sentences: str = DEFAULT,
+        read: Embed = embed,
+    ) -> None:
+        if recent < 0 or top < 0 or probes < 1 or (blocks is not None and blocks < 1) or not 0 < tau <= 1:
+            raise UsageError(
+                "a semantic memory needs recent and top of 0 or more, probes and blocks of 1 or more,"
+                f" and tau above 0 and at most 1; not {recent}, {top}, {probes}, {blocks} and {tau}."
+            )
+        self.recent, self.top, self.tau, self.probes, self.blocks = recent, top, tau, probes, blocks
+        self.sentences, self.read = sentences, read
+        self.bank: dict[int, Entry] = {}  # by chunk
+        self._unfinished: list[tuple[Block, Entry, list[torch.Tensor]]] = []  # with each layer's queries (T, H, D)
+
+    def begin(self, chunks: Sequence[PlannedChunk], rope: Rope) -> None:
+        """See ``Memory``."""
+        self.rope = rope
+        self.last = {chunk.number: chunk.blocks[-1].number for chunk in chunks}
+        self.seeds = {chunk.number: chunk.seed for chunk in chunks}
+        self.embeddings = self.read([chunk.caption for chunk in chunks], self.sentences)
+
+    def remember(self, block: Block, layers: Sequence[Layer], coordinates: torch.Tensor) -> None:
+        """See ``Memory``; the last block of a chunk makes the chunk's entry."""
+        self._unfinished.append((block, dense(block, layers, coordinates), [layer.queries[0] for layer in layers]))
+        if block.number != self.last[block.chunk]:
+            return
+        parts = [part for part in self._unfinished if part[0].chunk == block.chunk][-(self.blocks or 0) :]
+        self._unfinished = [part for part in self._unfinished if part[0].chunk != block.chunk]
+        self.bank[block.chunk] = self._sparse(parts, self.seeds[block.chunk])
+
+    def choose(self, blocks: Sequence[Block]) -> View:
+        """See ``Memory``: recalled chunks, recent chunks, then the finished blocks of the chunk being drawn."""
+        recalled, recent = self.seen(blocks[0].chunk)
+        own = [entry for block, entry, _ in self._unfinished if block.number < blocks[0].number]
+        return View([*(self.bank[chunk] for chunk in (*recalled, *recent)), *own[-(self.blocks or 0) :]])
+
+    def seen(self, chunk: int) -> tuple[tuple[int, ...], tuple[int, ...]]:
+        """The chunks that ``chunk`` recalls by caption, and the recent ones it sees (Eq. 8 and 9)."""
+        past = [number for number in sorted(self.bank) if number < chunk]
+        split = max(len(past) - self.recent, 0)
+        alike = most_alike(self.embeddings, [number - 1 for number in past[:split]], chunk - 1, self.top)
+        return tuple(number + 1 for number in alike), tuple(past[split:])
+
+    def _sparse(self, parts: Sequence[tuple[Block, Entry, list[torch.Tensor]]], seed: int) -> Entry:
+        """Algorithm 2 over a chunk's blocks: a layer keeps the fewest tokens that cover tau."""
+        whole = View([entry for _, entry, _ in parts])
+        of_block = torch.cat([torch.full((len(entry.layers[0].coordinates),), i) for i, (_, entry, _) in enumerate(parts)])
+        rows = probe_rows(len(of_block), self.probes, seed)
+        kept = []
+        for number in range(len(parts[0][2])):
+            tokens = whole.tokens(number)
+            queries = torch.cat([queries[number] for _, _, queries in parts])[rows.to(tokens.keys.device)]
+            turns = self.rope.turns(tokens.coordinates, tokens.keys.device)
+            keys = rotate(tokens.keys[:1], turns)[0]
+            probes = rotate(queries[None], tuple(t[rows.to(t.device)] for t in turns))[0]
+            mass = salience(probes, keys, (of_block[rows][:, None] >= of_block[None]).to(keys.device))
+            kept.append(tokens.at(covering(mass, self.tau).cpu()))
+        return Entry(whole.frames, tuple(kept))
+
+
+def probe_rows(tokens: int, probes: int, seed: int) -> torch.Tensor:
+    """Which of a chunk's query rows probe: the last ``probes``, and as many random others (Algorithm 2, line 6)."""
+    recent = min(probes, tokens)
+    others = gaussian((tokens - recent,), "probes", seed).argsort()[:probes].sort().values
+    return torch.cat([others, torch.arange(tokens - recent, tokens)])
+
+
+def salience(queries: torch.Tensor, keys: torch.Tensor, visible: torch.Tensor) -> torch.Tensor:
+    """How much each token is looked at (T,): attention summed over heads and probes, over the probes that can see it.
+
+    Args:
+        queries: (P, H, D) of the probes, rotated.
+        keys: (T, H, D), rotated.
+        visible: (P, T), the chunk-level causal mask: a block sees itself and those before it (Eq. 6).
+    """
+    logits = torch.einsum("phd,thd->hpt", queries.float(), keys.float()) * queries.shape[-1] ** -0.5
+    share = logits.masked_fill(~visible, -torch.inf).softmax(-1)
+    return share.sum((0, 1)) / visible.sum(0).clamp(min=1)
+
+
+def covering(mass: torch.Tensor, tau: float) -> torch.Tensor:
+    """Indices, in order, of the fewest tokens whose mass covers ``tau`` of all (Eq. 7); the earlier wins ties."""
+    if tau >= 1:
+        return torch.arange(len(mass), device=mass.device)
+    ranked, order = mass.double().sort(descending=True, stable=True)
+    count = int((ranked.cumsum(0) < tau * ranked.sum() - 1e-12).sum()) + 1
+    return order[:count].sort().values

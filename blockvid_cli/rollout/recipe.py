@@ -1,0 +1,150 @@
+"""A recipe: the names and numbers by which a film is drawn, turned into the parts; the only file that sees all tables.
+
+    schedule: block                         a name,
+    memory: {name: semantic, top: 2}        or a name with options
+
+Precedence: card < storyboard < command line; ``overlaid`` puts one over another, part by part.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from blockvid_cli.denoiser.flow import levels
+from blockvid_cli.errors import UsageError, choose, nearest
+from blockvid_cli.rollout.commits import COMMITS, Commit
+from blockvid_cli.rollout.memories.everything import Everything
+from blockvid_cli.rollout.memories.memory import Memory
+from blockvid_cli.rollout.memories.semantic import Semantic
+from blockvid_cli.rollout.memories.window import Window
+from blockvid_cli.rollout.noises import NOISES, Noise
+from blockvid_cli.rollout.schedules.all_at_once import AllAtOnce
+from blockvid_cli.rollout.schedules.block_by_block import BlockByBlock
+from blockvid_cli.rollout.schedules.staircase import Staircase
+from blockvid_cli.rollout.schedules.step import Schedule
+from blockvid_cli.rollout.solvers import SOLVERS, Solver
+from blockvid_cli.rollout.times import TIMES, Times
+
+MEMORIES: dict[str, Callable[..., Memory]] = {"everything": Everything, "window": Window, "semantic": Semantic}
+SCHEDULES: dict[str, Callable[..., Schedule]] = {
+    "block": BlockByBlock,
+    "all-at-once": AllAtOnce,
+    "staircase": Staircase,
+}
+NUMBERS = ("steps", "shift", "guidance")
+PARTS = ("schedule", "memory", "times", "noise", "solver", "commit")
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """The parts of a rollout. ``levels`` go from 1 (noise) to 0 (clean); ``memory`` makes a fresh memory."""
+
+    schedule: Schedule
+    memory: Callable[[], Memory]
+    times: Times
+    noise: Noise
+    solver: Solver
+    commit: Commit
+    levels: tuple[float, ...]
+    guidance: float
+
+    def progress(self, level: float) -> float:
+        """How far a block at one of the levels is, 0..1."""
+        return self.levels.index(level) / (len(self.levels) - 1)
+
+
+def make_recipe(values: Mapping[str, Any]) -> Recipe:
+    """The parts that names and numbers stand for.
+
+    Raises:
+        UsageError: an unknown name or option, or a number out of range.
+    """
+    for key in values:
+        if key not in (*PARTS, *NUMBERS):
+            guess = nearest(key, [*PARTS, *NUMBERS])
+            hint = f" Did you mean '{guess}'?" if guess else ""
+            raise UsageError(f"recipe: there is no part called '{key}'.{hint} There are: {', '.join((*PARTS, *NUMBERS))}.")
+    memory, options = _part("memory", MEMORIES, values)
+    memory(**options)  # its options are checked now, not after the first block
+    return Recipe(
+        schedule=_made("schedule", SCHEDULES, values),
+        memory=lambda: memory(**options),
+        times=choose("times", TIMES, _named("times", values)[0]),
+        noise=_made("noise", NOISES, values),
+        solver=_made("solver", SOLVERS, values),
+        commit=_made("commit", COMMITS, values),
+        levels=_levels(values.get("steps", 6), _number("shift", values, 1.0, 0.01, 100)),
+        guidance=_number("guidance", values, 1.0, 0, 100),
+    )
+
+
+def overlaid(base: Mapping[str, Any], *others: Mapping[str, Any]) -> dict[str, Any]:
+    """One recipe over another: a part that keeps its name takes only the options given, another name takes over."""
+    out = dict(base)
+    for other in others:
+        for key, value in other.items():
+            before = out.get(key)
+            if isinstance(value, Mapping) and "name" not in value and before is not None:
+                before = before if isinstance(before, Mapping) else {"name": before}
+                value = {**before, **value}
+            elif isinstance(value, Mapping) and isinstance(before, Mapping) and value["name"] == before.get("name"):
+                value = {**before, **value}
+            out[key] = value
+    return out
+
+
+def _named(key: str, values: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
+    """A part's name and options."""
+    value = values.get(key)
+    if isinstance(value, str):
+        return value, {}
+    if isinstance(value, Mapping) and isinstance(value.get("name"), str):
+        return value["name"], {name: option for name, option in value.items() if name != "name"}
+    raise UsageError(f"recipe.{key}: this is a name, or a mapping with 'name' and options; not {value!r}.")
+
+
+def _part(key: str, table: Mapping[str, Callable[..., Any]], values: Mapping[str, Any]) -> tuple[Callable[..., Any], dict]:
+    """A part's maker and its checked options."""
+    name, options = _named(key, values)
+    maker = choose(key, table, name)
+    known = inspect.signature(maker).parameters
+    for option, value in options.items():
+        if option not in known:
+            guess = nearest(option, list(known))
+            hint = f" Did you mean '{guess}'?" if guess else ""
+            raise UsageError(f"recipe.{key}: '{name}' has no option '{option}'.{hint}")
+        _check_kind(f"recipe.{key}.{option}", value, known[option])
+    return maker, options
+
+
+def _check_kind(where: str, value: object, parameter: inspect.Parameter) -> None:
+    """An option must be of the kind its maker says."""
+    kinds = {"int": (int,), "float": (int, float), "str": (str,), "bool": (bool,), "int | None": (int, type(None))}
+    wanted = kinds.get(str(parameter.annotation))
+    if wanted is None or not isinstance(value, wanted) or (isinstance(value, bool) and bool not in wanted):
+        raise UsageError(f"{where}: this is a {parameter.annotation}; not {value!r}.")
+
+
+def _made(key: str, table: Mapping[str, Callable[..., Any]], values: Mapping[str, Any]) -> Any:  # noqa: ANN401
+    maker, options = _part(key, table, values)
+    return maker(**options)
+
+
+def _number(key: str, values: Mapping[str, Any], default: float, low: float, high: float) -> float:
+    value = values.get(key, default)
+    if isinstance(value, bool) or not isinstance(value, int | float) or not low <= value <= high:
+        raise UsageError(f"recipe.{key}: this is a number from {low:g} to {high:g}; not {value!r}.")
+    return float(value)
+
+
+def _levels(steps: object, shift: float) -> tuple[float, ...]:
+    """Levels from a number of steps, or as they are listed (falling, first above 0; the final 0 is understood)."""
+    if isinstance(steps, int) and not isinstance(steps, bool) and 1 <= steps <= 1000:
+        return levels(steps, shift)
+    if isinstance(steps, list) and steps and all(isinstance(s, int | float) and 0 < s <= 1 for s in steps):
+        if sorted(set(steps), reverse=True) == steps:
+            return (*map(float, steps), 0.0)
+    raise UsageError(f"recipe.steps: this is a whole number from 1 to 1000, or a list of falling levels in 0..1; not {steps!r}.")

@@ -1,0 +1,25 @@
+"""A step: neighbouring blocks denoised together, each from its level to its next."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+
+@dataclass(frozen=True)
+class Step:
+    """Blocks by number, the level each is at now and the level each is taken to; 1 is noise, 0 is clean."""
+
+    blocks: tuple[int, ...]
+    now: tuple[float, ...]
+    then: tuple[float, ...]
+
+
+class Schedule(Protocol):
+    """In which order which blocks are denoised how far; ``joint`` when a block is drawn beside later ones."""
+
+    joint: bool
+
+    def steps(self, blocks: int, levels: Sequence[float]) -> Iterator[Step]:
+        """Steps that take ``blocks`` blocks from levels[0] to levels[-1]."""

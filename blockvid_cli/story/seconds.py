@@ -1,0 +1,131 @@
+"""Lengths and moments as a person types them, read without rounding: ``4s``, ``48f``, ``00:03-00:06``."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from fractions import Fraction
+from typing import Literal
+
+NUMBER = r"[0-9]{1,9}(?:\.[0-9]{1,20})?"
+CLOCK = re.compile(rf"(?:(?:([0-9]{{1,4}}):)?([0-9]{{1,4}}):)?({NUMBER})\s*s?")
+SPAN = re.compile(r"([^-–—]+)[-–—]([^-–—]+)")
+FRAMES = re.compile(r"([0-9]{1,9})\s*f")
+
+
+@dataclass(frozen=True)
+class Length:
+    """So many seconds, or so many frames of a film whose rate is not known yet."""
+
+    amount: Fraction
+    unit: Literal["s", "f"] = "s"
+
+    def seconds(self, fps: Fraction | None) -> Fraction:
+        """The length in seconds.
+
+        Raises:
+            ValueError: it is in frames, and ``fps`` is not known.
+        """
+        if self.unit == "s":
+            return self.amount
+        if fps is None:
+            raise ValueError(
+                f"a length in frames ({self.amount}f) needs the storyboard's fps; add a line like 'fps: 24', "
+                "or write seconds"
+            )
+        return self.amount / fps
+
+
+def parse_clock(text: str) -> Fraction:
+    """``"3s"``, ``"2.5"``, ``"00:03"`` or ``"1:02:03.5"`` in seconds.
+
+    Raises:
+        ValueError: it is none of these.
+    """
+    match = CLOCK.fullmatch(text.strip())
+    if not match:
+        raise ValueError(f"'{shorten(text)}' is not a time; write 3s, 00:03 or 1:02:03.5")
+    hours, minutes, seconds = match[1], match[2], Fraction(match[3])
+    if (minutes is not None and seconds >= 60) or (hours is not None and int(minutes) >= 60):
+        raise ValueError(f"'{shorten(text)}' is not a time; minutes and seconds end at 59")
+    return int(hours or 0) * 3600 + int(minutes or 0) * 60 + seconds
+
+
+def parse_span(text: str) -> tuple[Fraction, Fraction]:
+    """``"00:03-00:06"`` (or with an en or em dash, or ``"3s - 6s"``) as start and end in seconds.
+
+    Raises:
+        ValueError: it is no span, or it ends before it has begun.
+    """
+    match = SPAN.fullmatch(text.strip())
+    if not match:
+        raise ValueError(f"'{shorten(text)}' is not a span; write it like 00:03-00:06")
+    start, end = parse_clock(match[1]), parse_clock(match[2])
+    if end <= start:
+        raise ValueError(
+            f"the span ends at {clock(end)}, which is not after its start at {clock(start)}; "
+            "write the earlier time first"
+        )
+    return start, end
+
+
+def parse_length(value: object) -> Length:
+    """``4s``, ``48f``, ``4``, ``2.5`` or ``1:30`` as a length.
+
+    Raises:
+        ValueError: it is none of these, or not longer than nothing.
+    """
+    length = None
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        length = Length(Fraction(repr(value)))
+    elif isinstance(value, str) and (frames := FRAMES.fullmatch(value.strip())):
+        length = Length(Fraction(frames[1]), "f")
+    elif isinstance(value, str) and CLOCK.fullmatch(value.strip()):
+        length = Length(parse_clock(value))
+    if length is None:
+        raise ValueError(f"{kind(value)} is not a length; write 4s, 2.5 or 48f")
+    if length.amount <= 0:
+        raise ValueError("a length must be more than nothing; write 4s, 2.5 or 48f")
+    return length
+
+
+def decimal(number: Fraction) -> str | None:
+    """The number written out exactly (``"2.5"``), or None when its decimals never end."""
+    rest, places = number.denominator, 0
+    for prime in (2, 5):
+        power = 0
+        while rest % prime == 0:
+            rest, power = rest // prime, power + 1
+        places = max(places, power)
+    if rest != 1:
+        return None
+    whole, part = divmod(int(number * 10**places), 10**places)
+    return f"{whole}.{part:0{places}d}" if places else str(whole)
+
+
+def clock(seconds: Fraction) -> str:
+    """A moment for people: ``00:03``, ``00:03.5`` or ``1:02:03``, to the nearest thousandth of a second."""
+    whole, thousandths = divmod(round(seconds * 1000), 1000)
+    minutes, rest = divmod(whole, 60)
+    hours, minutes = divmod(minutes, 60)
+    part = f".{thousandths:03d}".rstrip("0") if thousandths else ""
+    return (f"{hours}:" if hours else "") + f"{minutes:02d}:{rest:02d}{part}"
+
+
+def kind(value: object) -> str:
+    """A value named for an error sentence: text in quotes, else what sort of thing it is."""
+    if isinstance(value, str):
+        return f"'{shorten(value)}'"
+    if value is None:
+        return "nothing"
+    if isinstance(value, bool):
+        return f"{str(value).lower()} (a word that YAML reads as true or false)"
+    if isinstance(value, int | float):
+        return f"the number {shorten(str(value))}"
+    return "a list" if isinstance(value, list) else "a mapping"
+
+
+def shorten(text: str, longest: int = 40) -> str:
+    """One line of at most ``longest`` characters."""
+    line = " ".join(text.split())
+    return line if len(line) <= longest else line[: longest - 1] + "…"

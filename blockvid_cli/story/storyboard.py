@@ -1,0 +1,164 @@
+"""The storyboard: timed captions that a person writes, read, checked, and laid end to end without a gap.
+
+    chunks:                                seconds   0        4        6        10
+    - caption: A swan rests                          | chunk 1| 2      | chunk 3|
+    - {caption: It hops, at: 00:04-00:06}
+    - It glides away                       (no length of its own: the storyboard's ``chunk``, else 4 s)
+
+Moments are fractions, so that nine hundred chunks of a tenth of a second end exactly at a minute and a half.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from blockvid_cli.story.faults import Fault, Reading
+from blockvid_cli.story.overrides import apply_overrides
+from blockvid_cli.story.paths import Folder
+from blockvid_cli.story.reading import read_text, read_yaml
+from blockvid_cli.story.schema import ChunkForm, StoryboardForm, sentence
+from blockvid_cli.story.spans import lay
+from blockvid_cli.story.timed_captions import holds_captions, read_captions
+from blockvid_cli.story.writing import dump_storyboard
+
+__all__ = ["Audio", "Chunk", "Storyboard", "dump_storyboard", "json_schema", "read_storyboard"]
+
+
+@dataclass(frozen=True)
+class Audio:
+    """The sound of a film: where it lies (absolute), and how it is laid under the pictures (seconds)."""
+
+    file: Path
+    start: float = 0.0
+    fade_in: float = 0.0
+    fade_out: float = 0.0
+    volume: float = 1.0
+
+
+@dataclass(frozen=True)
+class Chunk:
+    """One captioned span; ``start`` and ``end`` in seconds, exact. None means: as the storyboard says."""
+
+    caption: str
+    start: Fraction
+    end: Fraction
+    seed: int | None = None
+    cut: bool = False
+    image: Path | None = None
+    negative: str | None = None
+    recipe: dict[str, Any] = field(default_factory=dict)
+    where: str = field(default="", compare=False)  # file and line, for sentences about this chunk
+
+
+@dataclass(frozen=True)
+class Storyboard:
+    """A storyboard that holds together. None means: as the model's card says."""
+
+    chunks: tuple[Chunk, ...]
+    source: Path = field(compare=False)
+    title: str = ""
+    model: str | None = None
+    size: tuple[int, int] | None = None  # width, height in pixels
+    fps: float | None = None
+    seed: int = 0
+    style: str = ""
+    negative: str = ""
+    recipe: dict[str, Any] = field(default_factory=dict)
+    audio: Audio | None = None
+    notes: tuple[str, ...] = field(default=(), compare=False)  # what an import had to decide
+
+    @property
+    def seconds(self) -> Fraction:
+        """How long the film lasts."""
+        return self.chunks[-1].end
+
+
+def read_storyboard(path: Path, overrides: Sequence[str] = (), allow_outside: bool = False) -> Storyboard:
+    """Reads YAML or JSON, or imports captions (LV-Bench's, .srt, .vtt, .txt); ``overrides`` are ``--set``s.
+
+    Raises:
+        StoryboardError: something in it is wrong; one line a fault, with file, line, field and remedy.
+        UsageError: an override names no field.
+    """
+    path = Path(path)
+    text = read_text(path)
+    reading = read_captions(text, path) if holds_captions(text, path) else read_yaml(text, path)
+    apply_overrides(reading, overrides)
+    return _build(reading, allow_outside)
+
+
+def json_schema() -> dict[str, Any]:
+    """The JSON schema of a storyboard, for editors that complete and check YAML."""
+    schema = StoryboardForm.model_json_schema()
+    bare = {"type": "string"}  # a caption, or an audio file, by itself
+    schema["properties"]["chunks"]["items"] = {"anyOf": [bare, {"$ref": "#/$defs/ChunkForm"}]}
+    schema["properties"]["audio"] = {"anyOf": [bare, {"$ref": "#/$defs/AudioForm"}]}
+    return schema | {
+        "$schema": "https://json-schema.org/draft/2020-12/schema",
+        "title": "blockvid storyboard",
+    }
+
+
+def _build(reading: Reading, allow_outside: bool) -> Storyboard:
+    """Checks the fields, then the spans and files; complains about as much as can be seen at once."""
+    form = _form(reading)
+    faults = list(reading.faults)
+    spans = lay(form, faults)
+    folder = Folder(reading.source, allow_outside)
+    audio = None
+    if form.audio:
+        file = folder.find(form.audio.file, ("audio", "file"), faults)
+        audio = Audio(file, form.audio.start, form.audio.fade_in, form.audio.fade_out, form.audio.volume)
+    images = [
+        folder.find(chunk.image, ("chunks", index, "image"), faults) if chunk.image else None
+        for index, chunk in enumerate(form.chunks)
+    ]
+    if faults:
+        raise reading.complaint(faults)
+    chunks = tuple(
+        _chunk(chunk, spans[index], images[index], reading.place(("chunks", index))[1])
+        for index, chunk in enumerate(form.chunks)
+    )
+    return Storyboard(
+        chunks,
+        reading.source,
+        form.title,
+        form.model,
+        form.size,
+        form.fps,
+        form.seed,
+        form.style,
+        form.negative,
+        form.recipe or {},
+        audio,
+        tuple(reading.notes),
+    )
+
+
+def _chunk(form: ChunkForm, span: tuple[Fraction, Fraction], image: Path | None, where: str) -> Chunk:
+    recipe = form.recipe or {}
+    return Chunk(form.caption, *span, form.seed, form.cut, image, form.negative, recipe, where)
+
+
+def _form(reading: Reading) -> StoryboardForm:
+    """The fields, each checked by itself."""
+    if not isinstance(reading.data, dict):
+        wrong = Fault((), "this is no storyboard; begin with a line 'chunks:' and captions under it")
+        raise reading.complaint([*reading.faults, wrong])
+    try:
+        return StoryboardForm.model_validate(reading.data)
+    except ValidationError as error:
+        known = {fault.field for fault in reading.faults}
+        found = []
+        for item in error.errors(include_url=False):
+            way = item["loc"]
+            own = str(item.get("ctx", {}).get("error", item["msg"]))
+            if way not in known:
+                found.append(Fault(way, sentence(item["type"], way, item["input"], own)))
+        raise reading.complaint([*reading.faults, *found]) from error

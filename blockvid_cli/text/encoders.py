@@ -1,0 +1,50 @@
+"""What the network reads: a caption as a row of token embeddings."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Protocol
+
+import torch
+
+from blockvid_cli.card import TextReading
+from blockvid_cli.errors import choose
+from blockvid_cli.text.kept import kept
+from blockvid_cli.text.sentences import DEFAULT, sentence_model
+
+
+class TextEncoder(Protocol):
+    """Captions to tokens."""
+
+    def __call__(self, captions: Sequence[str]) -> torch.Tensor:
+        """Token embeddings (captions, L, D), zeros behind each caption's last token; an empty caption is all zeros."""
+
+
+class MiniLMTokens:
+    """Token embeddings of all-MiniLM-L6-v2, the sentence model's last layer before pooling."""
+
+    width = 384
+
+    def __init__(self, reading: TextReading) -> None:
+        self.tokens = reading.tokens
+
+    def __call__(self, captions: Sequence[str]) -> torch.Tensor:
+        """See ``TextEncoder``."""
+        out = torch.zeros(len(captions), self.tokens, self.width)
+        written = [number for number, caption in enumerate(captions) if caption.strip()]
+        for number, rows in zip(written, kept("minilm-tokens", [captions[n] for n in written], _read), strict=True):
+            count = min(len(rows), self.tokens)
+            out[number, :count] = rows[:count]
+        return out
+
+
+def _read(captions: Sequence[str]) -> list[torch.Tensor]:
+    return list(sentence_model(DEFAULT).encode(list(captions), output_value="token_embeddings"))
+
+
+ENCODERS: dict[str, Callable[[TextReading], TextEncoder]] = {"minilm": MiniLMTokens}
+
+
+def text_encoder(reading: TextReading) -> TextEncoder:
+    """The encoder a card names."""
+    return choose("text encoder", ENCODERS, reading.encoder)(reading)

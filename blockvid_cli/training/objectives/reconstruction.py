@@ -1,0 +1,80 @@
+"""Reconstruction: the codec learns to give back what it was shown, subjects above all.
+
+L = mean(w|e|) + 2 mean(w e²) + ½ (|∂x e| + |∂y e|) + 1e-3 mean z², with e the error, w = 1 + 4·subject, and noise of up
+to 0.2 standard deviations on the latents, because the latents it will decode are drawn and not encoded.
+"""
+
+from __future__ import annotations
+
+import torch
+
+from blockvid_cli.codec.tiny import TinyCodec, fold
+from blockvid_cli.training.clips import StoryClips
+
+FRAMES = 9
+
+
+class Reconstruction:
+    """Three steps in four on crops around the subject, the others (and the last tenth) on whole pictures."""
+
+    def __init__(self, codec: TinyCodec, clips: StoryClips, held_out: StoryClips) -> None:
+        self.module = codec
+        self.clips = clips
+        self.held_out = held_out
+
+    def loss(self, step: int, progress: float) -> tuple[torch.Tensor, dict[str, float]]:
+        """See ``Objective``."""
+        dice = torch.Generator().manual_seed(step)
+        whole = step % 4 == 0 or progress > 0.9
+        frames, subject = self.clips.batch(dice, 8 if whole else 16, FRAMES, crop=None if whole else (64, 80))
+        x = fold(frames)
+        weight = 1 + 4 * _folded_share(subject)
+        with torch.autocast(frames.device.type, torch.bfloat16):
+            y, z = reconstruct(self.module, x, noise=0.2, dice=dice)
+        error = y.float() - x
+        edges = error.diff(dim=-1).abs().mean() + error.diff(dim=-2).abs().mean()
+        loss = (weight * error.abs()).mean() + 2 * (weight * error**2).mean() + 0.5 * edges
+        return loss + 1e-3 * z.float().pow(2).mean(), {"psnr": psnr(error)}
+
+    @torch.no_grad()
+    def figures(self) -> dict[str, float]:
+        """PSNR in dB over held-out stories, of all pixels and of the subject's, and with noisy latents."""
+        frames, subject = self.held_out.batch(torch.Generator().manual_seed(0), 12, 17)
+        x, share = fold(frames), _folded_share(subject)
+        with torch.autocast(frames.device.type, torch.bfloat16):
+            clean, _ = reconstruct(self.module, x)
+            noisy, _ = reconstruct(self.module, x, noise=0.1, dice=torch.Generator().manual_seed(1))
+        error = (clean.float() + 0.5).clamp(0, 1) - (x + 0.5)
+        return {
+            "psnr": psnr(error),
+            "subject": psnr(error.expand_as(x)[(share > 0.5).expand_as(x)]),
+            "noisy": psnr((noisy.float() + 0.5).clamp(0, 1) - (x + 0.5)),
+        }
+
+
+def reconstruct(
+    codec: TinyCodec, x: torch.Tensor, noise: float = 0.0, dice: torch.Generator | None = None
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Folded clips (B, F, 12, H, W) through encoder and decoder at once; and the latents (B·F, C, h, w)."""
+    clips = len(x)
+    flat = x.flatten(0, 1).contiguous(memory_format=torch.channels_last)
+    z, _ = codec.encoder(flat, clips, [])
+    shown = z
+    if noise:
+        share = torch.rand(clips, 1, 1, 1, generator=dice) if dice else torch.ones(clips, 1, 1, 1)
+        share = share.repeat_interleave(x.shape[1], 0).to(z.device)
+        spread = z.detach().float().std((0, 2, 3), keepdim=True)
+        shown = z + noise * share * spread * torch.randn(z.shape, generator=dice).to(z.device)
+    y, _ = codec.decoder(shown.to(z.dtype), clips, [])
+    return y.unflatten(0, (clips, -1)), z
+
+
+def psnr(error: torch.Tensor) -> float:
+    """Peak signal-to-noise ratio in dB of errors on a scale of 0..1."""
+    return float(-10 * torch.log10(error.detach().float().pow(2).mean().clamp(min=1e-12)))
+
+
+def _folded_share(subject: torch.Tensor) -> torch.Tensor:
+    """The subject's share of each pixel (B, F, 1, H, W) as a weight for folded clips (B, F', 12, H, W)."""
+    start = subject[:, :1].expand(-1, 3, -1, -1, -1)
+    return torch.cat([start, subject], 1).unflatten(1, (-1, 4)).repeat_interleave(3, 3).flatten(2, 3)

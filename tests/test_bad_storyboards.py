@@ -1,0 +1,511 @@
+"""Whatever is wrong with a storyboard ends in a sentence with file, line, field and remedy."""
+
+from __future__ import annotations
+
+import random
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as some
+
+from blockvid_cli.errors import BlockvidError, StoryboardError, UsageError
+from blockvid_cli.story.storyboard import read_storyboard
+
+GOOD = """\
+version: 1
+title: Two boats
+size: 160x96
+fps: 24
+seed: 3
+chunk: 4s
+recipe: {steps: 6, memory: {name: window, recent: 3}}
+chunks:
+  - caption: A red boat rests
+    at: 00:00-00:04
+  - caption: The red boat glides left
+    duration: 48f
+    seed: 9
+    cut: true
+  - It is gone
+"""
+
+# name: (text, line, what the sentence holds)
+BAD = {
+    "unknown field": ("chunks: [a]\ntitel: b", 2, "titel: there is no field 'titel'; did you mean 'title'?"),
+    "unknown field of a chunk": (
+        "chunks:\n- caption: a\n  captoin: b",
+        3,
+        "chunks[1].captoin: there is no field 'captoin'; did you mean 'caption'?",
+    ),
+    "unknown field, nothing near": (
+        "chunks: [a]\nzzz: 1",
+        2,
+        "zzz: there is no field 'zzz'; there are version",
+    ),
+    "unknown field of audio": ("chunks: [a]\naudio:\n  file: a\n  fadein: 1", 4, "did you mean 'fade_in'?"),
+    "no chunks": ("title: a", 1, "chunks: 'chunks' is missing"),
+    "chunks empty": ("title: a\nchunks: []", 2, "chunks: there are no chunks; write at least one"),
+    "chunks nothing": ("title: a\nchunks:", 2, "chunks: 'chunks' is missing or empty"),
+    "chunks a text": ("chunks: a swan", 1, "chunks: 'a swan' is not a list"),
+    "chunks a mapping": ("chunks:\n  caption: a", 1, "chunks: a mapping is not a list"),
+    "chunk a number": ("chunks:\n- a\n- 42", 3, "chunks[2]: the number 42 will not do"),
+    "chunk nothing": ("chunks:\n- a\n-", 3, "chunks[2]: nothing will not do"),
+    "chunk a list": ("chunks:\n- [a, b]", 2, "chunks[1]: a list will not do"),
+    "caption missing": ("chunks:\n- a\n- duration: 3s", 3, "chunks[2].caption: 'caption' is missing"),
+    "caption blank": ("chunks:\n- caption: '  '", 2, "chunks[1].caption: this text is blank"),
+    "caption too long": (
+        f"chunks:\n- {'swan ' * 401}",
+        2,
+        "chunks[1].caption: this text has 2004 characters",
+    ),
+    "caption yes": (
+        "chunks:\n- caption: yes",
+        2,
+        "chunks[1].caption: true (a word that YAML reads as true or",
+    ),
+    "caption a number": ("chunks:\n- caption: 7", 2, "the number 7 is not text; put it in quotes"),
+    "caption a date": (
+        "chunks:\n- caption: 2024-05-01",
+        2,
+        "chunks[1].caption: 2024-05-01 is read as a date",
+    ),
+    "caption a list": ("chunks:\n- caption: [a]", 2, "chunks[1].caption: a list is not text"),
+    "caption with a bell": ('chunks:\n- "a \\a swan"', 2, "chunks[1].caption: a control character"),
+    "caption with half a character": ('chunks:\n- "\\ud83d"', 2, "chunks[1]: half a character"),
+    "gap": (
+        "chunks:\n- {caption: a, at: 0s-3s}\n- {caption: b, at: 4s-6s}",
+        3,
+        "chunks[2].at: chunk 2 begins at 00:04, but chunk 1 ends at 00:03, which leaves a gap of 1 s; write "
+        "00:03-00:06, or let chunk 1 end at 00:04",
+    ),
+    "overlap": (
+        "chunks:\n- {caption: a, at: 0s-3s}\n- {caption: b, at: 2s-6s}",
+        3,
+        "chunks[2].at: chunk 2 begins at 00:02, but chunk 1 ends at 00:03, which overlaps by 1 s; write",
+    ),
+    "gap after a duration": ("chunks:\n- a\n- {caption: b, at: 5s-6s}", 3, "but chunk 1 ends at 00:04"),
+    "late beginning": (
+        "chunks:\n- {caption: a, at: 1s-3s}",
+        2,
+        "chunks[1].at: chunk 1 begins at 00:01, but a film",
+    ),
+    "span backwards": ("chunks:\n- caption: a\n  at: 00:06-00:03", 3, "chunks[1].at: the span ends at 00:03"),
+    "span of nothing": (
+        "chunks:\n- caption: a\n  at: 00:00-00:00",
+        3,
+        "chunks[1].at: the span ends at 00:00",
+    ),
+    "span without a dash": ("chunks:\n- caption: a\n  at: 00:06", 3, "chunks[1].at: "),
+    "span a number": ("chunks:\n- caption: a\n  at: 6", 3, "chunks[1].at: the number 6 is not a span"),
+    "span of 75 seconds": ("chunks:\n- caption: a\n  at: 00:00-00:75", 3, "minutes and seconds end at 59"),
+    "at and duration": (
+        "chunks:\n- caption: a\n  at: 0-3\n  duration: 3s",
+        2,
+        "chunks[1]: 'at' and 'duration' are",
+    ),
+    "duration zero": ("chunks:\n- caption: a\n  duration: 0", 3, "chunks[1].duration: a length must be more"),
+    "duration negative": (
+        "chunks:\n- caption: a\n  duration: -2",
+        3,
+        "chunks[1].duration: a length must be more",
+    ),
+    "duration of words": ("chunks:\n- caption: a\n  duration: long", 3, "'long' is not a length; write 4s"),
+    "duration true": ("chunks:\n- caption: a\n  duration: true", 3, "chunks[1].duration: true"),
+    "duration infinite": (
+        "chunks:\n- caption: a\n  duration: .inf",
+        3,
+        "chunks[1].duration: .inf is no number",
+    ),
+    "duration no number": (
+        "chunks:\n- caption: a\n  duration: .nan",
+        3,
+        "chunks[1].duration: .nan is no number",
+    ),
+    "duration under a frame": ("fps: 10\nchunks:\n- caption: a\n  duration: 0.09", 4, "at least 0.1000 s"),
+    "frames without fps": (
+        "chunks:\n- caption: a\n  duration: 48f",
+        3,
+        "needs the storyboard's fps; add a line",
+    ),
+    "chunk in frames without fps": (
+        "title: a\nchunk: 48f\nchunks: [a]",
+        2,
+        "chunk: a length in frames (48f) needs",
+    ),
+    "chunk a list of lengths": ("chunk: [4s]\nchunks: [a]", 1, "chunk: a list is not a length"),
+    "film too long": ("chunks:\n- {caption: a, duration: 6h}\n- a", 2, "'6h' is not a length"),
+    "film over six hours": ("chunks:\n- {caption: a, duration: 21600}\n- a", 3, "may last 6 hours at most"),
+    "cut a word": (
+        "chunks:\n- caption: a\n  cut: maybe",
+        3,
+        "chunks[1].cut: 'maybe' will not do; write true or",
+    ),
+    "chunk seed negative": ("chunks:\n- caption: a\n  seed: -1", 3, "chunks[1].seed: -1 is out of bounds"),
+    "seed a fraction": (
+        "seed: 1.5\nchunks: [a]",
+        1,
+        "seed: the number 1.5 will not do; write a whole number",
+    ),
+    "seed too large": (
+        "seed: 9223372036854775808\nchunks: [a]",
+        1,
+        "seed: 9223372036854775808 is out of bounds",
+    ),
+    "seed enormous": (f"seed: {'9' * 5000}\nchunks: [a]", 1, "seed: '999"),
+    "seed absurd": (f"seed: {'9' * 400}\nchunks: [a]", 1, "is no number that means anything here"),
+    "seed true": ("seed: true\nchunks: [a]", 1, "seed: true"),
+    "fps zero": ("fps: 0\nchunks: [a]", 1, "fps: 0 is out of bounds; write a number above 0, at most 120"),
+    "fps too high": ("title: a\nfps: 121\nchunks: [a]", 2, "fps: 121 is out of bounds"),
+    "fps a word": ("fps: fast\nchunks: [a]", 1, "fps: 'fast' will not do"),
+    "size odd": (
+        "size: 161x96\nchunks: [a]",
+        1,
+        "size: 161x96 cannot be made into a film; both must be even",
+    ),
+    "size a number": ("size: 480\nchunks: [a]", 1, "size: the number 480 is not a size; write WIDTHxHEIGHT"),
+    "size of words": (
+        "size: large\nchunks: [a]",
+        1,
+        "size: a size is WIDTHxHEIGHT, like 832x480; not 'large'",
+    ),
+    "size zero": ("size: 00x16\nchunks: [a]", 1, "size: a size is WIDTHxHEIGHT"),
+    "version unknown": (
+        "version: 2\nchunks: [a]",
+        1,
+        "version: the number 2 is not a version known here; write",
+    ),
+    "version a word": ("version: new\nchunks: [a]", 1, "version: 'new' is not a version"),
+    "style a mapping": ("style: {a: b}\nchunks: [a]", 1, "style: a mapping is not text"),
+    "title a number": ("title: 1984\nchunks: [a]", 1, "title: the number 1984 is not text; put it in quotes"),
+    "recipe a list": ("recipe: [a]\nchunks: [a]", 1, "recipe: a list is not a recipe"),
+    "number in a recipe": ("chunks: [a]\nrecipe:\n  shift: .inf", 3, "recipe.shift: .inf is no number"),
+    "audio missing": (
+        "title: a\naudio: none.ogg\nchunks: [a]",
+        2,
+        "audio.file: 'none.ogg' is not there; name a",
+    ),
+    "audio without a file": ("chunks: [a]\naudio: {start: 1}", 2, "audio.file: 'file' is missing"),
+    "audio a folder": ("audio: .\nchunks: [a]", 1, "audio.file: '.' is a folder"),
+    "audio outside": (
+        "audio: ../a.ogg\nchunks: [a]",
+        1,
+        "audio.file: '../a.ogg' lies outside the storyboard's",
+    ),
+    "audio absolute": ("audio: /etc/passwd\nchunks: [a]", 1, "audio.file: '/etc/passwd' lies outside"),
+    "audio with an endless name": (f"audio: {'a' * 1500}\nchunks: [a]", 1, "audio.file: 'aaa"),
+    "audio too loud": (
+        "chunks: [a]\naudio:\n  file: a\n  volume: 11",
+        4,
+        "audio.volume: 11 is out of bounds",
+    ),
+    "audio starts before": (
+        "chunks: [a]\naudio:\n  file: a\n  start: -1",
+        4,
+        "audio.start: -1 is out of bounds",
+    ),
+    "image missing": ("chunks:\n- caption: a\n  image: no.png", 3, "chunks[1].image: 'no.png' is not there"),
+    "same field twice": (
+        "title: a\nseed: 1\ntitle: b\nchunks: [a]",
+        3,
+        "title: this field is given twice; keep one",
+    ),
+    "same field twice in a chunk": (
+        "chunks:\n- caption: a\n  caption: b",
+        3,
+        "chunks[1].caption: this field is",
+    ),
+    "empty": ("", 1, "this file is empty; it needs 'chunks:'"),
+    "only a comment": ("# a film\n", 1, "this file is empty"),
+    "a text": ("A swan glides", 1, "this is no storyboard; begin with a line 'chunks:'"),
+    "a list": ("- A swan\n- A boat", 1, "this is no storyboard"),
+    "nothing": ("~", 1, "this is no storyboard"),
+    "two documents": ("chunks: [a]\n---\nchunks: [b]", 2, "a second document begins"),
+    "tabs": ("chunks:\n\t- a", 2, "indent with spaces, not with tabs"),
+    "open bracket": ("title: a\nchunks: [a\n", 3, "this is not YAML that can be read"),
+    "open quote": ('chunks:\n- "a swan\n', 3, "this is not YAML that can be read"),
+    "colon in a caption": ("chunks:\n- caption: a: b", 2, "this is not YAML that can be read"),
+    "wrong indentation": ("chunks:\n  - a\n - b", 3, "this is not YAML that can be read"),
+    "unknown alias": ("chunks:\n- *swan", 2, "this is not YAML that can be read"),
+    "merged fields": (
+        "chunks:\n- &a {caption: a}\n- {<<: *a}",
+        3,
+        "'<<' is not followed here; write the fields out",
+    ),
+    "list as a name": ("chunks: [a]\n? [b]\n: c", 2, "a field's name must be a word"),
+    "tag of Python": ("chunks:\n- !!python/object:os.system a", 2, "chunks[1]: the tag"),
+    "own tag": ("chunks: [a]\ntitle: !mine a", 2, "title: the tag '!mine' is not known here; remove it"),
+    "binary": ("chunks: [a]\ntitle: !!binary aGk=", 2, "title: the tag"),
+    "a set": ("chunks: !!set {a, b}", 1, "chunks: the tag"),
+    "bool that is none": ("chunks: [a]\nseed: !!bool 7", 2, "seed: '7' cannot be read"),
+    "number that is none": ("chunks: [a]\nseed: !!int ''", 2, "seed: '' cannot be read"),
+    "escape too far": ('chunks:\n- "\\UFFFFFFFF"', 2, "an escape that is no character"),
+    "deep brackets": ("chunks: " + "[" * 5000, 1, "this has more than 24 levels"),
+    "deep indentation": ("chunks:\n" + "- " * 3000 + "a", 2, "this has more than 24 levels"),
+    "too many values": ("chunks: [" + "a, " * 100_000 + "]", 1, "this has more than 100000 values"),
+    "alias of itself": ("chunks: &a [*a]", 1, "repeats itself too much"),
+    "many aliases": ("title: &a x\nchunks:\n" + "- *a\n" * 101, 103, "this has more than 100 aliases"),
+    "laughing aliases": (
+        "\n".join(f"a{n}: &a{n} [{', '.join([f'*a{n - 1}' if n else 'ha'] * 9)}]" for n in range(9)),
+        1,
+        "repeats itself too much",
+    ),
+}
+
+
+def complaint(path, overrides=()):
+    """The error that reading ``path`` ends in; its exit code is that of a wrong storyboard."""
+    with pytest.raises(UsageError) as caught:
+        read_storyboard(path, overrides)
+    assert caught.value.exit_code == 2
+    return caught.value
+
+
+@pytest.mark.parametrize(("text", "line", "said"), BAD.values(), ids=BAD.keys())
+def test_what_is_wrong_is_said_with_its_place(tmp_path, text, line, said):
+    path = tmp_path / "story.yaml"
+    path.write_text(text, encoding="utf-8")
+    error = complaint(path)
+    assert isinstance(error, StoryboardError)
+    first = str(error).splitlines()[0]
+    assert first.startswith(f"{path}:{line}: ")
+    assert said in first
+    assert len(first) < len(str(path)) + 400
+
+
+RAW = {
+    "not UTF-8": (b"title: a\nchunks: [\xff]", 2, "not UTF-8"),
+    "UTF-16": ("chunks: [a]".encode("utf-16"), 1, "not UTF-8"),
+    "a picture": (b"\x89PNG\r\n\x1a\n" + bytes(100), 1, "not UTF-8"),
+    "a zero byte": (b"title: a\nchunks: [\0]", 2, "a character that is not text; remove it"),
+    "too large": (b"chunks: [a] #" + b" " * 2_000_000, 1, "larger than 2 MB"),
+}
+
+
+@pytest.mark.parametrize(("raw", "line", "said"), RAW.values(), ids=RAW.keys())
+@pytest.mark.parametrize("name", ["story.yaml", "story.json"])
+def test_files_that_are_no_text(tmp_path, raw, line, said, name):
+    path = tmp_path / name
+    path.write_bytes(raw)
+    error = str(complaint(path))
+    assert error.startswith(f"{path}:{line}: ")
+    assert said in error
+
+
+def test_no_file(tmp_path):
+    assert "there is no such file" in str(complaint(tmp_path / "none.yaml"))
+    assert "this is a folder" in str(complaint(tmp_path))
+    assert "cannot be read" in str(complaint(tmp_path / ("a" * 300)))
+    assert "cannot be read" in str(complaint(tmp_path / "a\0b.yaml"))
+
+
+def test_a_file_that_may_not_be_read(tmp_path, monkeypatch):
+    """Whoever runs this may read everything, so the refusal is played."""
+    path = tmp_path / "story.yaml"
+    path.write_text(GOOD)
+
+    def refuse(*_args, **_options):
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(type(path), "open", refuse)
+    assert str(complaint(path)) == f"{path}:1: this file cannot be read (Permission denied); check its rights"
+
+
+def test_all_faults_are_said_in_the_order_of_the_file(tmp_path):
+    path = tmp_path / "story.yaml"
+    path.write_text(
+        "chunks:\n- caption: 7\n- b\n- {caption: a, seed: x, cut: 3}\nfps: 500\ntitle: 2024-01-01\n"
+    )
+    said = str(complaint(path)).splitlines()
+    assert [line.removeprefix(f"{path}:").split(": ")[:2] for line in said] == [
+        ["2", "chunks[1].caption"],
+        ["4", "chunks[3].seed"],
+        ["4", "chunks[3].cut"],
+        ["5", "fps"],
+        ["6", "title"],
+    ]
+
+
+def test_ten_faults_are_enough(tmp_path):
+    path = tmp_path / "story.yaml"
+    path.write_text("chunks:\n" + "- caption: 7\n" * 40)
+    said = str(complaint(path)).splitlines()
+    assert len(said) == 11
+    assert said[-1] == "... and 30 more"
+
+
+def test_every_gap_and_overlap_is_said(tmp_path):
+    path = tmp_path / "story.yaml"
+    path.write_text(
+        "chunks:\n- {caption: a, at: 0-2}\n- {caption: b, at: 3-5}\n- {caption: c, at: 4-6}\naudio: x.ogg\n"
+    )
+    said = str(complaint(path)).splitlines()
+    assert [line.removeprefix(f"{path}:").split(": ")[0] for line in said] == ["3", "4", "5"]
+
+
+OVERRIDES = {
+    "chnks.2.seed=7": "there is no field 'chnks'; did you mean 'chunks'?",
+    "chunks.2.sead=7": "there is no field 'sead'; did you mean 'seed'?",
+    "chunks.0.seed=7": "there is no chunk '0'; count from 1 to 3",
+    "chunks.4.seed=7": "there is no chunk '4'; count from 1 to 3",
+    "chunks.two.seed=7": "there is no chunk 'two'; count from 1 to 3",
+    "title.size=7": "'title' holds no fields of its own; end the name there",
+    "chunks.2.seed.x=7": "'seed' holds no fields of its own",
+    "seed": "this is no field and value; write it like chunks.4.seed=7",
+    "=7": "this is no field and value",
+    "": "this is no field and value",
+    "seed=abc": "seed: 'abc' will not do; write a whole number",
+    "chunks.2.seed=-1": "chunks[2].seed: -1 is out of bounds",
+    "chunks.3.seed=x": "chunks[3].seed: 'x' will not do",
+    "chunks.1=": "chunks[1]: nothing will not do",
+    "chunks=9": "chunks: the number 9 is not a list",
+    "title=2024-01-01": "title: 2024-01-01 is read as a date",
+    "recipe.shift=.nan": "recipe.shift: .nan is no number",
+    "audio.file=none.ogg": "audio.file: 'none.ogg' is not there",
+    "audio.volume=loud": "audio.volume: 'loud' will not do",
+    "chunks.1.at=00:00-00:03": None,
+}
+
+
+@pytest.mark.parametrize(("override", "said"), OVERRIDES.items())
+def test_a_wrong_override_is_said_with_what_was_typed(tmp_path, override, said):
+    path = tmp_path / "story.yaml"
+    path.write_text(GOOD)
+    if said is None:
+        assert read_storyboard(path, [override]).chunks[0].end == 3
+    else:
+        first = str(complaint(path, [override])).splitlines()[0]
+        assert first.startswith(f"--set {override}: ")
+        assert said in first
+
+
+def test_an_override_of_no_storyboard(tmp_path):
+    path = tmp_path / "story.yaml"
+    path.write_text("- a")
+    assert "this is no storyboard" in str(complaint(path, ["seed=3"]))
+
+
+# Whatever is typed
+
+ODD = [
+    *(
+        "yes",
+        "~",
+        "[]",
+        "{}",
+        "{a: b}",
+        "- - a",
+        "*a",
+        "&a x",
+        "!!set {a}",
+        "2024-01-01",
+        ".nan",
+        "1e999",
+        "0x",
+        "0b",
+    ),
+    *(
+        "1:99:99",
+        "-",
+        "?",
+        ":",
+        "'",
+        '"',
+        "\t",
+        "|",
+        ">",
+        "%YAML 9.9",
+        "---",
+        "...",
+        "<<: {a: b}",
+        "9" * 5000,
+        "\x00",
+    ),
+    *(
+        "\ud800",
+        "\U0001f9a2",
+        "at: 0-1",
+        "at: 3-1",
+        "duration: 1e-9",
+        "seed: ''",
+        "audio: {file: [a]}",
+        "caption:",
+    ),
+]
+
+
+def only_sentences(path, overrides=()):
+    """Reads; whatever comes of it, it is a storyboard that tiles or a sentence."""
+    try:
+        story = read_storyboard(path, overrides)
+    except BlockvidError as error:
+        assert error.exit_code == 2
+        assert str(error).startswith((f"{path}:", "--set "))
+    else:
+        starts = [0, *(chunk.end for chunk in story.chunks)]
+        assert [chunk.start for chunk in story.chunks] == starts[:-1]
+
+
+def change(lines, dice, odd):
+    """One thing that happens to a file: a line lost, doubled, moved, or with something odd in it."""
+    place = dice.randrange(len(lines) + 1)
+    deed = dice.choice(["lose", "double", "swap", "value", "insert", "indent", "cut"])
+    if deed == "insert" or place == len(lines):
+        lines.insert(place, "  " * dice.randrange(3) + odd)
+    elif deed == "lose":
+        del lines[place]
+    elif deed == "double":
+        lines.insert(place, lines[place])
+    elif deed == "swap":
+        other = dice.randrange(len(lines))
+        lines[place], lines[other] = lines[other], lines[place]
+    elif deed == "value":
+        lines[place] = lines[place].partition(":")[0] + ": " + odd
+    elif deed == "indent":
+        lines[place] = " " * dice.randrange(4) + lines[place]
+    else:
+        lines[place] = lines[place][: dice.randrange(len(lines[place]) + 1)]
+
+
+@settings(max_examples=400, deadline=None)
+@given(
+    some.integers(0, 2**32),
+    some.lists(some.sampled_from(ODD) | some.text(max_size=8), min_size=1, max_size=4),
+)
+def test_a_good_storyboard_that_something_happened_to(tmp_path_factory, seed, odds):
+    dice, lines = random.Random(seed), GOOD.splitlines()
+    for odd in odds:
+        change(lines, dice, odd)
+    path = tmp_path_factory.getbasetemp() / "changed.yaml"
+    path.write_bytes("\n".join(lines).encode("utf-8", "surrogatepass"))
+    only_sentences(path)
+
+
+words = some.sampled_from(
+    ["chunks:", "- ", "caption: a", "at: 0-1", "\n", "\n  ", "{", "}", "[", "]", ", ", ": ", "#", *ODD]
+)
+
+
+@settings(max_examples=400, deadline=None)
+@given(some.lists(words | some.text(max_size=4), max_size=25), some.sampled_from(["yaml", "json"]))
+def test_anything_like_yaml(tmp_path_factory, parts, suffix):
+    path = tmp_path_factory.getbasetemp() / f"any.{suffix}"
+    path.write_bytes("".join(parts).encode("utf-8", "surrogatepass"))
+    only_sentences(path)
+
+
+names = some.lists(
+    some.sampled_from(
+        ["chunks", "1", "3", "seed", "caption", "recipe", "memory", "audio", "file", "at", "", "steps"]
+    ),
+    max_size=4,
+).map(".".join)
+
+
+@settings(max_examples=200, deadline=None)
+@given(
+    some.lists(some.tuples(names, some.sampled_from(ODD) | some.text(max_size=6)).map("=".join), max_size=3)
+)
+def test_any_override(tmp_path_factory, overrides):
+    path = tmp_path_factory.getbasetemp() / "overridden.yaml"
+    path.write_text(GOOD)
+    only_sentences(path, overrides)

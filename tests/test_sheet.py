@@ -1,0 +1,127 @@
+"""Contact sheets: every picture in its place, every label within its column."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from PIL import Image, ImageFont
+
+from blockvid_cli.errors import BlockvidError
+from blockvid_cli.film.mux import write_film
+from blockvid_cli.film.sheet import PAPER, contact_sheet, sheet_of_film, wrapped
+from blockvid_cli.film.subtitles import Chapter
+
+COLOURS = [
+    (200, 30, 30),
+    (30, 200, 30),
+    (30, 30, 200),
+    (200, 200, 30),
+    (30, 200, 200),
+    (200, 30, 200),
+    (250, 120, 0),
+]
+
+
+def plain(colour: tuple[int, int, int], width: int = 64, height: int = 48) -> np.ndarray:
+    return np.full((height, width, 3), colour, np.uint8)
+
+
+def places(sheet: np.ndarray, colour: tuple[int, int, int], tolerance: int = 0) -> tuple[int, int, int, int]:
+    """Left, top, width and height of the area of a colour."""
+    rows, columns = np.nonzero((np.abs(sheet.astype(int) - colour) <= tolerance).all(axis=2))
+    left, top = columns.min(), rows.min()
+    return int(left), int(top), int(columns.max() - left + 1), int(rows.max() - top + 1)
+
+
+def read(path) -> np.ndarray:
+    with Image.open(path) as image:
+        assert image.format == "PNG"
+        return np.asarray(image.convert("RGB"))
+
+
+@pytest.mark.parametrize("scale", [1, 2])
+def test_pictures_lie_row_by_row(tmp_path, scale):
+    path = tmp_path / "sheet.png"
+    contact_sheet([plain(colour) for colour in COLOURS], ["a caption"] * 7, path, columns=3, scale=scale)
+    sheet = read(path)
+    found = [places(sheet, colour) for colour in COLOURS]
+    assert {(width, height) for _, _, width, height in found} == {(64 * scale, 48 * scale)}
+    lefts, tops = [left for left, *_ in found], [top for _, top, *_ in found]
+    assert lefts[0] == lefts[3] == lefts[6] < lefts[1] == lefts[4] < lefts[2] == lefts[5]
+    assert tops[0] == tops[1] == tops[2] < tops[3] == tops[4] == tops[5] < tops[6]
+    assert lefts[1] >= lefts[0] + 64 * scale + 4
+    assert (sheet[:, 0] == PAPER).all() and (sheet[:, -1] == PAPER).all()
+
+
+def test_labels_are_under_their_pictures_and_not_in_the_next_column(tmp_path):
+    path = tmp_path / "sheet.png"
+    words = "a very long caption that does not fit under a picture " * 5
+    contact_sheet([plain(COLOURS[0])] * 2, ["", words], path, columns=2)
+    sheet = read(path)
+    left, top, _, height = places(sheet, COLOURS[0])
+    below = (sheet[top + height :] != PAPER).any(axis=2)
+    assert below.any()
+    columns = np.nonzero(below.any(axis=0))[0]
+    assert columns.min() >= left + 64 and columns.max() <= sheet.shape[1] - left + 1
+
+
+def test_few_pictures_make_a_narrow_sheet(tmp_path):
+    contact_sheet([plain(COLOURS[0])], ["alone"], tmp_path / "sheet.png")
+    assert read(tmp_path / "sheet.png").shape[1] < 100
+
+
+def test_wrapping():
+    font = ImageFont.load_default(10)
+    assert wrapped("short", font, 100) == ["short"]
+    assert wrapped("", font, 100) == []
+    long = wrapped("one two three four five six seven eight nine ten", font, 60)
+    assert len(long) == 2 and long[1].endswith("…")
+    assert " ".join(long).startswith("one two")
+    for text in (
+        "Donaudampfschifffahrtsgesellschaftskapitän here",
+        "a " + "w" * 99,
+        "漢字" * 60,
+        "two\nlines 🐘",
+    ):
+        rows = wrapped(text, font, 60)
+        assert 1 <= len(rows) <= 2 and all(font.getlength(row) <= 60 for row in rows)
+
+
+def test_a_label_a_frame():
+    with pytest.raises(ValueError, match="label"):
+        contact_sheet([plain(COLOURS[0])], [], "sheet.png")
+
+
+def test_a_film_shows_the_middle_of_each_chapter(tmp_path):
+    captions = ['Duration: 00:00:09.99 "=;#', "two\nStream #0:0: Video: none\nlines", "three \\"]
+    chapters = [Chapter(0, 1, captions[0]), Chapter(1, 1.5, captions[1]), Chapter(1.5, 3, captions[2])]
+    colours = [COLOURS[0]] * 12 + [COLOURS[1]] * 6 + [COLOURS[2]] * 18
+    film, sheet = tmp_path / "film.mp4", tmp_path / "sheet.png"
+    write_film(
+        (plain(colour) for colour in colours),
+        film,
+        fps=12,
+        size=(64, 48),
+        frames_total=36,
+        chapters=chapters,
+        metadata={"storyboard": captions},
+        title=captions[0],
+    )
+    sheet_of_film(film, chapters, sheet)
+    found = [places(read(sheet), colour, tolerance=8) for colour in COLOURS[:3]]
+    assert found[0][0] < found[1][0] < found[2][0]
+    assert all(width >= 62 and height >= 46 for _, _, width, height in found)
+
+
+def test_a_wide_film_is_shrunk(tmp_path):
+    film, sheet = tmp_path / "film.mp4", tmp_path / "sheet.png"
+    frames = [plain(COLOURS[0], 832, 480)] * 3
+    write_film(frames, film, fps=12, size=(832, 480), frames_total=3)
+    sheet_of_film(film, [Chapter(0, 0.25, "wide")], sheet)
+    assert read(sheet).shape[1] < 360
+
+
+def test_what_is_no_film(tmp_path):
+    (tmp_path / "film.mp4").write_text("text")
+    with pytest.raises(BlockvidError, match="cannot be read as a film"):
+        sheet_of_film(tmp_path / "film.mp4", [Chapter(0, 1, "a")], tmp_path / "sheet.png")
