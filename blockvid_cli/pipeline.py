@@ -25,7 +25,7 @@ from blockvid_cli.card import ModelCard, find_card, parse_size
 from blockvid_cli.clock import Clock
 from blockvid_cli.codec.stream import Codec, as_pictures
 from blockvid_cli.denoiser.guidance import Guided
-from blockvid_cli.denoiser.wan import WanDenoiser
+from blockvid_cli.denoiser.wan import Denoiser
 from blockvid_cli.errors import BlockvidError, OutOfMemoryError, UsageError
 from blockvid_cli.film.audio import Audio
 from blockvid_cli.film.mux import Film, write_film
@@ -34,7 +34,7 @@ from blockvid_cli.film.sheet import contact_sheet
 from blockvid_cli.film.subtitles import chapters_of
 from blockvid_cli.rollout.loop import Moment, Rollout, Run
 from blockvid_cli.rollout.recipe import Recipe, make_recipe, overlaid
-from blockvid_cli.story.plan import Block, Plan, make_plan
+from blockvid_cli.story.plan import Plan, make_plan
 from blockvid_cli.story.storyboard import Storyboard, read_storyboard
 from blockvid_cli.text.encoders import text_encoder
 from blockvid_cli.text.script import Script
@@ -120,8 +120,15 @@ def prepare(order: Order) -> Job:
     return Job(order, storyboard, card, plan, values, tuple(recipes), output, device, _dtype(order.dtype, device))
 
 
-def render(job: Job, tell: Tell = lambda event: None, clock: Clock | None = None) -> Film:
+def render(
+    job: Job,
+    tell: Tell = lambda event: None,
+    clock: Clock | None = None,
+    around: Callable[[Denoiser], Denoiser] = lambda denoiser: denoiser,
+) -> Film:
     """Draws what is missing, keeps every finished block, and writes the film; called again, it goes on.
+
+    ``around`` may put a denoiser of its own around the model's, to measure it for instance.
 
     Raises:
         BlockvidError: with the exit code that fits; what is finished is kept.
@@ -131,9 +138,9 @@ def render(job: Job, tell: Tell = lambda event: None, clock: Clock | None = None
     identity = {"model": job.card.name, "size": list(plan.size), "fps": plan.fps}
     with Project.open(folder_beside(job.output), identity, job.order.fresh) as project:
         project.write_manifest(_manifest(job))
-        rollout, runs, codec = _load(job, tell, clock)
+        rollout, runs, codec = _load(job, tell, clock, around)
         keys = _keys(job)
-        done = {number: latents for number, latents in _finished(project, plan, keys)}
+        done = dict(_finished(project, plan, keys))
         for note in (*job.storyboard.notes, *project.notes):
             tell(Event("note", note))
         moments = clock.each("draw", _guarded(rollout.moments(runs, done)))
@@ -157,7 +164,9 @@ def render(job: Job, tell: Tell = lambda event: None, clock: Clock | None = None
     return film
 
 
-def _load(job: Job, tell: Tell, clock: Clock) -> tuple[Rollout, list[Run], Codec]:
+def _load(
+    job: Job, tell: Tell, clock: Clock, around: Callable[[Denoiser], Denoiser]
+) -> tuple[Rollout, list[Run], Codec]:
     """Text, network and codec, and what is drawn by which recipe."""
     with clock.phase("text"), _memory_of("text"):
         tell(Event("text"))
@@ -167,10 +176,10 @@ def _load(job: Job, tell: Tell, clock: Clock) -> tuple[Rollout, list[Run], Codec
         denoiser = load_denoiser(job.card, job.device, job.dtype)
         codec = load_codec(job.card, job.device)
     rollout = Rollout(job.plan, job.recipes[0].memory(), denoiser.rope, denoiser.patch, script, job.device)
-    return rollout, _runs(job, denoiser), codec
+    return rollout, _runs(job, around(denoiser)), codec
 
 
-def _runs(job: Job, denoiser: WanDenoiser) -> list[Run]:
+def _runs(job: Job, denoiser: Denoiser) -> list[Run]:
     """Consecutive blocks of one recipe."""
     groups = groupby(job.plan.blocks, key=lambda block: id(job.recipes[block.chunk - 1]))
     runs = []

@@ -312,9 +312,7 @@ def test_a_file_that_may_not_be_read(tmp_path, monkeypatch):
 
 def test_all_faults_are_said_in_the_order_of_the_file(tmp_path):
     path = tmp_path / "story.yaml"
-    path.write_text(
-        "chunks:\n- caption: 7\n- b\n- {caption: a, seed: x, cut: 3}\nfps: 500\ntitle: 2024-01-01\n"
-    )
+    path.write_text("chunks:\n- caption: 7\n- b\n- {caption: a, seed: x, cut: 3}\nfps: 500\ntitle: 2024-01-01\n")
     said = str(complaint(path)).splitlines()
     assert [line.removeprefix(f"{path}:").split(": ")[:2] for line in said] == [
         ["2", "chunks[1].caption"],
@@ -494,17 +492,13 @@ def test_anything_like_yaml(tmp_path_factory, parts, suffix):
 
 
 names = some.lists(
-    some.sampled_from(
-        ["chunks", "1", "3", "seed", "caption", "recipe", "memory", "audio", "file", "at", "", "steps"]
-    ),
+    some.sampled_from(["chunks", "1", "3", "seed", "caption", "recipe", "memory", "audio", "file", "at", "", "steps"]),
     max_size=4,
 ).map(".".join)
 
 
 @settings(max_examples=200, deadline=None)
-@given(
-    some.lists(some.tuples(names, some.sampled_from(ODD) | some.text(max_size=6)).map("=".join), max_size=3)
-)
+@given(some.lists(some.tuples(names, some.sampled_from(ODD) | some.text(max_size=6)).map("=".join), max_size=3))
 def test_any_override(tmp_path_factory, overrides):
     path = tmp_path_factory.getbasetemp() / "overridden.yaml"
     path.write_text(GOOD)

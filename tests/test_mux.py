@@ -411,9 +411,7 @@ def test_a_title_may_end_in_anything(film, ending):
 
 
 def test_half_a_character_does_no_harm(film):
-    film_of(
-        film, 2, chapters=[Chapter(0, 1, "half \ud83d")], metadata={"a": "half \ud83d"}, title="half \ud83d"
-    )
+    film_of(film, 2, chapters=[Chapter(0, 1, "half \ud83d")], metadata={"a": "half \ud83d"}, title="half \ud83d")
     assert read_metadata(film) == {"a": "half \ud83d"}
     assert read_tags(film)[0]["title"] == "half ?"
 
@@ -477,9 +475,7 @@ def test_chapters_end_with_the_film():
 def test_chapters_of_a_plan_are_where_the_frames_are():
     chunks = tuple(
         PlannedChunk(number, 1, caption, 0.0, 0.0, first, end, (), 0, False)
-        for number, (caption, first, end) in enumerate(
-            [("a", 0, 45), ("b", 45, 100), ("c", 100, 120)], start=1
-        )
+        for number, (caption, first, end) in enumerate([("a", 0, 45), ("b", 45, 100), ("c", 100, 120)], start=1)
     )
     plan = Plan(chunks, (), 12.0, SIZE, (16, 6, 8), 96, 0, ())
     assert chapters_of(plan) == [Chapter(0, 3.75, "a"), Chapter(3.75, 8, "b")]

@@ -21,7 +21,8 @@ from blockvid_cli.story import plan as plan_module
 from blockvid_cli.story.borders import Grid
 from blockvid_cli.story.plan import chunk_seed, make_plan
 from blockvid_cli.story.seconds import clock, decimal, parse_clock, parse_length, parse_span
-from blockvid_cli.story.storyboard import Chunk, Storyboard, dump_storyboard, json_schema, read_storyboard
+from blockvid_cli.story.storyboard import Chunk, Storyboard, json_schema, read_storyboard
+from blockvid_cli.story.writing import dump_storyboard
 
 CARD = find_card("storybook").model_copy(update={"fps": 12.0, "block": 3})
 EXAMPLES = sorted(shipped("storyboards").glob("*.yaml"))
@@ -220,9 +221,7 @@ def test_the_examples_are_planned_and_written_back(path, tmp_path):
 
 
 def test_the_examples_are_as_long_as_they_say():
-    lengths = {
-        path.stem: (len(read_storyboard(path).chunks), read_storyboard(path).seconds) for path in EXAMPLES
-    }
+    lengths = {path.stem: (len(read_storyboard(path).chunks), read_storyboard(path).seconds) for path in EXAMPLES}
     assert lengths["swan"] == (15, 60)
     assert lengths["balloon"][1] == 45
     assert lengths["night-drive"][1] == 30
@@ -319,9 +318,7 @@ def test_shots_seeds_and_words():
 
 
 def test_a_chunks_seed_is_a_pure_function():
-    seeds = {
-        chunk_seed(film, chunk, take) for film in range(4) for chunk in range(1, 5) for take in range(1, 4)
-    }
+    seeds = {chunk_seed(film, chunk, take) for film in range(4) for chunk in range(1, 5) for take in range(1, 4)}
     assert len(seeds) == 48
     assert all(0 <= seed < 2**63 for seed in seeds)
     assert chunk_seed(1, 2) == chunk_seed(1, 2, 1) == 5843222092968966630
@@ -343,9 +340,7 @@ lengths = some.lists(some.fractions(min_value=1, max_value=9, max_denominator=10
 
 
 @settings(max_examples=150, deadline=None)
-@given(
-    lengths, some.integers(1, 5), some.sampled_from([1, 4, 8]), some.sampled_from([8, 12, 16, 23.976, 24, 30])
-)
+@given(lengths, some.integers(1, 5), some.sampled_from([1, 4, 8]), some.sampled_from([8, 12, 16, 23.976, 24, 30]))
 def test_blocks_tile_the_film(lengths, block, time, fps):
     """With every chunk a block long or more, all have blocks, in order, and the film is as long as asked."""
     card = CARD.model_copy(update={"block": block, "latent": CARD.latent.model_copy(update={"time": time})})
@@ -368,9 +363,7 @@ def test_blocks_tile_the_film(lengths, block, time, fps):
 
 @settings(max_examples=150, deadline=None)
 @given(
-    some.lists(
-        some.fractions(min_value=Fraction(1, 120), max_value=3, max_denominator=500), min_size=1, max_size=20
-    )
+    some.lists(some.fractions(min_value=Fraction(1, 120), max_value=3, max_denominator=500), min_size=1, max_size=20)
 )
 def test_short_chunks_are_planned_or_refused(lengths):
     try:

@@ -190,9 +190,7 @@ def test_a_caption_a_line(tmp_path):
 
 
 def test_lines_with_times(tmp_path):
-    story = read(
-        tmp_path, "[0s-3s] A fox wakes\nIt runs off (3s - 5s).\n[00:05 – 00:09] It is gone", "fox.txt"
-    )
+    story = read(tmp_path, "[0s-3s] A fox wakes\nIt runs off (3s - 5s).\n[00:05 – 00:09] It is gone", "fox.txt")
     assert captions(story) == ["A fox wakes", "It runs off", "It is gone"]
     assert spans(story) == [(0, 3), (3, 5), (5, 9)]
 
@@ -205,9 +203,7 @@ def test_a_line_with_an_impossible_time_is_an_error(tmp_path):
 @settings(max_examples=150, deadline=None)
 @given(
     some.lists(
-        some.sampled_from(
-            [*SLOTS, *SRT.split("\r\n"), *VTT.split("\n"), "[0s-3s] A", '"captions": [', "“A”,", "]"]
-        )
+        some.sampled_from([*SLOTS, *SRT.split("\r\n"), *VTT.split("\n"), "[0s-3s] A", '"captions": [', "“A”,", "]"])
         | some.text(max_size=20),
         max_size=12,
     ),
@@ -222,7 +218,5 @@ def test_nothing_but_a_sentence_comes_of_odd_files(tmp_path_factory, lines, name
         assert error.exit_code == 2
         assert str(error).startswith(f"{path}:")
     else:
-        assert all(
-            before.end == after.start for before, after in zip(story.chunks, story.chunks[1:], strict=False)
-        )
+        assert all(before.end == after.start for before, after in zip(story.chunks, story.chunks[1:], strict=False))
         assert story.chunks[0].start == 0

@@ -2,37 +2,34 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 import yaml
 
-from blockvid_cli.commands import show
+from blockvid_cli.commands import options, show
 from blockvid_cli.errors import UsageError
 
 
 def render(
-    story: Annotated[Path, typer.Argument(help="a storyboard, or captions that can be imported")],
-    output: Annotated[Path | None, typer.Option("-o", "--output", help="the film; default: beside the storyboard")] = None,
-    model: Annotated[str | None, typer.Option(help="a bundled model, or a folder with a card.yaml")] = None,
-    seed: Annotated[int | None, typer.Option(min=0, help="the same seed draws the same film")] = None,
-    steps: Annotated[int | None, typer.Option(min=1, help="evaluations of the network a block")] = None,
-    guidance_scale: Annotated[float | None, typer.Option(help="classifier-free guidance; 1 is none")] = None,
-    size: Annotated[str | None, typer.Option(help="WIDTHxHEIGHT in pixels")] = None,
-    fps: Annotated[float | None, typer.Option(help="frames a second")] = None,
-    memory: Annotated[
-        str | None, typer.Option(help="everything, window or semantic; or with options: '{name: window, sink: 3}'")
-    ] = None,
-    set_: Annotated[list[str] | None, typer.Option("--set", help="change a field: chunks.4.seed=7")] = None,
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda:0")] = "auto",
-    dtype: Annotated[str, typer.Option(help="auto, fp32, bf16 or fp16")] = "auto",
+    story: options.Story,
+    output: options.Output = None,
+    model: options.Model = None,
+    seed: options.Seed = None,
+    steps: options.Steps = None,
+    guidance_scale: options.Guidance = None,
+    size: options.Size = None,
+    fps: options.Fps = None,
+    memory: options.Memory = None,
+    set_: options.Set = None,
+    device: options.Device = "auto",
+    dtype: options.Dtype = "auto",
     fresh: Annotated[bool, typer.Option("--fresh", help="draw everything again")] = False,
     metadata: Annotated[bool, typer.Option(help="storyboard, recipe and seeds inside the film")] = True,
-    allow_outside: Annotated[bool, typer.Option("--allow-outside", help="let the storyboard name files elsewhere")] = False,
-    progress: Annotated[show.ProgressForm, typer.Option(help="how progress is told, on stderr")] = show.ProgressForm.AUTO,
+    allow_outside: options.AllowOutside = False,
+    progress: Annotated[show.ProgressForm, typer.Option(help="on stderr")] = show.ProgressForm.AUTO,
     quiet: Annotated[bool, typer.Option("-q", "--quiet", help="no progress, no notes")] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="print the result as JSON")] = False,
+    as_json: options.AsJson = False,
 ) -> None:
     """Draw a storyboard, chunk by chunk. Interrupted or edited, the same command goes on with what is missing.
 
@@ -42,7 +39,6 @@ def render(
     from blockvid_cli.pipeline import Order, prepare
     from blockvid_cli.pipeline import render as draw
 
-    recipe = {"steps": steps, "guidance": guidance_scale, "memory": _memory(memory)}
     order = Order(
         story=story,
         output=output,
@@ -50,7 +46,7 @@ def render(
         seed=seed,
         size=size,
         fps=fps,
-        recipe={name: value for name, value in recipe.items() if value is not None},
+        recipe=recipe_of(steps, guidance_scale, memory),
         overrides=tuple(set_ or ()),
         device=device,
         dtype=dtype,
@@ -72,6 +68,12 @@ def render(
     }
     sentence = f"{film.path}: {film.seconds:.3f} s, {film.frames} frames, seed {job.plan.seed}, drawn in {spent:.1f} s"
     show.result(values, sentence, as_json)
+
+
+def recipe_of(steps: int | None = None, guidance: float | None = None, memory: str | None = None) -> dict[str, Any]:
+    """What options say of a recipe; a memory is a name, or a YAML mapping of name and options."""
+    given = {"steps": steps, "guidance": guidance, "memory": _memory(memory)}
+    return {name: value for name, value in given.items() if value is not None}
 
 
 def _memory(text: str | None) -> str | dict[str, Any] | None:

@@ -13,12 +13,14 @@ from rich.table import Table
 from rich.text import Text
 
 from blockvid_cli.card import find_card, parse_size
+from blockvid_cli.commands import options
 from blockvid_cli.errors import UsageError
 from blockvid_cli.story.plan import Plan, make_plan
 from blockvid_cli.story.reading import read_text
 from blockvid_cli.story.seconds import clock
-from blockvid_cli.story.storyboard import Storyboard, dump_storyboard, json_schema, read_storyboard
+from blockvid_cli.story.storyboard import Storyboard, json_schema, read_storyboard
 from blockvid_cli.story.timed_captions import holds_captions
+from blockvid_cli.story.writing import dump_storyboard
 
 USUAL_MODEL = "storybook"
 MOST_NOTES = 4  # printed under the table
@@ -47,15 +49,13 @@ app = typer.Typer(
 
 @app.command()
 def check(
-    story: Annotated[Path, typer.Argument(help="a storyboard, or captions that can be imported")],
-    model: Annotated[str | None, typer.Option(help="plan for this model instead of the storyboard's")] = None,
-    size: Annotated[str | None, typer.Option(help="WIDTHxHEIGHT in pixels")] = None,
-    fps: Annotated[float | None, typer.Option(help="frames a second")] = None,
-    set_: Annotated[list[str] | None, typer.Option("--set", help="change a field: chunks.4.seed=7")] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="print the plan as JSON")] = False,
-    allow_outside: Annotated[
-        bool, typer.Option("--allow-outside", help="let the storyboard name files elsewhere")
-    ] = False,
+    story: options.Story,
+    model: options.Model = None,
+    size: options.Size = None,
+    fps: options.Fps = None,
+    set_: options.Set = None,
+    as_json: options.AsJson = False,
+    allow_outside: options.AllowOutside = False,
 ) -> None:
     """Show the plan of a film: its chunks, their blocks, and what had to be rounded.
 
@@ -135,9 +135,7 @@ def _write(path: Path, text: str, force: bool) -> None:
         with path.open("w" if force else "x", encoding="utf-8") as file:
             file.write(text)
     except FileExistsError as error:
-        raise UsageError(
-            f"{path} is there already; choose another name, or replace it with --force"
-        ) from error
+        raise UsageError(f"{path} is there already; choose another name, or replace it with --force") from error
     except OSError as error:
         raise UsageError(f"{path} cannot be written ({error.strerror}); choose another place") from error
 

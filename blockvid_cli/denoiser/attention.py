@@ -39,7 +39,11 @@ class Recalled:
     """
 
     def __init__(
-        self, keys: torch.Tensor, values: torch.Tensor, coordinates: torch.Tensor, bias: torch.Tensor | None = None
+        self,
+        keys: torch.Tensor,
+        values: torch.Tensor,
+        coordinates: torch.Tensor,
+        bias: torch.Tensor | None = None,
     ) -> None:
         self.keys, self.values, self.coordinates, self.bias = keys, values, coordinates, bias
         self._turned: tuple[torch.Tensor, torch.Tensor] | None = None

@@ -20,9 +20,7 @@ class Rope:
             for size in (head_dim - 2 * space, space, space)
         ]
 
-    def turns(
-        self, coordinates: torch.Tensor, device: torch.device | str = "cpu"
-    ) -> tuple[torch.Tensor, torch.Tensor]:
+    def turns(self, coordinates: torch.Tensor, device: torch.device | str = "cpu") -> tuple[torch.Tensor, torch.Tensor]:
         """Cosines and sines (T, 1, D/2) on ``device`` of tokens at coordinates (T, 3): time, row, column."""
         where = coordinates.double()
         angles = torch.cat([where[:, axis, None] * speed for axis, speed in enumerate(self._speeds)], 1)

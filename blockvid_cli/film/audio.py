@@ -40,9 +40,7 @@ def audible_seconds(audio: Audio, film: float) -> float:
         raise BlockvidError(f"the audio {audio.path} cannot be played: {reason}.")
     seconds = _progress(done.stdout.decode("utf-8", "replace"))
     if seconds <= 0:
-        raise BlockvidError(
-            f"the audio {audio.path} has no sound after {audio.start:g} s, where it should start."
-        )
+        raise BlockvidError(f"the audio {audio.path} has no sound after {audio.start:g} s, where it should start.")
     return min(seconds, film)
 
 

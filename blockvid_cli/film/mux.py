@@ -65,9 +65,7 @@ def write_film(
             (``PartialError``: the disk is full).
     """
     if path.suffix.lower() != ".mp4":
-        raise UsageError(
-            f"a film's name ends in .mp4, like {path.with_suffix('.mp4').name}; not {path.name}."
-        )
+        raise UsageError(f"a film's name ends in .mp4, like {path.with_suffix('.mp4').name}; not {path.name}.")
     rate = exact_rate(fps)
     seconds = float(frames_total / rate)
     chapters = within(chapters, seconds)

@@ -37,9 +37,7 @@ def contact_sheet(
         BlockvidError: the file cannot be written (``PartialError``: the disk is full).
     """
     if not frames or len(frames) != len(labels):
-        raise ValueError(
-            f"a contact sheet needs a label a frame, not {len(labels)} labels for {len(frames)} frames"
-        )
+        raise ValueError(f"a contact sheet needs a label a frame, not {len(labels)} labels for {len(frames)} frames")
     height, width = (side * scale for side in frames[0].shape[:2])
     columns = max(1, min(columns, len(frames)))
     letters = min(18, max(10, width // 16))

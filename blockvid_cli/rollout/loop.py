@@ -90,8 +90,12 @@ class Rollout:
             if step.blocks != looked:
                 view, looked = self.memory.choose(group), step.blocks
             x = torch.cat([drawing[number][0] for number in step.blocks])
-            level = torch.tensor([level for level, block in zip(step.now, group, strict=True) for _ in range(block.frames)])
-            velocity, _ = run.denoiser(x[None], level.to(x.device), self.read(group), self._times(run, view, group), view)
+            level = torch.tensor(
+                [level for level, block in zip(step.now, group, strict=True) for _ in range(block.frames)]
+            )
+            velocity, _ = run.denoiser(
+                x[None], level.to(x.device), self.read(group), self._times(run, view, group), view
+            )
             parts = velocity[0].split([block.frames for block in group])
             for block, part, now, then in zip(group, parts, step.now, step.then, strict=True):
                 latents, stepper = drawing[block.number]

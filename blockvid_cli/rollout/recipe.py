@@ -28,7 +28,11 @@ from blockvid_cli.rollout.schedules.step import Schedule
 from blockvid_cli.rollout.solvers import SOLVERS, Solver
 from blockvid_cli.rollout.times import TIMES, Times
 
-MEMORIES: dict[str, Callable[..., Memory]] = {"everything": Everything, "window": Window, "semantic": Semantic}
+MEMORIES: dict[str, Callable[..., Memory]] = {
+    "everything": Everything,
+    "window": Window,
+    "semantic": Semantic,
+}
 SCHEDULES: dict[str, Callable[..., Schedule]] = {
     "block": BlockByBlock,
     "all-at-once": AllAtOnce,
@@ -66,7 +70,9 @@ def make_recipe(values: Mapping[str, Any]) -> Recipe:
         if key not in (*PARTS, *NUMBERS):
             guess = nearest(key, [*PARTS, *NUMBERS])
             hint = f" Did you mean '{guess}'?" if guess else ""
-            raise UsageError(f"recipe: there is no part called '{key}'.{hint} There are: {', '.join((*PARTS, *NUMBERS))}.")
+            raise UsageError(
+                f"recipe: there is no part called '{key}'.{hint} There are: {', '.join((*PARTS, *NUMBERS))}."
+            )
     memory, options = _part("memory", MEMORIES, values)
     memory(**options)  # its options are checked now, not after the first block
     return Recipe(
@@ -106,7 +112,9 @@ def _named(key: str, values: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
     raise UsageError(f"recipe.{key}: this is a name, or a mapping with 'name' and options; not {value!r}.")
 
 
-def _part(key: str, table: Mapping[str, Callable[..., Any]], values: Mapping[str, Any]) -> tuple[Callable[..., Any], dict]:
+def _part(
+    key: str, table: Mapping[str, Callable[..., Any]], values: Mapping[str, Any]
+) -> tuple[Callable[..., Any], dict]:
     """A part's maker and its checked options."""
     name, options = _named(key, values)
     maker = choose(key, table, name)
@@ -122,7 +130,13 @@ def _part(key: str, table: Mapping[str, Callable[..., Any]], values: Mapping[str
 
 def _check_kind(where: str, value: object, parameter: inspect.Parameter) -> None:
     """An option must be of the kind its maker says."""
-    kinds = {"int": (int,), "float": (int, float), "str": (str,), "bool": (bool,), "int | None": (int, type(None))}
+    kinds = {
+        "int": (int,),
+        "float": (int, float),
+        "str": (str,),
+        "bool": (bool,),
+        "int | None": (int, type(None)),
+    }
     wanted = kinds.get(str(parameter.annotation))
     if wanted is None or not isinstance(value, wanted) or (isinstance(value, bool) and bool not in wanted):
         raise UsageError(f"{where}: this is a {parameter.annotation}; not {value!r}.")
@@ -144,7 +158,9 @@ def _levels(steps: object, shift: float) -> tuple[float, ...]:
     """Levels from a number of steps, or as they are listed (falling, first above 0; the final 0 is understood)."""
     if isinstance(steps, int) and not isinstance(steps, bool) and 1 <= steps <= 1000:
         return levels(steps, shift)
-    if isinstance(steps, list) and steps and all(isinstance(s, int | float) and 0 < s <= 1 for s in steps):
-        if sorted(set(steps), reverse=True) == steps:
-            return (*map(float, steps), 0.0)
-    raise UsageError(f"recipe.steps: this is a whole number from 1 to 1000, or a list of falling levels in 0..1; not {steps!r}.")
+    listed = isinstance(steps, list) and steps and all(isinstance(s, int | float) and 0 < s <= 1 for s in steps)
+    if listed and sorted(set(steps), reverse=True) == steps:
+        return (*map(float, steps), 0.0)
+    raise UsageError(
+        f"recipe.steps: this is a whole number from 1 to 1000, or a list of falling levels in 0..1; not {steps!r}."
+    )

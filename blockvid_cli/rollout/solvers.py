@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+import numpy as np
 import torch
 
 from blockvid_cli.denoiser.flow import clean_of, noised
@@ -59,7 +60,7 @@ class UniPC:
         scheduler = UniPCMultistepScheduler(
             prediction_type="flow_prediction", use_flow_sigmas=True, solver_order=self.order, flow_shift=1.0
         )
-        scheduler.set_timesteps(sigmas=list(levels[:-1]))
+        scheduler.set_timesteps(sigmas=np.array(levels[:-1]))
         scheduler.set_begin_index(0)
         clock = iter(scheduler.timesteps)
 

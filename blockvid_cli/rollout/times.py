@@ -1,8 +1,8 @@
 """At which moment each remembered and each new frame is said to be: the temporal coordinate of RoPE.
 
-    remembered   3  4  5 | 21 22 23     new  24 25 26      numbers in the film
-    absolute     3  4  5 | 21 22 23          24 25 26
-    packed       0  1  2 |  3  4  5           6  7  8      never leaves the range a network was trained on
+remembered   3  4  5 | 21 22 23     new  24 25 26      numbers in the film
+absolute     3  4  5 | 21 22 23          24 25 26
+packed       0  1  2 |  3  4  5           6  7  8      never leaves the range a network was trained on
 """
 
 from __future__ import annotations

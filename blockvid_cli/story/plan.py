@@ -94,18 +94,14 @@ def make_plan(
     size = _fitting(size or storyboard.size or card.size, card)
     rate = fps if fps is not None else storyboard.fps or card.fps
     if not 0 < rate <= LARGEST_FPS:
-        raise UsageError(
-            f"{rate:g} frames a second will not do; choose more than 0 and at most {LARGEST_FPS}"
-        )
+        raise UsageError(f"{rate:g} frames a second will not do; choose more than 0 and at most {LARGEST_FPS}")
     grid = Grid(card.latent.time, card.block, Fraction(repr(float(rate))))
     frames = max(1, round(storyboard.seconds * grid.fps))
     borders = share_borders(storyboard, grid, frames)
     chunks: list[PlannedChunk] = []
     for chunk, first, last in zip(storyboard.chunks, [0, *borders], borders, strict=False):
         shot = chunks[-1].shot + chunk.cut if chunks else 1
-        chunks.append(
-            _planned(storyboard, chunk, len(chunks) + 1, shot, range(first, last), grid, seed, frames)
-        )
+        chunks.append(_planned(storyboard, chunk, len(chunks) + 1, shot, range(first, last), grid, seed, frames))
     return Plan(
         chunks=tuple(chunks),
         blocks=tuple(block for chunk in chunks for block in chunk.blocks),
@@ -154,8 +150,7 @@ def _planned(
         first_frame=grid.frame(blocks.start),
         end_frame=min(grid.frame(blocks.stop), frames),
         blocks=tuple(
-            Block(block, number, shot, block * grid.block, grid.block, caption, negative, seed)
-            for block in blocks
+            Block(block, number, shot, block * grid.block, grid.block, caption, negative, seed) for block in blocks
         ),
         seed=seed,
         cut=chunk.cut,

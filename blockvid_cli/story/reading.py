@@ -88,9 +88,7 @@ def read_yaml(text: str, source: Path) -> Reading:
         raise StoryboardError(f"{source}:{line}: {_yaml_sentence(error.problem or '')}") from error
     except yaml.reader.ReaderError as error:
         line = text.count("\n", 0, error.position) + 1
-        raise StoryboardError(
-            f"{source}:{line}: this holds a character that is not text; remove it"
-        ) from error
+        raise StoryboardError(f"{source}:{line}: this holds a character that is not text; remove it") from error
     if node is None:
         raise StoryboardError(f"{source}:1: this file is empty; it needs 'chunks:' and captions under it")
     nodes = Nodes(Reading(source, None, {}), loader)

@@ -65,6 +65,4 @@ def _meet(index: int, now: Fraction, span: Span) -> None:
 def _long_enough(length: Fraction, fps: Fraction | None) -> None:
     frame = 1 / (fps or Fraction(LARGEST_FPS))
     if length < frame:
-        raise ValueError(
-            f"{float(length):.3g} s is shorter than one frame; make it at least {float(frame):.4f} s"
-        )
+        raise ValueError(f"{float(length):.3g} s is shorter than one frame; make it at least {float(frame):.4f} s")

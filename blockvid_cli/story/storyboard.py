@@ -25,9 +25,6 @@ from blockvid_cli.story.reading import read_text, read_yaml
 from blockvid_cli.story.schema import ChunkForm, StoryboardForm, sentence
 from blockvid_cli.story.spans import lay
 from blockvid_cli.story.timed_captions import holds_captions, read_captions
-from blockvid_cli.story.writing import dump_storyboard
-
-__all__ = ["Audio", "Chunk", "Storyboard", "dump_storyboard", "json_schema", "read_storyboard"]
 
 
 @dataclass(frozen=True)

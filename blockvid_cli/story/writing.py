@@ -5,15 +5,13 @@ from __future__ import annotations
 from collections import Counter
 from dataclasses import asdict
 from fractions import Fraction
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import yaml
 
 from blockvid_cli.story.paths import Folder
 from blockvid_cli.story.seconds import decimal
-
-if TYPE_CHECKING:
-    from blockvid_cli.story.storyboard import Chunk, Storyboard
+from blockvid_cli.story.storyboard import Chunk, Storyboard
 
 WIDTH = 100  # characters a line
 

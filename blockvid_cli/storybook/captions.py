@@ -13,7 +13,12 @@ SUBJECTS = {
 SETTINGS = {
     "lake": ("on a misty lake", "on the lake", "on the calm water of a lake", "across a quiet lake"),
     "meadow": ("in a green meadow", "in the meadow", "among the meadow flowers", "in a grassy meadow"),
-    "city": ("in a city street", "in the city", "in front of the tall city buildings", "on a street in the city"),
+    "city": (
+        "in a city street",
+        "in the city",
+        "in front of the tall city buildings",
+        "on a street in the city",
+    ),
     "desert": ("in the desert", "in a sandy desert", "among the desert dunes", "on the desert sand"),
 }
 LIGHTS = {
@@ -24,7 +29,13 @@ LIGHTS = {
 ACTIONS = {
     "rest": ("rests", "sits still", "stays where it is", "comes to rest", "waits quietly", "pauses"),
     "left": ("glides to the left", "moves left", "drifts to the left", "travels left", "turns and goes left"),
-    "right": ("glides to the right", "moves right", "drifts to the right", "travels right", "turns and goes right"),
+    "right": (
+        "glides to the right",
+        "moves right",
+        "drifts to the right",
+        "travels right",
+        "turns and goes right",
+    ),
     "rise": ("rises into the air", "floats up", "climbs high", "soars upwards", "lifts off the ground"),
     "hop": ("hops up and down", "bounces", "jumps again and again", "hops happily", "bounces up and down"),
 }

@@ -5,6 +5,7 @@ A subject is drawn in a unit square, x to the right and y down, both in -1..1, f
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
 from functools import lru_cache
 
@@ -53,7 +54,7 @@ class Pencil:
     def stroke(self, points: Points, fill: RGB, width: float) -> None:
         """A thick line with round joints."""
         radius = width / 2
-        for (x0, y0), (x1, y1) in zip(points[:-1], points[1:], strict=True):
+        for (x0, y0), (x1, y1) in itertools.pairwise(points):
             for s in np.linspace(0, 1, 12):
                 x, y = x0 + (x1 - x0) * s, y0 + (y1 - y0) * s
                 box = self._pixels([(x - radius, y - radius), (x + radius, y + radius)])

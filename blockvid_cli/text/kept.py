@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 import torch
@@ -56,4 +57,5 @@ def _save(file: Path, tensor: torch.Tensor) -> None:
         save_file({"embedding": tensor}, part)
         os.replace(part, file)
     except (OSError, SafetensorError):
-        part.unlink(missing_ok=True)
+        with suppress(OSError):
+            part.unlink(missing_ok=True)

@@ -45,7 +45,9 @@ def sentence_model(name: str = DEFAULT) -> SentenceTransformer:
         MissingModelError: it is neither here nor to be had.
     """
     from sentence_transformers import SentenceTransformer
+    from transformers.utils import logging
 
+    logging.disable_progress_bar()
     place = carried() if name == DEFAULT else None
     if place is not None:
         return SentenceTransformer(str(place), device="cpu", local_files_only=True)

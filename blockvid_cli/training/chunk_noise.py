@@ -44,7 +44,12 @@ def naive(chunk: int, chunks: int, low: float = EPS_MIN, high: float = EPS_MAX) 
     return high
 
 
-CHUNK_NOISES: dict[str, Callable[..., float]] = {"cosine": cosine, "linear": linear, "sigmoid": sigmoid, "naive": naive}
+CHUNK_NOISES: dict[str, Callable[..., float]] = {
+    "cosine": cosine,
+    "linear": linear,
+    "sigmoid": sigmoid,
+    "naive": naive,
+}
 
 
 def chunk_levels(name: str, chunks: int, **options: float) -> list[float]:

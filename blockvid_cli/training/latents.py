@@ -53,7 +53,13 @@ def _cut(values: torch.Tensor, stories: torch.Tensor, numbers: torch.Tensor, blo
 
 
 def story_latents(
-    edition: Edition, codec: TinyCodec, encoder: TextEncoder, seeds: range, blocks: int, file: Path, tell_progress: Callable
+    edition: Edition,
+    codec: TinyCodec,
+    encoder: TextEncoder,
+    seeds: range,
+    blocks: int,
+    file: Path,
+    tell_progress: Callable,
 ) -> StoryLatents:
     """Draws and encodes stories, or reads them back from ``file``."""
     stories = [tell(edition, seed, blocks) for seed in seeds]

@@ -46,7 +46,11 @@ def muon_and_adamw(module: nn.Module, matrix_rate: float, rate: float) -> list[t
     matrices = {n: p for n, p in module.named_parameters() if p.ndim == 2 and "blocks." in n}
     others = [p for n, p in module.named_parameters() if n not in matrices]
     muon = torch.optim.Muon(
-        list(matrices.values()), lr=matrix_rate, momentum=0.95, weight_decay=0.01, adjust_lr_fn="match_rms_adamw"
+        list(matrices.values()),
+        lr=matrix_rate,
+        momentum=0.95,
+        weight_decay=0.01,
+        adjust_lr_fn="match_rms_adamw",
     )
     return [muon, torch.optim.AdamW(others, lr=rate, betas=(0.9, 0.95), weight_decay=0.0)]
 
@@ -88,7 +92,12 @@ def train(
         if done % pace.save_every == 0 or done == pace.steps:
             checkpoints.save(run / "state.pt", _state(done, time.monotonic() - began, module, average, optimizers))
         if done % pace.look_every == 0 or done == pace.steps:
-            figures = {"step": done, "seconds": round(time.monotonic() - began, 1), **loss, **_look(objective, average)}
+            figures = {
+                "step": done,
+                "seconds": round(time.monotonic() - began, 1),
+                **loss,
+                **_look(objective, average),
+            }
             _log(run / "log.jsonl", figures)
             tell(figures)
     return average
@@ -112,7 +121,10 @@ def _step(
     if torch.isfinite(norm):
         for optimizer in optimizers:
             optimizer.step()
-    return {"loss": round(float(loss.detach()), 5), **{name: round(value, 4) for name, value in figures.items()}}
+    return {
+        "loss": round(float(loss.detach()), 5),
+        **{name: round(value, 4) for name, value in figures.items()},
+    }
 
 
 def _look(objective: Objective, average: checkpoints.Average) -> dict[str, float]:

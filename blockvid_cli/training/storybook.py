@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-import shutil
 
 import torch
 from diffusers import WanTransformer3DModel
@@ -36,9 +36,9 @@ class Course:
     codec_steps: int = 1500
     codec_stories: int = 320
     codec_blocks: int = 8
-    stories: int = 800
-    story_blocks: int = 20
-    network_steps: int = 4000
+    stories: int = 600
+    story_blocks: int = 18
+    network_steps: int = 3000
     seed: int = 0
 
 
@@ -73,9 +73,7 @@ def train_network(
     encoder = text_encoder(card.text)
     blocks = course.story_blocks
     stories = story_latents(edition, codec, encoder, range(course.stories), blocks, run / "latents.pt", tell)
-    held_out = story_latents(
-        edition, codec, encoder, range(HELD_OUT, HELD_OUT + 40), blocks, run / "held-out.pt", tell
-    )
+    held_out = story_latents(edition, codec, encoder, range(HELD_OUT, HELD_OUT + 40), blocks, run / "held-out.pt", tell)
     torch.manual_seed(course.seed)
     network = wan_network(card.network.config)
     begin(network)

@@ -10,7 +10,7 @@ finished; until then its finished blocks are seen whole.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import torch
 
@@ -22,8 +22,6 @@ from blockvid_cli.rollout.noises import gaussian
 from blockvid_cli.story.plan import Block, PlannedChunk
 from blockvid_cli.text.recall import most_alike
 from blockvid_cli.text.sentences import DEFAULT, embed
-
-Embed = Callable[[Sequence[str], str], torch.Tensor]
 
 
 class Semantic(Memory):
@@ -44,7 +42,6 @@ class Semantic(Memory):
         probes: int = 64,
         blocks: int | None = None,
         sentences: str = DEFAULT,
-        read: Embed = embed,
     ) -> None:
         if recent < 0 or top < 0 or probes < 1 or (blocks is not None and blocks < 1) or not 0 < tau <= 1:
             raise UsageError(
@@ -52,7 +49,7 @@ class Semantic(Memory):
                 f" and tau above 0 and at most 1; not {recent}, {top}, {probes}, {blocks} and {tau}."
             )
         self.recent, self.top, self.tau, self.probes, self.blocks = recent, top, tau, probes, blocks
-        self.sentences, self.read = sentences, read
+        self.sentences = sentences
         self.bank: dict[int, Entry] = {}  # by chunk
         self._unfinished: list[tuple[Block, Entry, list[torch.Tensor]]] = []  # with each layer's queries (T, H, D)
 
@@ -61,7 +58,7 @@ class Semantic(Memory):
         self.rope = rope
         self.last = {chunk.number: chunk.blocks[-1].number for chunk in chunks}
         self.seeds = {chunk.number: chunk.seed for chunk in chunks}
-        self.embeddings = self.read([chunk.caption for chunk in chunks], self.sentences)
+        self.embeddings = embed([chunk.caption for chunk in chunks], self.sentences)
 
     def remember(self, block: Block, layers: Sequence[Layer], coordinates: torch.Tensor) -> None:
         """See ``Memory``; the last block of a chunk makes the chunk's entry."""
@@ -88,7 +85,9 @@ class Semantic(Memory):
     def _sparse(self, parts: Sequence[tuple[Block, Entry, list[torch.Tensor]]], seed: int) -> Entry:
         """Algorithm 2 over a chunk's blocks: a layer keeps the fewest tokens that cover tau."""
         whole = View([entry for _, entry, _ in parts])
-        of_block = torch.cat([torch.full((len(entry.layers[0].coordinates),), i) for i, (_, entry, _) in enumerate(parts)])
+        of_block = torch.cat(
+            [torch.full((len(entry.layers[0].coordinates),), i) for i, (_, entry, _) in enumerate(parts)]
+        )
         rows = probe_rows(len(of_block), self.probes, seed)
         kept = []
         for number in range(len(parts[0][2])):
@@ -127,5 +126,5 @@ def covering(mass: torch.Tensor, tau: float) -> torch.Tensor:
     if tau >= 1:
         return torch.arange(len(mass), device=mass.device)
     ranked, order = mass.double().sort(descending=True, stable=True)
-    count = int((ranked.cumsum(0) < tau * ranked.sum() - 1e-12).sum()) + 1
+    count = int((ranked.cumsum(0) < tau * (1 - 1e-6) * ranked.sum()).sum()) + 1
     return order[:count].sort().values

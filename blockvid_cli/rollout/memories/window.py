@@ -1,6 +1,6 @@
 """The film's first frames and its latest: sink + recent (Self Forcing, LongLive).
 
-    window 12, sink 3:   [0 1 2] ......... [18 19 20 21 22 23] (24 25 26)     () is being drawn and counts too
+window 12, sink 3:   [0 1 2] ......... [18 19 20 21 22 23] (24 25 26)     () is being drawn and counts too
 """
 
 from __future__ import annotations

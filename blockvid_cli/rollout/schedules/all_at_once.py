@@ -1,12 +1,13 @@
 """All blocks together, as a bidirectional model draws a whole clip.
 
-    block 0  1 2 3 4
-    block 1  1 2 3 4
-    block 2  1 2 3 4
+block 0  1 2 3 4
+block 1  1 2 3 4
+block 2  1 2 3 4
 """
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
@@ -22,5 +23,5 @@ class AllAtOnce:
 
     def steps(self, blocks: int, levels: Sequence[float]) -> Iterator[Step]:
         """See ``Schedule``."""
-        for now, then in zip(levels[:-1], levels[1:], strict=True):
+        for now, then in itertools.pairwise(levels):
             yield Step(tuple(range(blocks)), (now,) * blocks, (then,) * blocks)

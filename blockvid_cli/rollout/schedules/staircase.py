@@ -1,8 +1,8 @@
 """Neighbouring blocks on a staircase of levels: each begins ``lag`` steps after the one before it.
 
-    lag 2:   block 0  1 2 3 4
-             block 1      1 2 3 4
-             block 2          1 2 3 4
+lag 2:   block 0  1 2 3 4
+         block 1      1 2 3 4
+         block 2          1 2 3 4
 """
 
 from __future__ import annotations

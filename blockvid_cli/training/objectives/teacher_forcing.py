@@ -41,7 +41,11 @@ class TeacherForcing:
     """See the module; ``module`` is the network inside ``denoiser``."""
 
     def __init__(
-        self, denoiser: WanDenoiser, stories: StoryLatents, held_out: StoryLatents, amounts: Amounts | None = None
+        self,
+        denoiser: WanDenoiser,
+        stories: StoryLatents,
+        held_out: StoryLatents,
+        amounts: Amounts | None = None,
     ) -> None:
         self.denoiser, self.module = denoiser, denoiser.network
         self.stories, self.held_out = stories, held_out
@@ -111,7 +115,11 @@ class TeacherForcing:
         x = noised(clean, torch.randn(clean.shape, generator=dice), level)
         with torch.autocast("cpu", torch.bfloat16):
             _, layers = self.denoiser(
-                x, level.view(-1, 1).expand(-1, frames), stories.reads(rows, numbers), torch.arange(frames), View()
+                x,
+                level.view(-1, 1).expand(-1, frames),
+                stories.reads(rows, numbers),
+                torch.arange(frames),
+                View(),
             )
         where = grid(frames, height // self.denoiser.patch[1], width // self.denoiser.patch[2])
         return View([_entry(layers, where, e, entries, copies, frames) for e in range(entries)])
@@ -146,9 +154,7 @@ def look_back(stories: StoryLatents, story: int, target: int) -> tuple[list[int]
     return last + ([target - 1] if inside else []), (len(last), inside)
 
 
-def _entry(
-    layers: Sequence[Layer], where: torch.Tensor, number: int, entries: int, copies: int, frames: int
-) -> Entry:
+def _entry(layers: Sequence[Layer], where: torch.Tensor, number: int, entries: int, copies: int, frames: int) -> Entry:
     """Row ``number`` of every window as an entry for B·copies rows."""
     return Entry(
         tuple(range(frames)),

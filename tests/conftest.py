@@ -1,0 +1,113 @@
+"""What all tests share: one home for embeddings, one thread, a model folder with random weights."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+import yaml
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _home(tmp_path_factory):
+    """Embeddings made by tests stay out of the user's cache."""
+    os.environ["BLOCKVID_HOME"] = str(tmp_path_factory.mktemp("home"))
+    os.environ["HF_HUB_OFFLINE"] = "1"
+    yield
+    del os.environ["BLOCKVID_HOME"]
+
+
+CARD = {
+    "name": "random",
+    "summary": "Random weights in the bundled model's layout; for tests.",
+    "licence": "Apache-2.0",
+    "size": "64x32",
+    "fps": 12,
+    "latent": {"channels": 4, "time": 4, "space": 8},
+    "patch": [1, 2, 2],
+    "block": 3,
+    "text": {"encoder": "minilm", "tokens": 16},
+    "network": {
+        "kind": "wan",
+        "file": "network.safetensors",
+        "config": {
+            "patch_size": [1, 2, 2],
+            "num_attention_heads": 2,
+            "attention_head_dim": 24,
+            "in_channels": 12,
+            "out_channels": 4,
+            "text_dim": 384,
+            "freq_dim": 32,
+            "ffn_dim": 64,
+            "num_layers": 2,
+            "rope_max_seq_len": 64,
+        },
+    },
+    "codec": {
+        "kind": "tiny",
+        "file": "codec.safetensors",
+        "config": {
+            "channels": 4,
+            "encode_fine": 16,
+            "encode_coarse": 16,
+            "decode_coarse": 16,
+            "decode_fine": 16,
+            "encode_depth": [1, 1],
+            "decode_depth": [1, 1],
+        },
+    },
+    "recipe": {
+        "schedule": "block",
+        "memory": {"name": "semantic", "blocks": 1},
+        "times": "packed",
+        "noise": "independent",
+        "solver": "euler",
+        "commit": {"name": "context-noise", "level": 0.05},
+        "steps": 3,
+        "shift": 2.0,
+        "guidance": 1.0,
+    },
+}
+
+
+@pytest.fixture(scope="session")
+def model(tmp_path_factory) -> Path:
+    """A folder with a card and random weights."""
+    import torch
+    from safetensors.torch import save_file
+
+    from blockvid_cli.zoo.load import tiny_codec, wan_network
+
+    folder = tmp_path_factory.mktemp("random-model")
+    (folder / "card.yaml").write_text(yaml.safe_dump(CARD))
+    torch.manual_seed(0)
+    parts = (
+        (wan_network(CARD["network"]["config"]), "network.safetensors"),
+        (tiny_codec(CARD["codec"]["config"]), "codec.safetensors"),
+    )
+    for module, file in parts:
+        save_file({name: value.contiguous() for name, value in module.state_dict().items()}, folder / file)
+    return folder
+
+
+STORY = """\
+version: 1
+title: Three moments
+seed: 3
+chunks:
+  - caption: A red boat rests on the lake.
+    duration: 2s
+  - caption: The red boat glides to the left.
+    duration: 1s
+  - caption: The red boat hops up and down.
+    duration: 2s
+"""
+
+
+@pytest.fixture
+def story(tmp_path) -> Path:
+    """A five-second storyboard: 60 frames, 6 blocks, 3 chunks."""
+    file = tmp_path / "story.yaml"
+    file.write_text(STORY)
+    return file

@@ -1,0 +1,119 @@
+"""Small stand-ins that tests share: a card, a plan, a random Wan network, a denoiser of five lines."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import torch
+from diffusers import WanTransformer3DModel
+
+from blockvid_cli.denoiser.attention import Layer
+from blockvid_cli.denoiser.wan import WanDenoiser
+from blockvid_cli.rollout.loop import Rollout, Run
+from blockvid_cli.rollout.recipe import Recipe, make_recipe
+from blockvid_cli.story.plan import Block, Plan, PlannedChunk
+
+RECIPE = {
+    "schedule": "block",
+    "memory": "everything",
+    "times": "absolute",
+    "noise": "independent",
+    "solver": "euler",
+    "commit": "clean",
+    "steps": 3,
+    "shift": 2.0,
+    "guidance": 1.0,
+}
+LATENT = (4, 4, 6)  # channels, rows, columns
+
+
+def recipe(**changes: object) -> Recipe:
+    """The plainest recipe, changed."""
+    return make_recipe({**RECIPE, **changes})
+
+
+def plan(blocks_a_chunk: Sequence[int] = (2, 2), frames: int = 2, captions: Sequence[str] | None = None) -> Plan:
+    """A plan by hand: so many blocks of ``frames`` latents in each chunk."""
+    chunks, number = [], 0
+    for index, count in enumerate(blocks_a_chunk):
+        words = captions[index] if captions else f"caption {index}"
+        blocks = tuple(
+            Block(number + i, index + 1, 1, (number + i) * frames, frames, words, "", 100 + index) for i in range(count)
+        )
+        number += count
+        first, last = blocks[0].first * 4, (blocks[-1].first + frames) * 4
+        chunks.append(PlannedChunk(index + 1, 1, words, first / 12, last / 12, first, last, blocks, 100 + index, False))
+    blocks = tuple(block for chunk in chunks for block in chunk.blocks)
+    return Plan(tuple(chunks), blocks, 12.0, (48, 32), LATENT, 4 * number * frames - 3, 5, ())
+
+
+def network(layers: int = 2, extra: int = 0, seed: int = 0) -> WanTransformer3DModel:
+    """A random Wan network: 2 heads of 24, so that time, rows and columns share 4, 4 and 4 pairs."""
+    torch.manual_seed(seed)
+    model = WanTransformer3DModel(
+        patch_size=(1, 2, 2),
+        num_attention_heads=2,
+        attention_head_dim=24,
+        in_channels=LATENT[0] + extra,
+        out_channels=LATENT[0],
+        text_dim=16,
+        freq_dim=32,
+        ffn_dim=64,
+        num_layers=layers,
+        rope_max_seq_len=64,
+    )
+    return model.eval().requires_grad_(False)
+
+
+def denoiser(**options: int) -> WanDenoiser:
+    """The small network brought to the contract."""
+    return WanDenoiser(network(**options))
+
+
+def read(blocks: Sequence[Block], rows: int = 1) -> torch.Tensor:
+    """Made-up caption tokens, a pure function of the caption: (rows, L, D) or (rows, F, L, D)."""
+
+    def tokens(text: str) -> torch.Tensor:
+        return torch.randn(5, 16, generator=torch.Generator().manual_seed(sum(map(ord, text))))
+
+    words = [block.caption for block in blocks for _ in range(block.frames)]
+    if len(set(words)) == 1:
+        return torch.stack([tokens(words[0]), tokens("no")][:rows])
+    return torch.stack([torch.stack([tokens(w) for w in words]), torch.stack([tokens("no")] * len(words))][:rows])
+
+
+class FakeDenoiser:
+    """Always points at the same clean picture, so that one Euler step lands on it."""
+
+    def __init__(self, goal: float = 0.5) -> None:
+        self.goal, self.levels = goal, []
+
+    def __call__(self, x, level, context, times, memory):
+        self.levels.append(tuple(round(float(v), 4) for v in level))
+        layer = torch.zeros(x.shape[0], x.shape[1] * 6, 1, 6)
+        return (x - self.goal) / level.view(1, -1, 1, 1, 1).clamp(min=1e-6), [Layer(layer, layer, layer)]
+
+
+def rollout(film: Plan, drawn_by, memory, rows: int = 1) -> Rollout:
+    """A rollout over a plan."""
+    from blockvid_cli.denoiser.rope import Rope
+
+    rope = drawn_by.rope if isinstance(drawn_by, WanDenoiser) else Rope(24)
+    return Rollout(film, memory, rope, (1, 2, 2), lambda blocks: read(blocks, rows))
+
+
+def film_latents(film: Plan, drawn_by, how: Recipe, rows: int = 1, inner=None, done=None) -> dict[int, torch.Tensor]:
+    """Clean latents by block number of a whole film."""
+    base = inner or drawn_by
+    moments = rollout(film, base, how.memory(), rows).moments([Run(film.blocks, how, drawn_by)], done)
+    return {block.number: latents for moment in moments for block, latents in moment.finished}
+
+
+def with_caption(film: Plan, chunk: int, words: str) -> Plan:
+    """The plan with another caption for a chunk (from 1)."""
+    chunks = tuple(
+        replace(c, caption=words, blocks=tuple(replace(b, caption=words) for b in c.blocks)) if c.number == chunk else c
+        for c in film.chunks
+    )
+    return replace(film, chunks=chunks, blocks=tuple(block for c in chunks for block in c.blocks))

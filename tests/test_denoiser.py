@@ -1,0 +1,149 @@
+"""The denoiser: our seam around diffusers' network equals diffusers; rotating on reading equals rotating on writing."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from diffusers.models.transformers.transformer_wan import WanRotaryPosEmbed
+
+from blockvid_cli.denoiser.attention import LookingBack, Recalled, attend
+from blockvid_cli.denoiser.flow import clean_of, levels, noised, shifted
+from blockvid_cli.denoiser.guidance import Guided
+from blockvid_cli.denoiser.rope import Rope, grid, rotate
+from blockvid_cli.denoiser.wan import WanDenoiser, coordinate_channels, timestep
+from blockvid_cli.rollout.memories.memory import View
+from tests import small
+
+
+def latents(frames: int, seed: int = 1, rows: int = 1) -> torch.Tensor:
+    return torch.randn(rows, frames, *small.LATENT, generator=torch.Generator().manual_seed(seed))
+
+
+def context(rows: int = 1, seed: int = 2) -> torch.Tensor:
+    return torch.randn(rows, 5, 16, generator=torch.Generator().manual_seed(seed))
+
+
+def test_first_block_equals_diffusers_forward():
+    x, text = latents(3), context()
+    stock = small.network()(x.transpose(1, 2), torch.tensor([700.0]), text, return_dict=False)[0].transpose(1, 2)
+    ours, layers = small.denoiser()(x, torch.full((3,), 0.7), text, torch.arange(3), View())
+    assert torch.allclose(ours, stock, atol=1e-6)
+    assert len(layers) == 2 and layers[0].keys.shape == (1, 3 * 6, 2, 24)
+
+
+def test_levels_a_frame_equal_diffusers_timesteps_a_token():
+    x, text, level = latents(3), context(), torch.tensor([0.9, 0.5, 0.1])
+    stock = small.network()(x.transpose(1, 2), (level * 1000).repeat_interleave(6)[None], text, return_dict=False)[
+        0
+    ].transpose(1, 2)
+    ours, _ = small.denoiser()(x, level, text, torch.arange(3), View())
+    assert torch.allclose(ours, stock, atol=1e-6)
+
+
+def test_shared_level_is_a_scalar_timestep():
+    assert timestep(torch.tensor([0.5, 0.5]), 3, 6).tolist() == [500, 500, 500]
+    assert timestep(torch.tensor([0.5, 0.25]), 1, 2).tolist() == [[500, 500, 250, 250]]
+
+
+def test_captions_a_frame_equal_one_caption_when_they_are_the_same():
+    x, text = latents(2), context()
+    once, _ = small.denoiser()(x, torch.full((2,), 0.7), text, torch.arange(2), View())
+    each, _ = small.denoiser()(x, torch.full((2,), 0.7), text[:, None].expand(1, 2, 5, 16), torch.arange(2), View())
+    other, _ = small.denoiser()(
+        x, torch.full((2,), 0.7), torch.stack([text[0], context(seed=9)[0]])[None], torch.arange(2), View()
+    )
+    assert torch.allclose(once, each, atol=1e-6)
+    assert not torch.allclose(once[:, 1], other[:, 1], atol=1e-3)
+
+
+def test_rope_equals_diffusers_table():
+    table = WanRotaryPosEmbed(24, (1, 2, 2), 64)
+    cos, sin = table(torch.zeros(1, 4, 3, 4, 6))
+    ours_cos, ours_sin = Rope(24).turns(grid(3, 2, 3))
+    assert torch.allclose(ours_cos[:, 0], cos[0, :, 0, 0::2], atol=1e-6)
+    assert torch.allclose(ours_sin[:, 0], sin[0, :, 0, 1::2], atol=1e-6)
+
+
+def test_rope_is_relative_and_composes():
+    rope, x = Rope(24), torch.randn(1, 1, 2, 24)
+    at = lambda t: rope.turns(torch.tensor([[t, 0.0, 0.0]]))  # noqa: E731
+    assert torch.allclose(rotate(rotate(x, at(2.5)), at(4.0)), rotate(x, at(6.5)), atol=1e-5)
+    y = torch.randn(1, 1, 2, 24)
+    near = (rotate(x, at(3.0)) * rotate(y, at(1.0))).sum()
+    far = (rotate(x, at(103.0)) * rotate(y, at(101.0))).sum()
+    assert torch.allclose(near, far, atol=1e-4)
+
+
+def test_raw_keys_rotated_on_reading_equal_rotated_on_writing():
+    """A rope-at-write processor, here only, gives the same attention as ours."""
+    rope, q, k, v = Rope(24), *(torch.randn(1, 12, 2, 24) for _ in range(3))
+    where = grid(2, 2, 3)
+    new_q, new_k, new_v = (torch.randn(1, 6, 2, 24) for _ in range(3))
+    now = rope.turns(torch.cat([torch.full((6, 1), 2.0), grid(1, 2, 3)[:, 1:]], 1))
+    written = rotate(k, rope.turns(where))
+    on_write = attend(rotate(new_q, now), torch.cat([written, rotate(new_k, now)], 1), torch.cat([v, new_v], 1))
+    read = Recalled(k, v, where).turned(rope, torch.tensor([0.0, 1.0]))
+    on_read = attend(rotate(new_q, now), torch.cat([read, rotate(new_k, now)], 1), torch.cat([v, new_v], 1))
+    assert torch.allclose(on_write, on_read, atol=1e-6)
+    assert not torch.allclose(read, Recalled(k, v, where).turned(rope, torch.tensor([0.0, 5.0])))
+    assert q.shape == k.shape
+
+
+def test_bias_of_merged_keys_is_exact():
+    """m identical keys = one key with mean value and + log m on its logit."""
+    q, k, v = torch.randn(1, 3, 2, 8), torch.randn(1, 1, 2, 8), torch.randn(1, 4, 2, 8)
+    many = attend(q, k.expand(1, 4, 2, 8), v)
+    one = attend(
+        q,
+        torch.cat([k, torch.randn(1, 1, 2, 8)], 1),
+        torch.cat([v.mean(1, keepdim=True), v[:, :1]], 1),
+        torch.tensor([4.0, 1e-30]).log(),
+    )
+    assert torch.allclose(many, one, atol=1e-5)
+
+
+def test_explicit_attention_equals_fused():
+    q, k, v = (torch.randn(2, 7, 2, 8) for _ in range(3))
+    fused = attend(q, k, v)
+    explicit = attend(q.clone().requires_grad_(), k, v)
+    assert torch.allclose(fused, explicit, atol=1e-6)
+
+
+def test_guidance_of_one_is_none():
+    x, text = latents(2), torch.cat([context(), context(seed=5)])
+    plain, _ = small.denoiser()(x, torch.full((2,), 0.6), text[:1], torch.arange(2), View())
+    guided, layers = Guided(small.denoiser(), 1.0)(x, torch.full((2,), 0.6), text, torch.arange(2), View())
+    assert torch.allclose(plain, guided, atol=1e-6)
+    assert layers[0].keys.shape[0] == 2
+    stronger, _ = Guided(small.denoiser(), 3.0)(x, torch.full((2,), 0.6), text, torch.arange(2), View())
+    negative, _ = small.denoiser()(x, torch.full((2,), 0.6), text[1:], torch.arange(2), View())
+    assert torch.allclose(stronger, negative + 3 * (plain - negative), atol=1e-5)
+
+
+def test_coordinate_channels_tell_places_apart():
+    channels = coordinate_channels(8, 4, 6)
+    assert channels.shape == (8, 4, 6)
+    places = channels.flatten(1).T
+    assert (torch.cdist(places, places) + torch.eye(24)).min() > 0.05
+    out, _ = WanDenoiser(small.network(extra=8))(latents(2), torch.ones(2), context(), torch.arange(2), View())
+    assert out.shape == (1, 2, *small.LATENT)
+
+
+def test_network_stays_diffusers():
+    """Only the rotary module and processors differ: parameters and their names are diffusers'."""
+    stock, ours = small.network(), small.denoiser().network
+    assert [n for n, _ in stock.named_parameters()] == [n for n, _ in ours.named_parameters()]
+    assert all(isinstance(block.attn1.processor, LookingBack) for block in ours.blocks)
+
+
+@pytest.mark.parametrize("level", [0.0, 0.25, 1.0])
+def test_flow(level: float):
+    clean, noise = torch.randn(2, 3), torch.randn(2, 3)
+    x = noised(clean, noise, level)
+    assert torch.allclose(clean_of(x, noise - clean, level), clean, atol=1e-6)
+
+
+def test_levels_fall_from_noise_to_clean_and_warp_as_published():
+    assert levels(4, 1.0) == (1.0, 0.75, 0.5, 0.25, 0.0)
+    warped = [1000 * shifted(t / 1000, 5.0) for t in (1000, 750, 500, 250)]
+    assert warped == pytest.approx([1000, 937.5, 833.333, 625], abs=1e-2)

@@ -1,0 +1,242 @@
+"""Memories: what each keeps and recalls, on plans drawn by hand."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from blockvid_cli.denoiser.attention import Layer
+from blockvid_cli.denoiser.rope import Rope, grid
+from blockvid_cli.errors import UsageError
+from blockvid_cli.rollout.memories.everything import Everything
+from blockvid_cli.rollout.memories.semantic import Semantic, covering, probe_rows, salience
+from blockvid_cli.rollout.memories.window import Window
+from blockvid_cli.rollout.recipe import MEMORIES, make_recipe
+from blockvid_cli.rollout.times import absolute, packed
+from blockvid_cli.text.recall import most_alike
+from tests import small
+
+ROWS, COLUMNS = 2, 3
+
+
+def layers(block, heads: int = 2, width: int = 24, rows: int = 1) -> list[Layer]:
+    """Two layers of made-up queries, keys and values, a pure function of the block."""
+    dice = torch.Generator().manual_seed(block.number)
+    count = block.frames * ROWS * COLUMNS
+    return [Layer(*(torch.randn(rows, count, heads, width, generator=dice) for _ in range(3))) for _ in range(2)]
+
+
+def filled(memory, film, upto: int):
+    """A memory after blocks 0..upto-1."""
+    memory.begin(film.chunks, Rope(24))
+    for block in film.blocks[:upto]:
+        memory.remember(block, layers(block), grid(block.frames, ROWS, COLUMNS))
+    return memory
+
+
+def test_everything_sees_all_earlier_blocks():
+    film = small.plan((2, 2))
+    memory = filled(Everything(), film, 3)
+    assert memory.choose(film.blocks[3:]).frames == (0, 1, 2, 3, 4, 5)
+    assert memory.choose(film.blocks[1:2]).frames == (0, 1)
+    assert memory.choose(film.blocks[:1]).recall(0) is None
+
+
+@pytest.mark.parametrize(
+    ("window", "sink", "seen"),
+    [
+        (None, 0, (0, 1, 2, 3, 4, 5, 6, 7)),
+        (10, 0, (0, 1, 2, 3, 4, 5, 6, 7)),
+        (6, 2, (0, 1, 6, 7)),
+        (6, 1, (0, 5, 6, 7)),
+        (5, 0, (5, 6, 7)),
+        (4, 3, (0, 1, 2)),
+        (2, 1, (0,)),
+    ],
+)
+def test_window_keeps_sink_and_recent_frames(window, sink, seen):
+    film = small.plan((1, 1, 1, 1, 1))
+    view = filled(Window(window, sink), film, 4).choose(film.blocks[4:])
+    assert view.frames == seen
+    recalled = view.recall(1)
+    assert recalled.keys.shape[1] == len(seen) * ROWS * COLUMNS
+    assert recalled.coordinates[:, 0].unique().tolist() == list(range(len(seen)))
+    whole = torch.cat([layers(block)[1].keys for block in film.blocks[:4]], 1).unflatten(1, (-1, ROWS * COLUMNS))
+    assert torch.equal(recalled.keys, whole[:, list(seen)].flatten(1, 2))
+
+
+def test_window_forgets_what_it_can_never_see():
+    film = small.plan((1,) * 12)
+    memory = Window(6, 2)
+    memory.begin(film.chunks, Rope(24))
+    for block in film.blocks:
+        memory.choose((block,))
+        memory.remember(block, layers(block), grid(block.frames, ROWS, COLUMNS))
+    assert len(memory.entries) <= 5
+
+
+def test_window_without_limit_draws_the_film_of_everything():
+    film = small.plan((2, 2))
+    everything = small.film_latents(film, small.denoiser(), small.recipe())
+    window = small.film_latents(
+        film, small.denoiser(), small.recipe(memory={"name": "window", "window": 99, "sink": 0})
+    )
+    assert all(torch.equal(everything[n], window[n]) for n in everything)
+
+
+def test_a_window_must_hold_more_than_its_sink():
+    with pytest.raises(UsageError, match="sink"):
+        Window(3, 3)
+
+
+@pytest.fixture
+def spoken(monkeypatch):
+    """Captions are lists of numbers: their own embeddings."""
+    monkeypatch.setattr(
+        "blockvid_cli.rollout.memories.semantic.embed",
+        lambda captions, model: torch.tensor([[float(x) for x in c.split()] for c in captions]),
+    )
+
+
+def test_semantic_sees_recalled_recent_and_its_own_blocks(spoken):
+    words = ["1 0", "0 1", "1 0.1", "0.7 0.7", "0 1", "1 0"]
+    film = small.plan((1, 1, 1, 1, 1, 2), captions=words)
+    memory = filled(Semantic(recent=2, top=2, tau=1.0), film, 6)
+    assert memory.seen(6) == ((1, 3), (4, 5))
+    assert memory.choose(film.blocks[5:6]).frames == (0, 1, 4, 5, 6, 7, 8, 9)
+    assert memory.choose(film.blocks[6:]).frames == (0, 1, 4, 5, 6, 7, 8, 9, 10, 11)
+    assert Semantic(recent=1, top=1).blocks is None
+
+
+@pytest.mark.parametrize(
+    ("upto", "chunk", "recalled", "recent"),
+    [(0, 1, (), ()), (1, 2, (), (1,)), (2, 3, (), (1, 2)), (3, 4, (1,), (2, 3)), (5, 6, (1, 2), (4, 5))],
+)
+def test_short_histories(spoken, upto, chunk, recalled, recent):
+    film = small.plan((1,) * 6, captions=["1 0"] * 6)
+    assert filled(Semantic(recent=2, top=2), film, upto).seen(chunk) == (recalled, recent)
+
+
+def test_ties_go_to_the_earlier_chunk_and_zero_captions_are_no_trouble():
+    same = torch.ones(6, 3)
+    assert most_alike(same, [0, 1, 2], 5, 2) == (0, 1)
+    assert most_alike(torch.tensor([[1.0, 0], [0, 1], [1, 0], [1, 0.001]]), [0, 1, 2], 3, 1) == (0,)
+    assert most_alike(torch.zeros(4, 3), [0, 1], 3, 1) == (0,)
+    assert most_alike(same, [], 0, 2) == ()
+
+
+def test_tau_of_one_keeps_all_and_less_keeps_fewer_in_place(spoken):
+    film = small.plan((2, 1), captions=["1 0", "0 1"])
+    whole = filled(Semantic(tau=1.0), film, 2).bank[1]
+    assert all(kept.keys.shape[1] == 4 * ROWS * COLUMNS for kept in whole.layers)
+    assert torch.equal(whole.layers[0].keys[:, :12], layers(film.blocks[0])[0].keys)
+    sparse = filled(Semantic(tau=0.5), film, 2).bank[1]
+    for number, kept in enumerate(sparse.layers):
+        count = kept.keys.shape[1]
+        assert 0 < count < 24
+        every = whole.layers[number]
+        for token in range(count):
+            place = (every.coordinates == kept.coordinates[token]).all(1).nonzero()[0, 0]
+            assert torch.equal(every.keys[:, place], kept.keys[:, token])
+            assert torch.equal(every.values[:, place], kept.values[:, token])
+    assert sparse.frames == whole.frames == (0, 1, 2, 3)
+
+
+def test_exactly_the_salient_tokens_are_kept(spoken):
+    """Keys that every query points at get all attention: tokens 2 and 9 of 12, and no other."""
+    film = small.plan((1, 1), captions=["1 0", "0 1"])
+    seen = []
+    for layer_number in range(2):
+        queries = torch.zeros(1, 12, 2, 24)
+        keys = torch.zeros(1, 12, 2, 24)
+        queries[..., 23] = keys[:, [2, 9], :, 23] = 12.0  # the slowest pair of the columns: barely rotated
+        seen.append(Layer(queries, keys, torch.randn(1, 12, 2, 24)))
+        assert layer_number < 2
+    memory = Semantic(tau=0.98, probes=4)
+    memory.begin(film.chunks, Rope(24))
+    memory.remember(film.blocks[0], seen, grid(2, ROWS, COLUMNS))
+    for kept in memory.bank[1].layers:
+        assert kept.coordinates.tolist() == grid(2, ROWS, COLUMNS)[[2, 9]].tolist()
+
+
+def test_only_the_last_blocks_of_a_chunk_are_banked(spoken):
+    film = small.plan((3, 3), captions=["1 0", "0 1"])
+    memory = filled(Semantic(tau=1.0, blocks=1), film, 5)
+    assert memory.bank[1].frames == (4, 5)
+    assert memory.choose(film.blocks[5:]).frames == (4, 5, 8, 9)
+
+
+def test_the_conditional_row_decides_for_both(spoken):
+    film = small.plan((1, 1), captions=["1 0", "0 1"])
+    one, two = Semantic(tau=0.6), Semantic(tau=0.6)
+    for memory, rows in ((one, 1), (two, 2)):
+        memory.begin(film.chunks, Rope(24))
+        seen = layers(film.blocks[0])
+        if rows == 2:
+            seen = [Layer(*(torch.cat([x, torch.randn_like(x)]) for x in layer)) for layer in seen]
+        memory.remember(film.blocks[0], seen, grid(2, ROWS, COLUMNS))
+    for a, b in zip(one.bank[1].layers, two.bank[1].layers, strict=True):
+        assert torch.equal(a.coordinates, b.coordinates) and torch.equal(a.keys[0], b.keys[0])
+        assert b.keys.shape[0] == 2
+
+
+def test_probes_are_the_last_rows_and_as_many_random_others():
+    rows = probe_rows(200, 64, seed=3)
+    assert len(rows) == 128 == len(set(rows.tolist()))
+    assert rows[-64:].tolist() == list(range(136, 200)) and rows[:64].max() < 136
+    assert torch.equal(rows, probe_rows(200, 64, seed=3))
+    assert not torch.equal(rows, probe_rows(200, 64, seed=4))
+    assert probe_rows(10, 64, seed=1).tolist() == list(range(10))
+
+
+def test_salience_counts_only_probes_that_can_see_a_token():
+    """Two blocks of one token: the first is seen by both probes, the second by one; the mean is per probe that sees."""
+    queries, keys = torch.zeros(2, 1, 4), torch.zeros(2, 1, 4)
+    visible = torch.tensor([[True, False], [True, True]])
+    assert salience(queries, keys, visible).tolist() == [0.75, 0.5]
+
+
+@pytest.mark.parametrize(
+    ("mass", "tau", "kept"),
+    [
+        ([0.5, 0.3, 0.15, 0.05], 0.5, [0]),
+        ([0.5, 0.3, 0.15, 0.05], 0.8, [0, 1]),
+        ([0.05, 0.15, 0.3, 0.5], 0.9, [1, 2, 3]),
+        ([0.25, 0.25, 0.25, 0.25], 0.5, [0, 1]),
+        ([0.0, 1.0, 0.0], 0.98, [1]),
+        ([0.0, 1.0, 0.0], 1.0, [0, 1, 2]),
+    ],
+)
+def test_the_fewest_tokens_that_cover_tau(mass, tau, kept):
+    assert covering(torch.tensor(mass), tau).tolist() == kept
+
+
+def test_times():
+    assert absolute((3, 4, 21), (24, 25)).tolist() == [3, 4, 21, 24, 25]
+    assert packed((3, 4, 21), (24, 25)).tolist() == [0, 1, 2, 3, 4]
+
+
+@pytest.mark.parametrize("name", sorted(MEMORIES))
+def test_every_memory_draws_a_film(name, spoken):
+    film = small.plan((2, 1, 2), captions=["1 0", "0 1", "1 1"])
+    drawn = small.film_latents(film, small.denoiser(), small.recipe(memory=name, times="packed"))
+    assert sorted(drawn) == [0, 1, 2, 3, 4]
+    assert all(torch.isfinite(latents).all() for latents in drawn.values())
+
+
+@pytest.mark.parametrize(
+    ("memory", "said"),
+    [
+        ("elephant", "everything, semantic, window"),
+        ("sematic", "semantic"),
+        ({"name": "semantic", "taus": 0.9}, "tau"),
+        ({"name": "semantic", "tau": 1.5}, "tau"),
+        ({"name": "window", "sink": "three"}, "recipe.memory.sink"),
+        ({"name": "window", "window": True}, "recipe.memory.window"),
+        (["semantic"], "recipe.memory"),
+        ({"top": 2}, "recipe.memory"),
+    ],
+)
+def test_a_wrong_memory_gets_a_sentence(memory, said):
+    with pytest.raises(UsageError, match=said):
+        make_recipe({**small.RECIPE, "memory": memory})
