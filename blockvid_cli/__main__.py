@@ -7,8 +7,6 @@ import sys
 
 from blockvid_cli.errors import BlockvidError
 
-INTERRUPTED = 130
-
 
 def main() -> None:
     """The console script."""
@@ -21,9 +19,6 @@ def main() -> None:
             raise
         print(f"blockvid: {error}", file=sys.stderr)
         sys.exit(error.exit_code)
-    except KeyboardInterrupt:
-        print("blockvid: interrupted; everything finished is kept, the same command goes on.", file=sys.stderr)
-        sys.exit(INTERRUPTED)
 
 
 if __name__ == "__main__":

@@ -43,6 +43,12 @@ class PartialError(BlockvidError):
     exit_code = 5
 
 
+class Interrupted(BlockvidError):
+    """A person stopped it; what is finished is kept and the same command goes on."""
+
+    exit_code = 130
+
+
 def nearest(word: str, known: list[str]) -> str | None:
     """The known word most like ``word``, or None when none is near."""
     found = difflib.get_close_matches(word, known, n=1, cutoff=0.5)

@@ -1,6 +1,6 @@
 """The whole way, in order: storyboard -> plan -> text -> rollout -> codec -> film.
 
-    job = prepare(Order(Path("story.yaml")))      reads and checks everything; loads no weights
+    job = prepare(Order(Path("story.yaml")))      order.py: reads and checks everything; loads no weights
     film = render(job)                            draws what is missing, writes story.mp4
 
 A chain of iterators: the first pictures are in the encoder while later blocks are still noise, and every finished block
@@ -9,78 +9,31 @@ is on disk before the next begins.
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from itertools import groupby
-from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 
-from blockvid_cli import __version__
-from blockvid_cli.card import ModelCard, find_card, parse_size
 from blockvid_cli.clock import Clock
 from blockvid_cli.codec.stream import Codec, as_pictures
 from blockvid_cli.denoiser.guidance import Guided
 from blockvid_cli.denoiser.wan import Denoiser
-from blockvid_cli.errors import BlockvidError, OutOfMemoryError, UsageError
+from blockvid_cli.errors import BlockvidError, OutOfMemoryError
 from blockvid_cli.film.audio import Audio
 from blockvid_cli.film.mux import Film, write_film
-from blockvid_cli.film.project import Project, chunk_keys, folder_beside
+from blockvid_cli.film.project import Project, folder_beside
 from blockvid_cli.film.sheet import contact_sheet
 from blockvid_cli.film.subtitles import chapters_of
+from blockvid_cli.order import Job, content_keys, manifest
 from blockvid_cli.rollout.loop import Moment, Rollout, Run
-from blockvid_cli.rollout.recipe import Recipe, make_recipe, overlaid
-from blockvid_cli.story.plan import Plan, make_plan
-from blockvid_cli.story.storyboard import Storyboard, read_storyboard
+from blockvid_cli.story.plan import Plan
+from blockvid_cli.story.storyboard import Storyboard
 from blockvid_cli.text.encoders import text_encoder
 from blockvid_cli.text.script import Script
 from blockvid_cli.zoo.load import load_codec, load_denoiser
-
-DEFAULT_MODEL = "storybook"
-DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
-
-
-@dataclass(frozen=True)
-class Order:
-    """What a person asks for; None leaves it to the storyboard, and then to the model's card."""
-
-    story: Path
-    output: Path | None = None
-    model: str | None = None
-    seed: int | None = None
-    size: str | None = None
-    fps: float | None = None
-    recipe: dict[str, Any] = field(default_factory=dict)  # over the card's and the storyboard's
-    overrides: tuple[str, ...] = ()  # dotted: chunks.4.seed=7
-    device: str = "auto"
-    dtype: str = "auto"
-    fresh: bool = False
-    metadata: bool = True
-    allow_outside: bool = False
-
-
-@dataclass(frozen=True)
-class Job:
-    """An order, read and checked: nothing is drawn or loaded yet."""
-
-    order: Order
-    storyboard: Storyboard
-    card: ModelCard
-    plan: Plan
-    values: dict[str, Any]  # the recipe in names and numbers
-    recipes: tuple[Recipe, ...]  # one a chunk
-    output: Path
-    device: str
-    dtype: torch.dtype
-
-    @property
-    def guided(self) -> bool:
-        """Whether any chunk is drawn with guidance; then all are drawn with two rows."""
-        return any(recipe.guidance != 1 for recipe in self.recipes)
 
 
 @dataclass(frozen=True)
@@ -93,31 +46,6 @@ class Event:
 
 
 Tell = Callable[[Event], None]
-
-
-def prepare(order: Order) -> Job:
-    """Reads the storyboard, the card and the recipe, and lays out the plan.
-
-    Raises:
-        UsageError: something in them is wrong; the sentence says what and where.
-        MissingModelError: there is no such model.
-    """
-    storyboard = read_storyboard(order.story, order.overrides, order.allow_outside)
-    card = find_card(order.model or storyboard.model or DEFAULT_MODEL)
-    seed = storyboard.seed if order.seed is None else order.seed
-    size = _size(order.size) or storyboard.size
-    plan = make_plan(storyboard, card, seed=seed, size=size, fps=order.fps or storyboard.fps)
-    values = overlaid(card.recipe, storyboard.recipe, order.recipe)
-    film, recipes = make_recipe(values), []
-    for chunk in storyboard.chunks:
-        if chunk.image:
-            raise UsageError(f"{chunk.where}: image: the model '{card.name}' cannot begin a chunk from a picture.")
-        if "memory" in chunk.recipe:
-            raise UsageError(f"{chunk.where}: recipe: a film has one memory; set it in the storyboard's recipe.")
-        recipes.append(make_recipe(overlaid(values, chunk.recipe)) if chunk.recipe else film)
-    output = order.output or storyboard.source.with_suffix(".mp4")
-    device = _device(order.device)
-    return Job(order, storyboard, card, plan, values, tuple(recipes), output, device, _dtype(order.dtype, device))
 
 
 def render(
@@ -137,9 +65,9 @@ def render(
     plan = job.plan
     identity = {"model": job.card.name, "size": list(plan.size), "fps": plan.fps}
     with Project.open(folder_beside(job.output), identity, job.order.fresh) as project:
-        project.write_manifest(_manifest(job))
+        project.write_manifest(manifest(job))
         rollout, runs, codec = _load(job, tell, clock, around)
-        keys = _keys(job)
+        keys = content_keys(job)
         done = dict(_finished(project, plan, keys))
         for note in (*job.storyboard.notes, *project.notes):
             tell(Event("note", note))
@@ -156,7 +84,7 @@ def render(
                 frames_total=plan.frames,
                 chapters=chapters_of(plan),
                 audio=_audio(job.storyboard),
-                metadata=_manifest(job) if job.order.metadata else None,
+                metadata=manifest(job) if job.order.metadata else None,
                 title=job.storyboard.title if job.order.metadata else "",
             )
         labels = [f"{chunk.number}. {chunk.caption}" for chunk in plan.chunks if chunk.number in stills]
@@ -233,61 +161,6 @@ def _pictures(decoded: Iterator[torch.Tensor], plan: Plan, stills: dict[int, np.
             number += 1
 
 
-def _keys(job: Job) -> list[str]:
-    """A content hash a chunk: it changes when anything that decides its latents does, or an earlier chunk's does.
-
-    Where blocks are drawn beside later ones, the whole film decides.
-    """
-    base = {
-        "weights": _sha256(job.card.path(job.card.network)),
-        "recipe": job.values,
-        "size": list(job.plan.size),
-        "seed": job.plan.seed,
-        "text": job.card.text.model_dump(),
-        "dtype": str(job.dtype),
-        "guided": job.guided,
-    }
-    parts = [
-        {
-            "caption": chunk.blocks[0].caption,
-            "compared": chunk.caption,
-            "negative": chunk.blocks[0].negative,
-            "seed": chunk.seed,
-            "cut": chunk.cut,
-            "first": chunk.blocks[0].first,
-            "blocks": len(chunk.blocks) if recipe.noise.whole_chunk else None,
-            "recipe": written.recipe,
-        }
-        for chunk, written, recipe in zip(job.plan.chunks, job.storyboard.chunks, job.recipes, strict=True)
-    ]
-    joint = any(recipe.schedule.joint for recipe in job.recipes)
-    return chunk_keys(parts, {**base, "film": parts if joint else None})
-
-
-def _manifest(job: Job) -> dict[str, Any]:
-    """Everything needed to draw the film again."""
-    chunks = [
-        {"caption": chunk.caption, "start": chunk.start, "end": chunk.end, "seed": chunk.seed}
-        for chunk in job.plan.chunks
-    ]
-    return {
-        "blockvid": __version__,
-        "torch": torch.__version__,
-        "title": job.storyboard.title,
-        "model": job.card.name,
-        "seed": job.plan.seed,
-        "size": list(job.plan.size),
-        "fps": job.plan.fps,
-        "frames": job.plan.frames,
-        "device": job.device.split(":")[0],
-        "dtype": str(job.dtype).removeprefix("torch."),
-        "style": job.storyboard.style,
-        "negative": job.storyboard.negative,
-        "recipe": job.values,
-        "chunks": chunks,
-    }
-
-
 def _audio(storyboard: Storyboard) -> Audio | None:
     sound = storyboard.audio
     return Audio(sound.file, sound.start, sound.volume, sound.fade_in, sound.fade_out) if sound else None
@@ -309,32 +182,3 @@ def _memory_of(phase: str) -> Iterator[None]:
             f"not enough memory to {phase}; every finished block is kept. A smaller --size, a memory that keeps less"
             " (--memory window) or --guidance-scale 1 needs less."
         ) from error
-
-
-def _size(text: str | None) -> tuple[int, int] | None:
-    try:
-        return parse_size(text) if text else None
-    except ValueError as error:
-        raise UsageError(f"--size: {error}.") from error
-
-
-def _device(name: str) -> str:
-    if name == "auto":
-        return "cuda" if torch.cuda.is_available() else "cpu"
-    try:
-        torch.empty(1, device=name)
-    except (RuntimeError, AssertionError) as error:
-        raise UsageError(f"--device: there is no device '{name}' here; give auto, cpu or cuda:0.") from error
-    return name
-
-
-def _dtype(name: str, device: str) -> torch.dtype:
-    if name == "auto":
-        return torch.float32 if device == "cpu" else torch.bfloat16
-    if name not in DTYPES:
-        raise UsageError(f"--dtype: give auto, fp32, bf16 or fp16; not '{name}'.")
-    return DTYPES[name]
-
-
-def _sha256(file: Path) -> str:
-    return hashlib.sha256(file.read_bytes()).hexdigest() if file.is_file() else ""

@@ -8,7 +8,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from blockvid_cli import pipeline
+from blockvid_cli import order, pipeline
 from blockvid_cli.commands import render
 from blockvid_cli.denoiser import attention, wan
 from blockvid_cli.rollout import loop
@@ -21,6 +21,7 @@ ORDER = [
     {"denoiser", "text", "codec", "film", "storybook"},
     {"rollout"},
     {"zoo"},
+    {"order"},
     {"pipeline"},
     {"training", "evaluation"},
     {"commands"},
@@ -81,7 +82,7 @@ def test_every_module_says_what_it_is():
 def test_from_the_command_to_the_attention_is_a_short_read():
     way = [
         render.render,
-        pipeline.prepare,
+        order.prepare,
         pipeline.render,
         loop.Rollout.moments,
         loop.Rollout._run,

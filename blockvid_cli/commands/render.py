@@ -8,7 +8,7 @@ import typer
 import yaml
 
 from blockvid_cli.commands import options, show
-from blockvid_cli.errors import UsageError
+from blockvid_cli.errors import Interrupted, UsageError
 
 
 def render(
@@ -36,7 +36,7 @@ def render(
     Example: blockvid render storyboards/swan.yaml --seed 7 -o swan.mp4
     """
     from blockvid_cli.clock import Clock
-    from blockvid_cli.pipeline import Order, prepare
+    from blockvid_cli.order import Order, prepare
     from blockvid_cli.pipeline import render as draw
 
     order = Order(
@@ -55,8 +55,11 @@ def render(
         allow_outside=allow_outside,
     )
     job, clock = prepare(order), Clock()
-    with show.progress(job, show.ProgressForm.NONE if quiet else progress) as tell:
-        film = draw(job, tell, clock)
+    try:
+        with show.progress(job, show.ProgressForm.NONE if quiet else progress) as tell:
+            film = draw(job, tell, clock)
+    except KeyboardInterrupt as stop:
+        raise Interrupted("interrupted; everything finished is kept, the same command goes on.") from stop
     spent = sum(clock.seconds.values())
     values: dict[str, Any] = {
         "film": str(film.path),

@@ -14,7 +14,8 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn
 
 if TYPE_CHECKING:
-    from blockvid_cli.pipeline import Event, Job, Tell
+    from blockvid_cli.order import Job
+    from blockvid_cli.pipeline import Event, Tell
 
 PHASES = {"text": "reading captions", "load": "loading the model", "draw": "drawing"}
 

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from typing import NamedTuple, Protocol
 
 import torch
-from diffusers.models.transformers.transformer_wan import WanAttention, WanAttnProcessor
+from diffusers.models.transformers.transformer_wan import WanAttention
 from torch import nn
 from torch.nn.functional import scaled_dot_product_attention
 
@@ -117,7 +117,7 @@ class LookingBack:
         return attn.to_out[1](attn.to_out[0](out))
 
 
-class ReadingCaptions(WanAttnProcessor):
+class ReadingCaptions:
     """Cross-attention processor: one caption for all frames (B, L, C), or one a frame (B, F, L, C)."""
 
     def __call__(
@@ -128,12 +128,16 @@ class ReadingCaptions(WanAttnProcessor):
         attention_mask: torch.Tensor | None = None,
         rotary_emb: None = None,
     ) -> torch.Tensor:
-        if encoder_hidden_states.ndim == 3:
-            return super().__call__(attn, hidden_states, encoder_hidden_states, attention_mask)
-        batch, frames = encoder_hidden_states.shape[:2]
-        folded = hidden_states.unflatten(1, (frames, -1)).flatten(0, 1)
-        out = super().__call__(attn, folded, encoder_hidden_states.flatten(0, 1), attention_mask)
-        return out.unflatten(0, (batch, frames)).flatten(1, 2)
+        shape, split = hidden_states.shape, (attn.heads, -1)
+        if encoder_hidden_states.ndim == 4:
+            frames = encoder_hidden_states.shape[1]
+            hidden_states = hidden_states.unflatten(1, (frames, -1)).flatten(0, 1)
+            encoder_hidden_states = encoder_hidden_states.flatten(0, 1)
+        query = attn.norm_q(attn.to_q(hidden_states)).unflatten(2, split)
+        key = attn.norm_k(attn.to_k(encoder_hidden_states)).unflatten(2, split)
+        value = attn.to_v(encoder_hidden_states).unflatten(2, split)
+        out = attend(query, key, value).flatten(2)
+        return attn.to_out[1](attn.to_out[0](out)).reshape(shape)
 
 
 def attend(

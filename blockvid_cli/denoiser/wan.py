@@ -68,13 +68,18 @@ class WanDenoiser:
         looking = Looking(self.rope, turns, memory, times[:past])
         self.places.looking = looking
         out = self.network(
-            self._with_coordinates(x).transpose(1, 2).to(self.network.dtype),
+            self._with_coordinates(x).transpose(1, 2).to(self.dtype),
             timestep(level, len(x), height * width),
-            context.to(self.network.dtype),
+            context.to(self.dtype),
             return_dict=False,
         )[0]
         self.places.looking = None
         return out.transpose(1, 2).float(), looking.layers
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """What the network computes in; its sensitive modules may be in float32 all the same."""
+        return self.network.patch_embedding.weight.dtype
 
     def _with_coordinates(self, x: torch.Tensor) -> torch.Tensor:
         if not self.extra:

@@ -22,7 +22,8 @@ from torch.utils.flop_counter import FlopCounterMode
 from blockvid_cli.clock import Clock
 from blockvid_cli.denoiser.attention import Layer, Memory
 from blockvid_cli.denoiser.wan import Denoiser
-from blockvid_cli.pipeline import Event, Job, Order, prepare, render
+from blockvid_cli.order import Job, Order, prepare
+from blockvid_cli.pipeline import Event, render
 
 COUNTED = 17  # one call in so many is counted, not timed
 SIDE = 2048  # of the yardstick's matrices

@@ -38,7 +38,7 @@ class Course:
     codec_blocks: int = 8
     stories: int = 600
     story_blocks: int = 18
-    network_steps: int = 3000
+    network_steps: int = 2000
     seed: int = 0
 
 

@@ -37,7 +37,16 @@ def load_denoiser(card: ModelCard, device: str, dtype: torch.dtype) -> WanDenois
     """The card's network with its weights, brought to the denoiser's contract."""
     network = choose("network", NETWORKS, card.network.kind)(card.network.config)
     _fill(network, card.path(card.network), card.name)
-    return WanDenoiser(network.to(device, dtype).eval().requires_grad_(False))
+    cast(network, dtype)
+    return WanDenoiser(network.to(device).eval().requires_grad_(False))
+
+
+def cast(network: WanTransformer3DModel, dtype: torch.dtype) -> None:
+    """Casts the weights, except those of modules that diffusers says must stay in float32 (norms, clock, modulation)."""
+    sensitive = network._keep_in_fp32_modules or []
+    for name, value in network.named_parameters():
+        if not any(part in sensitive for part in name.split(".")):
+            value.data = value.data.to(dtype)
 
 
 def load_codec(card: ModelCard, device: str) -> Codec:

@@ -31,9 +31,9 @@ RECENT = 2
 class Amounts:
     """Windows a step, noisy copies of each, and first blocks a step."""
 
-    windows: int = 6
+    windows: int = 4
     copies: int = 4
-    openings: int = 10
+    openings: int = 8
     shift: float = 2.0
 
 

@@ -1,0 +1,169 @@
+"""What a person asks for, read and checked into a job: nothing is drawn or loaded yet."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from blockvid_cli import __version__
+from blockvid_cli.card import ModelCard, find_card, parse_size
+from blockvid_cli.errors import UsageError
+from blockvid_cli.film.project import chunk_keys
+from blockvid_cli.rollout.recipe import Recipe, make_recipe, overlaid
+from blockvid_cli.story.plan import Plan, make_plan
+from blockvid_cli.story.storyboard import Storyboard, read_storyboard
+
+DEFAULT_MODEL = "storybook"
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+@dataclass(frozen=True)
+class Order:
+    """What a person asks for; None leaves it to the storyboard, and then to the model's card."""
+
+    story: Path
+    output: Path | None = None
+    model: str | None = None
+    seed: int | None = None
+    size: str | None = None
+    fps: float | None = None
+    recipe: dict[str, Any] = field(default_factory=dict)  # over the card's and the storyboard's
+    overrides: tuple[str, ...] = ()  # dotted: chunks.4.seed=7
+    device: str = "auto"
+    dtype: str = "auto"
+    fresh: bool = False
+    metadata: bool = True
+    allow_outside: bool = False
+
+
+@dataclass(frozen=True)
+class Job:
+    """An order, read and checked: nothing is drawn or loaded yet."""
+
+    order: Order
+    storyboard: Storyboard
+    card: ModelCard
+    plan: Plan
+    values: dict[str, Any]  # the recipe in names and numbers
+    recipes: tuple[Recipe, ...]  # one a chunk
+    output: Path
+    device: str
+    dtype: torch.dtype
+
+    @property
+    def guided(self) -> bool:
+        """Whether any chunk is drawn with guidance; then all are drawn with two rows."""
+        return any(recipe.guidance != 1 for recipe in self.recipes)
+
+
+def prepare(order: Order) -> Job:
+    """Reads the storyboard, the card and the recipe, and lays out the plan.
+
+    Raises:
+        UsageError: something in them is wrong; the sentence says what and where.
+        MissingModelError: there is no such model.
+    """
+    storyboard = read_storyboard(order.story, order.overrides, order.allow_outside)
+    card = find_card(order.model or storyboard.model or DEFAULT_MODEL)
+    seed = storyboard.seed if order.seed is None else order.seed
+    size = _size(order.size) or storyboard.size
+    plan = make_plan(storyboard, card, seed=seed, size=size, fps=order.fps or storyboard.fps)
+    values = overlaid(card.recipe, storyboard.recipe, order.recipe)
+    film, recipes = make_recipe(values), []
+    for chunk in storyboard.chunks:
+        if chunk.image:
+            raise UsageError(f"{chunk.where}: image: the model '{card.name}' cannot begin a chunk from a picture.")
+        if "memory" in chunk.recipe:
+            raise UsageError(f"{chunk.where}: recipe: a film has one memory; set it in the storyboard's recipe.")
+        recipes.append(make_recipe(overlaid(values, chunk.recipe)) if chunk.recipe else film)
+    output = order.output or storyboard.source.with_suffix(".mp4")
+    device = _device(order.device)
+    return Job(order, storyboard, card, plan, values, tuple(recipes), output, device, _dtype(order.dtype, device))
+
+
+def content_keys(job: Job) -> list[str]:
+    """A content hash a chunk: it changes when anything that decides its latents does, or an earlier chunk's does.
+
+    Where blocks are drawn beside later ones, the whole film decides.
+    """
+    base = {
+        "weights": _sha256(job.card.path(job.card.network)),
+        "recipe": job.values,
+        "size": list(job.plan.size),
+        "seed": job.plan.seed,
+        "text": job.card.text.model_dump(),
+        "dtype": str(job.dtype),
+        "guided": job.guided,
+    }
+    parts = [
+        {
+            "caption": chunk.blocks[0].caption,
+            "compared": chunk.caption,
+            "negative": chunk.blocks[0].negative,
+            "seed": chunk.seed,
+            "cut": chunk.cut,
+            "first": chunk.blocks[0].first,
+            "blocks": len(chunk.blocks) if recipe.noise.whole_chunk else None,
+            "recipe": written.recipe,
+        }
+        for chunk, written, recipe in zip(job.plan.chunks, job.storyboard.chunks, job.recipes, strict=True)
+    ]
+    joint = any(recipe.schedule.joint for recipe in job.recipes)
+    return chunk_keys(parts, {**base, "film": parts if joint else None})
+
+
+def manifest(job: Job) -> dict[str, Any]:
+    """Everything needed to draw the film again."""
+    chunks = [
+        {"caption": chunk.caption, "start": chunk.start, "end": chunk.end, "seed": chunk.seed}
+        for chunk in job.plan.chunks
+    ]
+    return {
+        "blockvid": __version__,
+        "torch": torch.__version__,
+        "title": job.storyboard.title,
+        "model": job.card.name,
+        "seed": job.plan.seed,
+        "size": list(job.plan.size),
+        "fps": job.plan.fps,
+        "frames": job.plan.frames,
+        "device": job.device.split(":")[0],
+        "dtype": str(job.dtype).removeprefix("torch."),
+        "style": job.storyboard.style,
+        "negative": job.storyboard.negative,
+        "recipe": job.values,
+        "chunks": chunks,
+    }
+
+
+def _size(text: str | None) -> tuple[int, int] | None:
+    try:
+        return parse_size(text) if text else None
+    except ValueError as error:
+        raise UsageError(f"--size: {error}.") from error
+
+
+def _device(name: str) -> str:
+    if name == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        torch.empty(1, device=name)
+    except (RuntimeError, AssertionError) as error:
+        raise UsageError(f"--device: there is no device '{name}' here; give auto, cpu or cuda:0.") from error
+    return name
+
+
+def _dtype(name: str, device: str) -> torch.dtype:
+    if name == "auto":
+        return torch.float32 if device == "cpu" else torch.bfloat16
+    if name not in DTYPES:
+        raise UsageError(f"--dtype: give auto, fp32, bf16 or fp16; not '{name}'.")
+    return DTYPES[name]
+
+
+def _sha256(file: Path) -> str:
+    return hashlib.sha256(file.read_bytes()).hexdigest() if file.is_file() else ""

@@ -1,0 +1,115 @@
+"""Commands as a person runs them: help, results, events, exit codes; never a traceback."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from blockvid_cli.card import bundled_models, find_card, read_card, shipped
+from blockvid_cli.commands.app import app
+from blockvid_cli.errors import MissingModelError, UsageError
+from blockvid_cli.story.plan import make_plan
+from blockvid_cli.story.storyboard import read_storyboard
+
+STORYBOARDS = sorted(shipped("storyboards").glob("*.yaml"))
+
+
+def run(*arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([sys.executable, "-m", "blockvid_cli", *arguments], capture_output=True, text=True)
+
+
+def test_render_reports_and_tells_events(story, model):
+    done = run("render", str(story), "--model", str(model), "--json", "--progress", "json")
+    assert done.returncode == 0, done.stderr
+    result = json.loads(done.stdout)
+    assert result["frames"] == 60 and result["seconds"] == 5.0 and result["seed"] == 3
+    assert {"text", "load", "draw", "decode", "mux"} <= set(result["phases"])
+    events = [json.loads(line) for line in done.stderr.splitlines()]
+    assert [e["phase"] for e in events[:2]] == ["text", "load"]
+    last = events[-1]
+    assert last["done"] == 1.0 and last["chunk"] == last["chunks"] == 3 and last["speed"] > 0 and last["eta"] == 0
+    shares = [e["done"] for e in events if "done" in e]
+    assert shares == sorted(shares) and len(shares) == 18
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "said"),
+    [
+        (["render", "missing.yaml"], 2, "missing.yaml"),
+        (["render", "{story}", "--model", "storybok"], 3, "storybook"),
+        (["render", "{story}", "--memory", "{name: window, snk: 3}"], 2, "sink"),
+        (["render", "{story}", "--memory", "["], 2, "--memory"),
+        (["render", "{story}", "--set", "chunks.9.seed=7"], 2, "chunks"),
+        (["render", "{story}", "--steps", "0"], 2, "steps"),
+        (["storyboard", "check", "{story}", "--size", "100x100"], 2, "96"),
+        (["bench", "--model", "nowhere"], 3, "nowhere"),
+        (["rendr"], 2, "rendr"),
+    ],
+)
+def test_mistakes_get_a_sentence_and_the_right_exit_code(story, arguments, code, said):
+    done = run(*(a.format(story=story) if a == "{story}" else a for a in arguments))
+    assert done.returncode == code and said in done.stderr and "Traceback" not in done.stderr + done.stdout
+
+
+def test_every_help_ends_with_an_example_that_names_a_real_command():
+    runner = CliRunner()
+    for command in ([], ["render"], ["bench"], ["storyboard"], ["storyboard", "check"], ["train", "storybook"]):
+        done = runner.invoke(app, [*command, "--help"])
+        assert done.exit_code == 0
+        example = re.search(r"Example: blockvid (\w+)", done.output)
+        assert example and example[1] in ("render", "bench", "storyboard", "train"), command
+
+
+def test_version():
+    assert re.fullmatch(r"blockvid \d+\.\d+\.\d+\n", CliRunner().invoke(app, ["--version"]).output)
+
+
+def test_bench_measures_in_one_run(model):
+    done = CliRunner().invoke(app, ["bench", "--model", str(model), "--seconds", "8", "--json"])
+    assert done.exit_code == 0, done.output
+    figures = json.loads(done.stdout)
+    assert {"text", "denoise", "commit", "decode", "mux"} <= set(figures["phases"])
+    assert figures["blocks"] == 9 and figures["film_seconds"] == 8.0 and figures["peak_memory_mib"] > 50
+    assert 0 < figures["denoiser_share"] < 1.5 and figures["denoiser_gflops"] > 0
+
+
+@pytest.mark.parametrize("file", STORYBOARDS, ids=lambda file: file.stem)
+def test_the_examples_are_storyboards_the_bundled_model_can_draw(file):
+    board = read_storyboard(file)
+    plan = make_plan(board, find_card("storybook"), seed=board.seed)
+    assert plan.frames == round(float(board.seconds) * plan.fps)
+
+
+def test_the_swan_is_a_minute_of_fifteen_captions():
+    board = read_storyboard(shipped("storyboards") / "swan.yaml")
+    assert len(board.chunks) == 15 and board.seconds == 60
+
+
+def test_bundled_cards_are_whole():
+    assert "storybook" in bundled_models()
+    card = find_card("storybook")
+    assert card.path(card.network).is_file() and card.path(card.codec).is_file()
+    shipped_bytes = sum(card.path(part).stat().st_size for part in (card.network, card.codec))
+    assert shipped_bytes < 40e6
+    assert {"data", "steps", "compute", "seed"} <= set(card.provenance) and card.limits
+
+
+@pytest.mark.parametrize(
+    ("text", "said"), [("[", "YAML"), ("name: x\nsise: 3\n", "sise|size"), ("just words", "YAML"), ("", "YAML")]
+)
+def test_a_wrong_card_gets_a_sentence(tmp_path, text, said):
+    file = tmp_path / "card.yaml"
+    file.write_text(text)
+    with pytest.raises(UsageError, match=said):
+        read_card(file)
+
+
+def test_an_unknown_model_names_the_nearest(tmp_path: Path):
+    with pytest.raises(MissingModelError, match="Did you mean 'storybook'"):
+        find_card("story-book")
