@@ -71,7 +71,7 @@ def prepare(order: Order) -> Job:
     card = find_card(order.model or storyboard.model or DEFAULT_MODEL)
     seed = storyboard.seed if order.seed is None else order.seed
     size = _size(order.size) or storyboard.size
-    plan = make_plan(storyboard, card, seed=seed, size=size, fps=order.fps or storyboard.fps)
+    plan = make_plan(storyboard, card, seed=seed, size=size, fps=storyboard.fps if order.fps is None else order.fps)
     values = overlaid(card.recipe, storyboard.recipe, order.recipe)
     film, recipes = make_recipe(values), []
     for chunk in storyboard.chunks:
@@ -99,6 +99,7 @@ def content_keys(job: Job) -> list[str]:
         "dtype": str(job.dtype),
         "guided": job.guided,
     }
+    joint = any(recipe.schedule.joint for recipe in job.recipes)
     parts = [
         {
             "caption": chunk.blocks[0].caption,
@@ -107,12 +108,11 @@ def content_keys(job: Job) -> list[str]:
             "seed": chunk.seed,
             "cut": chunk.cut,
             "first": chunk.blocks[0].first,
-            "blocks": len(chunk.blocks) if recipe.noise.whole_chunk else None,
+            "blocks": len(chunk.blocks) if joint or recipe.noise.whole_chunk else None,
             "recipe": written.recipe,
         }
         for chunk, written, recipe in zip(job.plan.chunks, job.storyboard.chunks, job.recipes, strict=True)
     ]
-    joint = any(recipe.schedule.joint for recipe in job.recipes)
     return chunk_keys(parts, {**base, "film": parts if joint else None})
 
 

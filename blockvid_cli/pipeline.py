@@ -166,6 +166,7 @@ def _audio(storyboard: Storyboard) -> Audio | None:
     return Audio(sound.file, sound.start, sound.volume, sound.fade_in, sound.fade_out) if sound else None
 
 
+@torch.inference_mode()
 def _guarded(moments: Iterator[Moment]) -> Iterator[Moment]:
     """The same moments; running out of memory names the phase."""
     with _memory_of("denoise"):

@@ -103,6 +103,7 @@ def rollout(film: Plan, drawn_by, memory, rows: int = 1) -> Rollout:
     return Rollout(film, memory, rope, (1, 2, 2), lambda blocks: read(blocks, rows))
 
 
+@torch.inference_mode()
 def film_latents(film: Plan, drawn_by, how: Recipe, rows: int = 1, inner=None, done=None) -> dict[int, torch.Tensor]:
     """Clean latents by block number of a whole film."""
     base = inner or drawn_by

@@ -25,7 +25,7 @@ def fenced(text: str, kind: str) -> str:
 
 def test_add_a_memory_is_a_complete_memory(text, monkeypatch):
     code, names = fenced(text, "python"), {}
-    exec(compile(code, "README.md", "exec"), names)
+    exec(compile(code, "README.md", "exec", dont_inherit=True), names)
     assert len(code.splitlines()) <= 22
     monkeypatch.setitem(MEMORIES, "every-nth", names["EveryNth"])
     film = small.plan((2, 2, 2))

@@ -404,8 +404,9 @@ def test_import_writes_a_storyboard(tmp_path):
 
 
 def test_check_prints_the_plan(tmp_path, monkeypatch):
-    recall = pytest.importorskip("blockvid_cli.text.recall")
-    monkeypatch.setattr(recall, "recalled_chunks", lambda plan, card: [(), (), (1,)])
+    from blockvid_cli.rollout.memories import semantic
+
+    monkeypatch.setattr(semantic, "recalled_chunks", lambda plan, memory: [(), (), (1,)])
     path = written(tmp_path, STARTER.format(name="mine.yaml"))
     said = CliRunner().invoke(app, ["check", str(path), "--set", "chunks.1.caption=[red] boat"])
     assert said.exit_code == 0

@@ -13,12 +13,13 @@ from blockvid_cli.codec.tiny import TinyCodec, TinySizes
 from blockvid_cli.denoiser.wan import WanDenoiser
 from blockvid_cli.errors import BlockvidError
 from blockvid_cli.storybook.edition import read_edition
+from blockvid_cli.storybook.world import tell
 from blockvid_cli.text.encoders import text_encoder
 from blockvid_cli.training.clips import StoryClips
 from blockvid_cli.training.latents import story_latents
 from blockvid_cli.training.loop import Pace, adamw, muon_and_adamw, train
 from blockvid_cli.training.objectives.reconstruction import Reconstruction
-from blockvid_cli.training.objectives.teacher_forcing import Amounts, TeacherForcing, look_back, windows
+from blockvid_cli.training.objectives.teacher_forcing import Amounts, Shelf, TeacherForcing, look_back, windows
 from blockvid_cli.training.storybook import Course, begin, retrain
 from blockvid_cli.zoo.load import wan_network
 from tests.conftest import CARD
@@ -36,14 +37,17 @@ def stories(tmp_path_factory):
     torch.manual_seed(0)
     codec, file = TinyCodec(SIZES).eval(), tmp_path_factory.mktemp("latents") / "latents.pt"
     reading = ModelCard.model_validate(CARD).text
-    return story_latents(read_edition(), codec, text_encoder(reading), range(4), 16, file, lambda figures: None)
+    told = [tell(read_edition(), seed, 16) for seed in range(4)]
+    return story_latents(read_edition(), codec, text_encoder(reading), told, file, lambda figures: None)
 
 
 def forcing(stories) -> TeacherForcing:
     torch.manual_seed(0)
     network = wan_network(CARD["network"]["config"])
     begin(network)
-    return TeacherForcing(WanDenoiser(network), stories, stories, Amounts(windows=2, copies=2, openings=2))
+    return TeacherForcing(
+        WanDenoiser(network), Shelf(stories, stories), Shelf(stories, stories), Amounts(windows=2, copies=2, openings=2)
+    )
 
 
 def reconstruction(clips) -> Reconstruction:
@@ -135,8 +139,9 @@ def test_windows_of_a_batch_share_one_shape(stories):
     )
 
 
-def test_a_damaged_checkpoint_gets_a_sentence(clips, tmp_path):
-    (tmp_path / "state.pt").write_bytes(b"PK\x03\x04 not a checkpoint")
+@pytest.mark.parametrize("content", [b"", b"\0" * 100, b"PK\x03\x04 not a checkpoint", b"\x80\x02]q\x00."])
+def test_a_damaged_checkpoint_gets_a_sentence(clips, tmp_path, content):
+    (tmp_path / "state.pt").write_bytes(content)
     objective = reconstruction(clips)
     with pytest.raises(BlockvidError, match=r"state\.pt"):
         train(objective, adamw(objective.module, 1e-3), Pace(2), tmp_path)
@@ -152,7 +157,9 @@ def test_the_rate_warms_up_holds_and_falls():
 @pytest.mark.slow
 def test_the_bundled_model_is_retrained_by_one_command(tmp_path):
     """A few steps of every phase give a folder that renders."""
-    course = Course(codec_steps=4, codec_stories=3, codec_blocks=3, stories=45, network_steps=4, story_blocks=12)
+    course = Course(
+        codec_steps=4, codec_stories=3, codec_blocks=3, stories=45, openings=45, network_steps=4, story_blocks=12
+    )
     folder = retrain(course, tmp_path / "run", tmp_path / "model", lambda figures: None)
     from blockvid_cli.order import Order, prepare
     from blockvid_cli.pipeline import render

@@ -147,7 +147,7 @@ class TinyCodec(nn.Module):
     @torch.inference_mode()
     def encode(self, frames: torch.Tensor) -> torch.Tensor:
         """(1 + 4k, 3, H, W) in 0..1 -> (1 + k, C, H/8, W/8), zero mean and unit variance a channel."""
-        folded = fold(frames[None])[0]
+        folded = fold(frames[None].to(self.mean))[0]
         latents, state = [], []
         for frame in folded:
             z, state = self.encoder(frame[None], 1, state)
@@ -166,7 +166,7 @@ class TinyCodec(nn.Module):
             for latent in z:
                 folded, state = self.decoder(latent[None], 1, state)
                 frames.append(folded.unflatten(1, (FOLD, 3))[0])
-            pictures = torch.cat(frames) + 0.5
+            pictures = (torch.cat(frames) + 0.5).clamp(0, 1)
             yield pictures[FOLD - 1 :] if first else pictures
             first = False
 

@@ -64,9 +64,10 @@ def check(
     storyboard = read_storyboard(story, set_ or (), allow_outside)
     card = find_card(model or storyboard.model or USUAL_MODEL)
     plan = make_plan(storyboard, card, seed=storyboard.seed, size=_size(size), fps=fps)
-    from blockvid_cli.text.recall import recalled_chunks  # brings torch
+    from blockvid_cli.rollout.memories.semantic import recalled_chunks  # brings torch
+    from blockvid_cli.rollout.recipe import make_recipe, overlaid
 
-    recalled = recalled_chunks(plan, card)
+    recalled = recalled_chunks(plan, make_recipe(overlaid(card.recipe, storyboard.recipe)).memory())
     notes = [*storyboard.notes, *plan.notes]
     if as_json:
         typer.echo(json.dumps(_described(storyboard, card.name, plan, recalled, notes), indent=2))

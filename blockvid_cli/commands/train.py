@@ -23,7 +23,7 @@ def root() -> None:
 def storybook(
     run: Annotated[Path, typer.Option(help="where state, latents and logs go")] = Path("runs/storybook"),
     codec_steps: Annotated[int, typer.Option(min=1, help="steps of the codec")] = 1500,
-    network_steps: Annotated[int, typer.Option(min=1, help="steps of the network")] = 2000,
+    network_steps: Annotated[int, typer.Option(min=1, help="steps of the network")] = 1900,
     stories: Annotated[int, typer.Option(min=1, help="stories the network learns from")] = 600,
     seed: Annotated[int, typer.Option(min=0, help="of the initial weights")] = 0,
     output: Annotated[Path | None, typer.Option("-o", help="a folder for card and weights; default: RUN/model")] = None,

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Protocol
+from typing import ClassVar, Protocol
 
 import torch
 
@@ -33,7 +33,7 @@ class Clean:
     """As it is, at level 0 (Self Forcing)."""
 
     alone: bool = False
-    level: float = 0.0
+    level: ClassVar[float] = 0.0
 
     def shown(self, block: Block, clean: torch.Tensor) -> torch.Tensor:
         """See ``Commit``."""

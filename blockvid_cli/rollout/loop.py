@@ -71,7 +71,6 @@ class Rollout:
         for run in runs:
             yield from self._run(run, done or {})
 
-    @torch.inference_mode()
     def _run(self, run: Run, done: Mapping[int, torch.Tensor]) -> Iterator[Moment]:
         recipe, first = run.recipe, run.blocks[0].number
         steps = [_moved(step, first) for step in recipe.schedule.steps(len(run.blocks), recipe.levels)]

@@ -9,6 +9,7 @@ from typing import ClassVar, Protocol
 
 import torch
 
+from blockvid_cli.errors import UsageError
 from blockvid_cli.story.plan import Block
 
 Shape = tuple[int, int, int]  # (C, H, W) of a latent frame
@@ -50,11 +51,16 @@ class SharedBase:
         chunk c+1   [e0 e1 e2 e3] ... e8 e9 e10 e11     first s frames permuted, independently    (Eq. 13)
 
     ``shuffle`` is s in latent frames; on chunks shorter than 2 s the two windows would overlap, so s is clamped to
-    half the chunk. The film's very first and last frames have no border and stay in place.
+    half the chunk. The film's first frames stay in place; its last are shuffled as if another chunk followed, so that
+    appending one redraws nothing.
     """
 
     shuffle: int = 4
     whole_chunk: ClassVar[bool] = True
+
+    def __post_init__(self) -> None:
+        if self.shuffle < 0:
+            raise UsageError(f"a shuffle is a number of latent frames, 0 or more; not {self.shuffle}.")
 
     def __call__(self, block: Block, chunk: range, film_seed: int, shape: Shape) -> torch.Tensor:
         """See ``Noise``."""

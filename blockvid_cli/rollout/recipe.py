@@ -73,12 +73,15 @@ def make_recipe(values: Mapping[str, Any]) -> Recipe:
             raise UsageError(
                 f"recipe: there is no part called '{key}'.{hint} There are: {', '.join((*PARTS, *NUMBERS))}."
             )
+    times, unwanted = _named("times", values)
+    if unwanted:
+        raise UsageError(f"recipe.times: '{times}' has no options; not {unwanted!r}.")
     memory, options = _part("memory", MEMORIES, values)
     memory(**options)  # its options are checked now, not after the first block
     return Recipe(
         schedule=_made("schedule", SCHEDULES, values),
         memory=lambda: memory(**options),
-        times=choose("times", TIMES, _named("times", values)[0]),
+        times=choose("times", TIMES, times),
         noise=_made("noise", NOISES, values),
         solver=_made("solver", SOLVERS, values),
         commit=_made("commit", COMMITS, values),
@@ -93,6 +96,8 @@ def overlaid(base: Mapping[str, Any], *others: Mapping[str, Any]) -> dict[str, A
     for other in others:
         for key, value in other.items():
             before = out.get(key)
+            if isinstance(value, str) and isinstance(before, Mapping):
+                value = {"name": value}
             if isinstance(value, Mapping) and "name" not in value and before is not None:
                 before = before if isinstance(before, Mapping) else {"name": before}
                 value = {**before, **value}
@@ -118,7 +123,7 @@ def _part(
     """A part's maker and its checked options."""
     name, options = _named(key, values)
     maker = choose(key, table, name)
-    known = inspect.signature(maker).parameters
+    known = inspect.signature(maker, eval_str=True).parameters
     for option, value in options.items():
         if option not in known:
             guess = nearest(option, list(known))
@@ -130,16 +135,10 @@ def _part(
 
 def _check_kind(where: str, value: object, parameter: inspect.Parameter) -> None:
     """An option must be of the kind its maker says."""
-    kinds = {
-        "int": (int,),
-        "float": (int, float),
-        "str": (str,),
-        "bool": (bool,),
-        "int | None": (int, type(None)),
-    }
-    wanted = kinds.get(str(parameter.annotation))
-    if wanted is None or not isinstance(value, wanted) or (isinstance(value, bool) and bool not in wanted):
-        raise UsageError(f"{where}: this is a {parameter.annotation}; not {value!r}.")
+    kinds = {int: (int,), float: (int, float), str: (str,), bool: (bool,), int | None: (int, type(None))}
+    wanted = kinds.get(parameter.annotation, ())
+    if not isinstance(value, wanted) or (isinstance(value, bool) and bool not in wanted):
+        raise UsageError(f"{where}: this is a {inspect.formatannotation(parameter.annotation)}; not {value!r}.")
 
 
 def _made(key: str, table: Mapping[str, Callable[..., Any]], values: Mapping[str, Any]) -> Any:  # noqa: ANN401
@@ -159,8 +158,8 @@ def _levels(steps: object, shift: float) -> tuple[float, ...]:
     if isinstance(steps, int) and not isinstance(steps, bool) and 1 <= steps <= 1000:
         return levels(steps, shift)
     listed = isinstance(steps, list) and steps and all(isinstance(s, int | float) and 0 < s <= 1 for s in steps)
-    if listed and sorted(set(steps), reverse=True) == steps:
+    if listed and steps[0] == 1 and sorted(set(steps), reverse=True) == steps:
         return (*map(float, steps), 0.0)
     raise UsageError(
-        f"recipe.steps: this is a whole number from 1 to 1000, or a list of falling levels in 0..1; not {steps!r}."
+        f"recipe.steps: this is a whole number from 1 to 1000, or a list of levels falling from 1; not {steps!r}."
     )

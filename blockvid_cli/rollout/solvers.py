@@ -10,6 +10,7 @@ import numpy as np
 import torch
 
 from blockvid_cli.denoiser.flow import clean_of, noised
+from blockvid_cli.errors import UsageError
 from blockvid_cli.rollout.noises import gaussian
 
 Stepper = Callable[[torch.Tensor, torch.Tensor, float, float], torch.Tensor]
@@ -52,6 +53,10 @@ class UniPC:
     """diffusers' unified predictor-corrector for flows, of second order."""
 
     order: int = 2
+
+    def __post_init__(self) -> None:
+        if self.order not in (1, 2, 3):
+            raise UsageError(f"unipc's order is 1, 2 or 3; not {self.order}.")
 
     def begin(self, levels: Sequence[float], seed: tuple[int, ...]) -> Stepper:
         """See ``Solver``."""

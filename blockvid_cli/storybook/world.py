@@ -8,7 +8,7 @@ A story keeps its subject, colour, setting and light; its action changes from ch
 from __future__ import annotations
 
 import random
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch.nn.functional import affine_grid, grid_sample
@@ -51,7 +51,7 @@ class Story:
 
 
 def tell(edition: Edition, seed: int, blocks: int) -> Story:
-    """The story of a seed, ``blocks`` long; chunks are 2 to 5 blocks."""
+    """The story of a seed, ``blocks`` long; chunks are 2 to 5 blocks, the last perhaps fewer."""
     dice = random.Random(f"storybook-{seed}")
     subject, colour = dice.choice(edition.subjects), dice.choice(edition.colours)
     setting, light = dice.choice(edition.settings), dice.choice(edition.lights)
@@ -65,6 +65,14 @@ def tell(edition: Edition, seed: int, blocks: int) -> Story:
         left -= length
     start = Pose(dice.choice((LEFT, 0.5, RIGHT)), facing=dice.choice((-1, 1)) if chunks[0].action in ("rest",) else 1)
     return Story(subject, colour, setting, light, start, dice.choice((0.1, 0.4, 0.7)), tuple(chunks))
+
+
+def opening(edition: Edition, seed: int) -> Story:
+    """The first block of a story that begins in the middle, facing right, under a cloud that is always there.
+
+    A caption says nothing of places, so a first block, drawn from its caption alone, has one place to be.
+    """
+    return replace(tell(edition, seed, 1), start=Pose(0.5), cloud=0.4)
 
 
 def poses(story: Story, edition: Edition) -> list[Pose]:
@@ -94,7 +102,7 @@ def draw(story: Story, edition: Edition, device: str = "cpu") -> tuple[torch.Ten
     reach = REACH * height
     middle = GROUND * height - lift - STANDS * reach
     layer = _placed(sprite(story.subject, story.colour).to(device), x, middle, facing, reach, width, height)
-    tint = torch.tensor(LIGHTS[story.light].tint, device=device).view(3, 1, 1).lerp(torch.tensor(1.0), 0.7)
+    tint = 0.3 * torch.tensor(LIGHTS[story.light].tint, device=device).view(3, 1, 1) + 0.7
     colour, alpha = layer[:, :3] * tint, layer[:, 3:]
     return frames * (1 - alpha) + colour, alpha
 

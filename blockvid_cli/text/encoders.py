@@ -39,7 +39,8 @@ class MiniLMTokens:
 
 
 def _read(captions: Sequence[str]) -> list[torch.Tensor]:
-    return list(sentence_model(DEFAULT).encode(list(captions), output_value="token_embeddings"))
+    """One by one, so that a caption's tokens do not depend, to the last bit, on what it is read beside."""
+    return list(sentence_model(DEFAULT).encode(list(captions), output_value="token_embeddings", batch_size=1))
 
 
 ENCODERS: dict[str, Callable[[TextReading], TextEncoder]] = {"minilm": MiniLMTokens}

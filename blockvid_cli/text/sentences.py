@@ -68,6 +68,8 @@ def embed(captions: Sequence[str], model: str = DEFAULT) -> torch.Tensor:
     """Unit sentence embeddings (captions, D)."""
 
     def read(missing: Sequence[str]) -> list[torch.Tensor]:
-        return list(sentence_model(model).encode(list(missing), convert_to_tensor=True, normalize_embeddings=True))
+        return list(
+            sentence_model(model).encode(list(missing), convert_to_tensor=True, normalize_embeddings=True, batch_size=1)
+        )
 
     return torch.stack(kept(f"sentence/{model}", captions, read))

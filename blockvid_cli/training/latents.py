@@ -11,7 +11,7 @@ from torch.nn.functional import avg_pool2d
 
 from blockvid_cli.codec.tiny import PATCH, TinyCodec, fold
 from blockvid_cli.storybook.edition import Edition
-from blockvid_cli.storybook.world import Story, draw, tell
+from blockvid_cli.storybook.world import Story, draw
 from blockvid_cli.text.encoders import TextEncoder
 from blockvid_cli.text.recall import most_alike
 from blockvid_cli.text.sentences import embed
@@ -56,13 +56,11 @@ def story_latents(
     edition: Edition,
     codec: TinyCodec,
     encoder: TextEncoder,
-    seeds: range,
-    blocks: int,
+    stories: list[Story],
     file: Path,
     tell_progress: Callable,
 ) -> StoryLatents:
     """Draws and encodes stories, or reads them back from ``file``."""
-    stories = [tell(edition, seed, blocks) for seed in seeds]
     state = checkpoints.load(file)
     if state is None:
         state = _encode(edition, codec, stories, tell_progress)

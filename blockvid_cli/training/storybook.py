@@ -15,16 +15,20 @@ from torch import nn
 from blockvid_cli.card import ModelCard, find_card
 from blockvid_cli.codec.tiny import TinyCodec, fit_principal, fold
 from blockvid_cli.denoiser.wan import WanDenoiser
+from blockvid_cli.storybook import world
 from blockvid_cli.storybook.edition import Edition, read_edition
+from blockvid_cli.storybook.world import Story
 from blockvid_cli.text.encoders import text_encoder
 from blockvid_cli.training.clips import StoryClips
-from blockvid_cli.training.latents import story_latents
+from blockvid_cli.training.latents import StoryLatents, story_latents
 from blockvid_cli.training.loop import Pace, adamw, muon_and_adamw, train
 from blockvid_cli.training.objectives.reconstruction import Reconstruction
-from blockvid_cli.training.objectives.teacher_forcing import TeacherForcing
+from blockvid_cli.training.objectives.teacher_forcing import Shelf, TeacherForcing
 from blockvid_cli.zoo.load import wan_network
 
 HELD_OUT = 1_000_000  # the first seed of stories that are never trained on
+
+OPENINGS = 2_000_000  # the first seed of first blocks
 
 Tell = Callable[[dict[str, float]], None]
 
@@ -38,7 +42,8 @@ class Course:
     codec_blocks: int = 8
     stories: int = 600
     story_blocks: int = 18
-    network_steps: int = 2000
+    openings: int = 4000
+    network_steps: int = 1900
     seed: int = 0
 
 
@@ -71,13 +76,28 @@ def train_network(
 ) -> WanTransformer3DModel:
     """Trains the network by teacher forcing on the latents of stories; returns it with averaged weights."""
     encoder = text_encoder(card.text)
-    blocks = course.story_blocks
-    stories = story_latents(edition, codec, encoder, range(course.stories), blocks, run / "latents.pt", tell)
-    held_out = story_latents(edition, codec, encoder, range(HELD_OUT, HELD_OUT + 40), blocks, run / "held-out.pt", tell)
+
+    def encoded(stories: list[Story], name: str) -> StoryLatents:
+        return story_latents(edition, codec, encoder, stories, run / f"{name}.pt", tell)
+
+    def told(seeds: range) -> list[Story]:
+        return [world.tell(edition, seed, course.story_blocks) for seed in seeds]
+
+    def opened(seeds: range) -> list[Story]:
+        return [world.opening(edition, seed) for seed in seeds]
+
+    learnt = Shelf(
+        encoded(opened(range(OPENINGS, OPENINGS + course.openings)), "openings"),
+        encoded(told(range(course.stories)), "latents"),
+    )
+    held_out = Shelf(
+        encoded(opened(range(HELD_OUT, HELD_OUT + 40)), "held-out-openings"),
+        encoded(told(range(HELD_OUT, HELD_OUT + 40)), "held-out"),
+    )
     torch.manual_seed(course.seed)
     network = wan_network(card.network.config)
     begin(network)
-    objective = TeacherForcing(WanDenoiser(network), stories, held_out)
+    objective = TeacherForcing(WanDenoiser(network), learnt, held_out)
     average = train(objective, muon_and_adamw(network, 4.5e-3, 1.5e-3), Pace(course.network_steps), run, tell)
     average.swap(network)
     return network.eval()

@@ -42,7 +42,7 @@ def load_denoiser(card: ModelCard, device: str, dtype: torch.dtype) -> WanDenois
 
 
 def cast(network: WanTransformer3DModel, dtype: torch.dtype) -> None:
-    """Casts the weights, except those of modules that diffusers says must stay in float32 (norms, clock, modulation)."""
+    """Casts the weights, except those that diffusers says must stay in float32 (norms, clock, modulation)."""
     sensitive = network._keep_in_fp32_modules or []
     for name, value in network.named_parameters():
         if not any(part in sensitive for part in name.split(".")):

@@ -117,6 +117,10 @@ class Dense(Memory):
     def __init__(self) -> None:
         self.entries: dict[int, Entry] = {}
 
+    def begin(self, chunks: Sequence[PlannedChunk], rope: Rope) -> None:
+        """See ``Memory``."""
+        self.entries = {}
+
     def remember(self, block: Block, layers: Sequence[Layer], coordinates: torch.Tensor) -> None:
         """See ``Memory``."""
         self.entries[block.number] = dense(block, layers, coordinates)

@@ -10,7 +10,7 @@ finished; until then its finished blocks are seen whole.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import torch
 
@@ -19,7 +19,7 @@ from blockvid_cli.denoiser.rope import Rope, rotate
 from blockvid_cli.errors import UsageError
 from blockvid_cli.rollout.memories.memory import Entry, Memory, View, dense
 from blockvid_cli.rollout.noises import gaussian
-from blockvid_cli.story.plan import Block, PlannedChunk
+from blockvid_cli.story.plan import Block, Plan, PlannedChunk
 from blockvid_cli.text.recall import most_alike
 from blockvid_cli.text.sentences import DEFAULT, embed
 
@@ -30,7 +30,7 @@ class Semantic(Memory):
     top: how many other chunks are recalled by their captions' likeness (l).
     tau: the share of the probes' attention that the kept tokens of a chunk cover; 1 keeps all.
     probes: query rows that look for salient tokens: this many of the chunk's last, and as many random others.
-    blocks: a chunk is remembered by this many of its last blocks; None for all.
+    blocks: a chunk is remembered by this many of its last blocks; None for all (a long chunk then costs more).
     sentences: the sentence-transformers model that compares captions.
     """
 
@@ -55,7 +55,7 @@ class Semantic(Memory):
 
     def begin(self, chunks: Sequence[PlannedChunk], rope: Rope) -> None:
         """See ``Memory``."""
-        self.rope = rope
+        self.bank, self._unfinished, self.rope = {}, [], rope
         self.last = {chunk.number: chunk.blocks[-1].number for chunk in chunks}
         self.seeds = {chunk.number: chunk.seed for chunk in chunks}
         self.embeddings = embed([chunk.caption for chunk in chunks], self.sentences)
@@ -64,6 +64,7 @@ class Semantic(Memory):
         """See ``Memory``; the last block of a chunk makes the chunk's entry."""
         self._unfinished.append((block, dense(block, layers, coordinates), [layer.queries[0] for layer in layers]))
         if block.number != self.last[block.chunk]:
+            self._unfinished = self._unfinished[-(self.blocks or 0) :]
             return
         parts = [part for part in self._unfinished if part[0].chunk == block.chunk][-(self.blocks or 0) :]
         self._unfinished = [part for part in self._unfinished if part[0].chunk != block.chunk]
@@ -75,9 +76,12 @@ class Semantic(Memory):
         own = [entry for block, entry, _ in self._unfinished if block.number < blocks[0].number]
         return View([*(self.bank[chunk] for chunk in (*recalled, *recent)), *own[-(self.blocks or 0) :]])
 
-    def seen(self, chunk: int) -> tuple[tuple[int, ...], tuple[int, ...]]:
-        """The chunks that ``chunk`` recalls by caption, and the recent ones it sees (Eq. 8 and 9)."""
-        past = [number for number in sorted(self.bank) if number < chunk]
+    def seen(self, chunk: int, finished: Iterable[int] | None = None) -> tuple[tuple[int, ...], tuple[int, ...]]:
+        """The chunks that ``chunk`` recalls by caption, and the recent ones it sees (Eq. 8 and 9).
+
+        ``finished`` are the chunks to choose from; the bank's when not given.
+        """
+        past = [number for number in sorted(self.bank if finished is None else finished) if number < chunk]
         split = max(len(past) - self.recent, 0)
         alike = most_alike(self.embeddings, [number - 1 for number in past[:split]], chunk - 1, self.top)
         return tuple(number + 1 for number in alike), tuple(past[split:])
@@ -99,6 +103,14 @@ class Semantic(Memory):
             mass = salience(probes, keys, (of_block[rows][:, None] >= of_block[None]).to(keys.device))
             kept.append(tokens.at(covering(mass, self.tau).cpu()))
         return Entry(whole.frames, tuple(kept))
+
+
+def recalled_chunks(plan: Plan, memory: Memory) -> list[tuple[int, ...]]:
+    """For each chunk of a plan, the numbers (from 1) of the earlier chunks that a memory will recall for it."""
+    if not isinstance(memory, Semantic):
+        return [() for _ in plan.chunks]
+    memory.begin(plan.chunks, Rope(6))
+    return [memory.seen(chunk.number, range(1, chunk.number))[0] for chunk in plan.chunks]
 
 
 def probe_rows(tokens: int, probes: int, seed: int) -> torch.Tensor:

@@ -33,29 +33,31 @@ class Amounts:
 
     windows: int = 4
     copies: int = 4
-    openings: int = 8
+    openings: int = 12
     shift: float = 2.0
+
+
+@dataclass(frozen=True)
+class Shelf:
+    """What is learnt from: first blocks, and whole stories."""
+
+    openings: StoryLatents
+    stories: StoryLatents
 
 
 class TeacherForcing:
     """See the module; ``module`` is the network inside ``denoiser``."""
 
-    def __init__(
-        self,
-        denoiser: WanDenoiser,
-        stories: StoryLatents,
-        held_out: StoryLatents,
-        amounts: Amounts | None = None,
-    ) -> None:
+    def __init__(self, denoiser: WanDenoiser, learnt: Shelf, held_out: Shelf, amounts: Amounts | None = None) -> None:
         self.denoiser, self.module = denoiser, denoiser.network
-        self.stories, self.held_out = stories, held_out
+        self.learnt, self.held_out = learnt, held_out
         self.amounts = amounts or Amounts()
 
     def loss(self, step: int, progress: float) -> tuple[torch.Tensor, dict[str, float]]:
         """See ``Objective``."""
-        opening, later = self._losses(self.stories, self.amounts, step)
+        opening, later = self._losses(self.learnt, self.amounts, step)
         figures = {"opening": float(opening.detach()), "later": float(later.detach())}
-        return 0.4 * opening + 0.6 * later, figures
+        return 0.5 * opening + 0.5 * later, figures
 
     @torch.no_grad()
     def figures(self) -> dict[str, float]:
@@ -64,10 +66,11 @@ class TeacherForcing:
         opening, later = (torch.stack(values).mean() for values in zip(*losses, strict=True))
         return {"opening": float(opening), "later": float(later)}
 
-    def _losses(self, stories: StoryLatents, amounts: Amounts, seed: int) -> tuple[torch.Tensor, torch.Tensor]:
+    def _losses(self, shelf: Shelf, amounts: Amounts, seed: int) -> tuple[torch.Tensor, torch.Tensor]:
         dice = torch.Generator().manual_seed(seed)
-        first = torch.randint(len(stories.latents), (amounts.openings,), generator=dice)
-        opening = self._drawn(stories, first, torch.zeros_like(first), View(), 1, dice)
+        stories, openings = shelf.stories, shelf.openings
+        first = torch.randint(len(openings.latents), (amounts.openings,), generator=dice)
+        opening = self._drawn(openings, first, torch.zeros_like(first), View(), 1, dice)
         chosen, context, target = windows(stories, amounts.windows, dice)
         view = self._view(stories, chosen, context, amounts.copies, dice)
         return opening, self._drawn(stories, chosen, target, view, amounts.copies, dice)
