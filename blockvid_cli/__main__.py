@@ -2,23 +2,34 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import sys
 
-from blockvid_cli.errors import BlockvidError
+from blockvid_cli.errors import BlockvidError, Interrupted, PartialError
 
 
 def main() -> None:
     """The console script."""
-    from blockvid_cli.commands.app import app
-
     try:
+        from blockvid_cli.commands.app import app
+
         app()
     except BlockvidError as error:
-        if os.environ.get("BLOCKVID_DEBUG"):
-            raise
-        print(f"blockvid: {error}", file=sys.stderr)
-        sys.exit(error.exit_code)
+        _end(str(error), error.exit_code)
+    except KeyboardInterrupt:
+        _end("interrupted.", Interrupted.exit_code)
+    except OSError as error:
+        full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+        _end(f"{error.strerror or error}: {error.filename or ''}", PartialError.exit_code if full else 1)
+
+
+def _end(sentence: str, code: int) -> None:
+    """Says why on stderr and exits; with BLOCKVID_DEBUG set, the traceback comes instead."""
+    if os.environ.get("BLOCKVID_DEBUG"):
+        raise
+    print(f"blockvid: {sentence}", file=sys.stderr)
+    sys.exit(code)
 
 
 if __name__ == "__main__":

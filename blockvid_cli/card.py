@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Literal
 
@@ -115,9 +116,10 @@ def find_card(name: str) -> ModelCard:
         UsageError: the card is not a card.
     """
     bundled = shipped("models") / name / "card.yaml"
-    for file, origin in ((bundled, "bundled"), (Path(name).expanduser() / "card.yaml", "folder")):
-        if file.is_file():
-            return read_card(file, origin)
+    for file, origin in ((bundled, "bundled"), (Path(name) / "card.yaml", "folder")):
+        with suppress(OSError):  # a name that no file can have
+            if file.is_file():
+                return read_card(file, origin)
     guess = nearest(name, bundled_models())
     hint = f" Did you mean '{guess}'?" if guess else ""
     raise MissingModelError(
@@ -133,6 +135,8 @@ def read_card(file: Path, origin: str = "folder") -> ModelCard:
         return ModelCard.model_validate({**values, "folder": file.parent, "origin": origin})
     except (yaml.YAMLError, TypeError, UnicodeDecodeError) as error:
         raise UsageError(f"{file}: this card is not YAML that can be read ({error}).") from error
+    except OSError as error:
+        raise UsageError(f"{file}: this card cannot be read ({error.strerror}).") from error
     except ValidationError as error:
         first = error.errors()[0]
         field = ".".join(str(part) for part in first["loc"])

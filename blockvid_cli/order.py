@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass, field
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +14,7 @@ import torch
 
 from blockvid_cli import __version__
 from blockvid_cli.card import ModelCard, find_card, parse_size
-from blockvid_cli.errors import UsageError
+from blockvid_cli.errors import StoryboardError, UsageError
 from blockvid_cli.film.project import chunk_keys
 from blockvid_cli.rollout.recipe import Recipe, make_recipe, overlaid
 from blockvid_cli.story.plan import Plan, make_plan
@@ -55,6 +58,11 @@ class Job:
     dtype: torch.dtype
 
     @property
+    def model(self) -> str:
+        """The model's name and the beginning of its weights' hash: what a project cannot change."""
+        return f"{self.card.name} {weights_hash(self.card)[:12]}"
+
+    @property
     def guided(self) -> bool:
         """Whether any chunk is drawn with guidance; then all are drawn with two rows."""
         return any(recipe.guidance != 1 for recipe in self.recipes)
@@ -72,17 +80,49 @@ def prepare(order: Order) -> Job:
     seed = storyboard.seed if order.seed is None else order.seed
     size = _size(order.size) or storyboard.size
     plan = make_plan(storyboard, card, seed=seed, size=size, fps=storyboard.fps if order.fps is None else order.fps)
+    with told_of(storyboard.recipe_where):
+        make_recipe(overlaid(card.recipe, storyboard.recipe))
     values = overlaid(card.recipe, storyboard.recipe, order.recipe)
+    recipes = _recipes(storyboard, card, values)
+    output = _output(order, storyboard)
+    device = _device(order.device)
+    return Job(order, storyboard, card, plan, values, recipes, output, device, _dtype(order.dtype, device))
+
+
+def _recipes(storyboard: Storyboard, card: ModelCard, values: dict[str, Any]) -> tuple[Recipe, ...]:
+    """A recipe for each chunk; the same object where a chunk changes nothing."""
     film, recipes = make_recipe(values), []
     for chunk in storyboard.chunks:
-        if chunk.image:
-            raise UsageError(f"{chunk.where}: image: the model '{card.name}' cannot begin a chunk from a picture.")
-        if "memory" in chunk.recipe:
-            raise UsageError(f"{chunk.where}: recipe: a film has one memory; set it in the storyboard's recipe.")
-        recipes.append(make_recipe(overlaid(values, chunk.recipe)) if chunk.recipe else film)
-    output = order.output or storyboard.source.with_suffix(".mp4")
-    device = _device(order.device)
-    return Job(order, storyboard, card, plan, values, tuple(recipes), output, device, _dtype(order.dtype, device))
+        with told_of(chunk.where):
+            if chunk.image:
+                raise UsageError(f"image: the model '{card.name}' cannot begin a chunk from a picture.")
+            if "memory" in chunk.recipe:
+                raise UsageError("recipe.memory: a film has one memory; set it in the storyboard's recipe.")
+            recipes.append(make_recipe(overlaid(values, chunk.recipe)) if chunk.recipe else film)
+    return tuple(recipes)
+
+
+@contextmanager
+def told_of(where: str) -> Iterator[None]:
+    """Sentences about what is wrong inside begin with file and line."""
+    try:
+        yield
+    except UsageError as error:
+        raise StoryboardError(f"{where}: {error}") from error
+
+
+def _output(order: Order, storyboard: Storyboard) -> Path:
+    """Where the film goes; never over what it is made from."""
+    source = storyboard.source
+    usual = source.with_name(f"{source.stem}-film.mp4") if source.suffix == ".srt" else source.with_suffix(".mp4")
+    output = order.output or usual
+    if output.suffix.lower() != ".mp4":
+        raise UsageError(f"-o: a film's name ends in .mp4; not '{output.name}'.")
+    sources = [source, *([storyboard.audio.file] if storyboard.audio else [])]
+    for made in (output, output.with_suffix(".srt")):
+        if made.resolve() in [file.resolve() for file in sources]:
+            raise UsageError(f"the film would overwrite {made}, from which it is made; give it another name with -o.")
+    return output
 
 
 def content_keys(job: Job) -> list[str]:
@@ -91,7 +131,7 @@ def content_keys(job: Job) -> list[str]:
     Where blocks are drawn beside later ones, the whole film decides.
     """
     base = {
-        "weights": _sha256(job.card.path(job.card.network)),
+        "weights": weights_hash(job.card),
         "recipe": job.values,
         "size": list(job.plan.size),
         "seed": job.plan.seed,
@@ -118,23 +158,34 @@ def content_keys(job: Job) -> list[str]:
 
 def manifest(job: Job) -> dict[str, Any]:
     """Everything needed to draw the film again."""
+    board = job.storyboard
     chunks = [
-        {"caption": chunk.caption, "start": chunk.start, "end": chunk.end, "seed": chunk.seed}
-        for chunk in job.plan.chunks
+        {
+            "caption": chunk.caption,
+            "start": chunk.start,
+            "end": chunk.end,
+            "seed": chunk.seed,
+            "cut": chunk.cut,
+            "negative": written.negative,
+            "recipe": written.recipe,
+        }
+        for chunk, written in zip(job.plan.chunks, board.chunks, strict=True)
     ]
     return {
         "blockvid": __version__,
-        "torch": torch.__version__,
-        "title": job.storyboard.title,
+        "libraries": {name: metadata.version(name) for name in ("torch", "diffusers", "transformers")},
+        "title": board.title,
         "model": job.card.name,
+        "weights": weights_hash(job.card),
         "seed": job.plan.seed,
         "size": list(job.plan.size),
         "fps": job.plan.fps,
         "frames": job.plan.frames,
         "device": job.device.split(":")[0],
         "dtype": str(job.dtype).removeprefix("torch."),
-        "style": job.storyboard.style,
-        "negative": job.storyboard.negative,
+        "style": board.style,
+        "negative": board.negative,
+        "audio": {**asdict(board.audio), "file": str(board.audio.file)} if board.audio else None,
         "recipe": job.values,
         "chunks": chunks,
     }
@@ -165,5 +216,7 @@ def _dtype(name: str, device: str) -> torch.dtype:
     return DTYPES[name]
 
 
-def _sha256(file: Path) -> str:
+def weights_hash(card: ModelCard) -> str:
+    """The SHA-256 of the network's weights; empty where there are none."""
+    file = card.path(card.network)
     return hashlib.sha256(file.read_bytes()).hexdigest() if file.is_file() else ""

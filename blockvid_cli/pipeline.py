@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import groupby
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -25,7 +26,7 @@ from blockvid_cli.errors import BlockvidError, OutOfMemoryError
 from blockvid_cli.film.audio import Audio
 from blockvid_cli.film.mux import Film, write_film
 from blockvid_cli.film.project import Project, folder_beside
-from blockvid_cli.film.sheet import contact_sheet
+from blockvid_cli.film.sheet import contact_sheet, small
 from blockvid_cli.film.subtitles import chapters_of
 from blockvid_cli.order import Job, content_keys, manifest
 from blockvid_cli.rollout.loop import Moment, Rollout, Run
@@ -46,6 +47,7 @@ class Event:
 
 
 Tell = Callable[[Event], None]
+Item = TypeVar("Item")
 
 
 def render(
@@ -63,7 +65,7 @@ def render(
     """
     clock = clock or Clock()
     plan = job.plan
-    identity = {"model": job.card.name, "size": list(plan.size), "fps": plan.fps}
+    identity = {"model": job.model, "size": list(plan.size), "fps": plan.fps}
     with Project.open(folder_beside(job.output), identity, job.order.fresh) as project:
         project.write_manifest(manifest(job))
         rollout, runs, codec = _load(job, tell, clock, around)
@@ -71,10 +73,10 @@ def render(
         done = dict(_finished(project, plan, keys))
         for note in (*job.storyboard.notes, *project.notes):
             tell(Event("note", note))
-        moments = clock.each("draw", _guarded(rollout.moments(runs, done)))
+        moments = clock.each("draw", _guarded("denoise", rollout.moments(runs, done)))
         latents = _kept(moments, project, plan, keys, tell)
         stills: dict[int, np.ndarray] = {}
-        pictures = _pictures(clock.each("decode", codec.stream(latents)), plan, stills)
+        pictures = _pictures(clock.each("decode", _guarded("decode", codec.stream(latents))), plan, stills)
         with clock.phase("mux"):
             film = write_film(
                 pictures,
@@ -156,7 +158,7 @@ def _pictures(decoded: Iterator[torch.Tensor], plan: Plan, stills: dict[int, np.
     for frames in decoded:
         for picture in as_pictures(frames):
             if number in middles:
-                stills[middles[number]] = picture
+                stills[middles[number]] = small(picture).copy()
             yield picture
             number += 1
 
@@ -167,10 +169,15 @@ def _audio(storyboard: Storyboard) -> Audio | None:
 
 
 @torch.inference_mode()
-def _guarded(moments: Iterator[Moment]) -> Iterator[Moment]:
-    """The same moments; running out of memory names the phase."""
-    with _memory_of("denoise"):
-        yield from moments
+def _guarded(phase: str, items: Iterator[Item]) -> Iterator[Item]:
+    """The same items, drawn without gradients; running out of memory names the phase."""
+    with _memory_of(phase):
+        yield from items
+
+
+def starved(error: RuntimeError) -> bool:
+    """Whether an error of torch means that memory ran out, on an accelerator or on the CPU."""
+    return isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)
 
 
 @contextmanager
@@ -178,7 +185,9 @@ def _memory_of(phase: str) -> Iterator[None]:
     """Turns running out of memory into a sentence that names the phase."""
     try:
         yield
-    except (torch.OutOfMemoryError, MemoryError) as error:
+    except (RuntimeError, MemoryError) as error:
+        if isinstance(error, RuntimeError) and not starved(error):
+            raise
         raise OutOfMemoryError(
             f"not enough memory to {phase}; every finished block is kept. A smaller --size, a memory that keeps less"
             " (--memory window) or --guidance-scale 1 needs less."

@@ -74,19 +74,14 @@ def test_rope_is_relative_and_composes():
     assert torch.allclose(near, far, atol=1e-4)
 
 
-def test_raw_keys_rotated_on_reading_equal_rotated_on_writing():
-    """A rope-at-write processor, here only, gives the same attention as ours."""
-    rope, q, k, v = Rope(24), *(torch.randn(1, 12, 2, 24) for _ in range(3))
-    where = grid(2, 2, 3)
-    new_q, new_k, new_v = (torch.randn(1, 6, 2, 24) for _ in range(3))
-    now = rope.turns(torch.cat([torch.full((6, 1), 2.0), grid(1, 2, 3)[:, 1:]], 1))
-    written = rotate(k, rope.turns(where))
-    on_write = attend(rotate(new_q, now), torch.cat([written, rotate(new_k, now)], 1), torch.cat([v, new_v], 1))
-    read = Recalled(k, v, where).turned(rope, torch.tensor([0.0, 1.0]))
-    on_read = attend(rotate(new_q, now), torch.cat([read, rotate(new_k, now)], 1), torch.cat([v, new_v], 1))
-    assert torch.allclose(on_write, on_read, atol=1e-6)
-    assert not torch.allclose(read, Recalled(k, v, where).turned(rope, torch.tensor([0.0, 5.0])))
-    assert q.shape == k.shape
+def test_remembered_keys_follow_their_times():
+    """The rotation is made once for as long as the times stay the same, and anew when they change."""
+    rope, keys, where = Rope(24), torch.randn(1, 12, 2, 24), grid(2, 2, 3)
+    recalled = Recalled(keys, keys, where)
+    once = recalled.turned(rope, torch.tensor([0.0, 1.0]))
+    assert torch.equal(once, rotate(keys, rope.turns(where)))
+    assert recalled.turned(rope, torch.tensor([0.0, 1.0])) is once
+    assert not torch.allclose(once, recalled.turned(rope, torch.tensor([0.0, 5.0])))
 
 
 def test_bias_of_merged_keys_is_exact():

@@ -8,7 +8,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from blockvid_cli import order, pipeline
+from blockvid_cli import pipeline
 from blockvid_cli.commands import render
 from blockvid_cli.denoiser import attention, wan
 from blockvid_cli.rollout import loop
@@ -82,8 +82,11 @@ def test_every_module_says_what_it_is():
 def test_from_the_command_to_the_attention_is_a_short_read():
     way = [
         render.render,
-        order.prepare,
         pipeline.render,
+        pipeline._load,
+        pipeline._runs,
+        pipeline._kept,
+        pipeline._guarded,
         loop.Rollout.moments,
         loop.Rollout._run,
         wan.WanDenoiser.__call__,

@@ -70,16 +70,18 @@ def test_window_forgets_what_it_can_never_see():
     memory = Window(6, 2)
     memory.begin(film.chunks, Rope(24))
     for block in film.blocks:
-        memory.choose((block,))
+        past = range(block.first)
+        assert memory.choose((block,)).frames == tuple(past if block.first <= 4 else [*past[:2], *past[-2:]])
         memory.remember(block, layers(block), grid(block.frames, ROWS, COLUMNS))
     assert len(memory.entries) <= 5
 
 
-def test_window_without_limit_draws_the_film_of_everything():
+@pytest.mark.parametrize("limit", [99, None])
+def test_window_without_limit_draws_the_film_of_everything(limit):
     film = small.plan((2, 2))
     everything = small.film_latents(film, small.denoiser(), small.recipe())
     window = small.film_latents(
-        film, small.denoiser(), small.recipe(memory={"name": "window", "window": 99, "sink": 0})
+        film, small.denoiser(), small.recipe(memory={"name": "window", "window": limit, "sink": 0})
     )
     assert all(torch.equal(everything[n], window[n]) for n in everything)
 
@@ -146,12 +148,11 @@ def test_exactly_the_salient_tokens_are_kept(spoken):
     """Keys that every query points at get all attention: tokens 2 and 9 of 12, and no other."""
     film = small.plan((1, 1), captions=["1 0", "0 1"])
     seen = []
-    for layer_number in range(2):
+    for _ in range(2):
         queries = torch.zeros(1, 12, 2, 24)
         keys = torch.zeros(1, 12, 2, 24)
         queries[..., 23] = keys[:, [2, 9], :, 23] = 12.0  # the slowest pair of the columns: barely rotated
         seen.append(Layer(queries, keys, torch.randn(1, 12, 2, 24)))
-        assert layer_number < 2
     memory = Semantic(tau=0.98, probes=4)
     memory.begin(film.chunks, Rope(24))
     memory.remember(film.blocks[0], seen, grid(2, ROWS, COLUMNS))
@@ -231,6 +232,7 @@ def test_every_memory_draws_a_film(name, spoken):
         ("sematic", "semantic"),
         ({"name": "semantic", "taus": 0.9}, "tau"),
         ({"name": "semantic", "tau": 1.5}, "tau"),
+        ({"name": "semantic", "blocks": 0}, "blocks"),
         ({"name": "window", "sink": "three"}, "recipe.memory.sink"),
         ({"name": "window", "window": True}, "recipe.memory.window"),
         (["semantic"], "recipe.memory"),

@@ -226,15 +226,18 @@ def test_killed_at_twenty_random_moments_it_ends_with_the_same_film(story, model
     seconds = time.monotonic() - began
     command = [sys.executable, "-c", textwrap.dedent(KILLER), str(story), str(model), str(seconds)]
     subprocess.run(command, check=True, timeout=600)
-    unfinished = 0
+    unfinished = reused = 0
     for number in range(20):
         copy = story.parent / f"kill-{number}" / "story.yaml"
         unfinished += not copy.with_suffix(".mp4").exists()
-        _, film = draw(copy, model)
+        kept = len(takes(copy))
+        events, film = draw(copy, model)
+        reused += len(drawn_blocks(events)) < 6
+        assert kept == 0 or len(drawn_blocks(events)) < 6, number
         assert takes(copy) == whole, number
         assert np.array_equal(pictures(film), frames), number
         assert not list(copy.parent.rglob("*.part*")), number
-    assert unfinished >= 10  # most kills came in the middle
+    assert unfinished >= 10 and reused >= 3  # most kills came in the middle, and some had blocks to keep
 
 
 def test_interrupting_ends_with_130_and_a_resumable_project(story, model):
@@ -263,7 +266,7 @@ def test_interrupting_ends_with_130_and_a_resumable_project(story, model):
         ({"recipe": {"steps": 0}}, UsageError, "steps"),
         ({"recipe": {"commit": {"name": "context-noise", "level": 2.0}}}, UsageError, "level"),
         ({"overrides": ("chunks.9.seed=1",)}, UsageError, "chunks"),
-        ({"output": Path("film.avi")}, UsageError, "mp4"),
+        ({"output": Path("/nowhere/film.avi")}, UsageError, "mp4"),
     ],
 )
 def test_a_wrong_order_gets_a_sentence(story, model, options, kind, said):
@@ -301,13 +304,42 @@ def test_wrong_weights_get_a_sentence(story, model, tmp_path, damage):
         draw(story, folder)
 
 
-def test_running_out_of_memory_names_the_phase(story, model, monkeypatch):
+@pytest.mark.parametrize(
+    "error", [torch.OutOfMemoryError("no"), RuntimeError("DefaultCPUAllocator: can't allocate memory")]
+)
+@pytest.mark.parametrize(
+    ("part", "phase"), [("denoiser.wan.WanDenoiser.__call__", "denoise"), ("codec.tiny.Decoder.forward", "decode")]
+)
+def test_running_out_of_memory_names_the_phase(story, model, monkeypatch, error, part, phase):
     def starved(*_, **__):
-        raise torch.OutOfMemoryError("no")
+        raise error
 
-    monkeypatch.setattr("blockvid_cli.denoiser.wan.WanDenoiser.__call__", starved)
-    with pytest.raises(OutOfMemoryError, match="denoise"):
+    monkeypatch.setattr(f"blockvid_cli.{part}", starved)
+    with pytest.raises(OutOfMemoryError, match=phase):
         draw(story, model)
+
+
+def test_a_film_never_overwrites_what_it_is_made_from(tmp_path, model):
+    source = tmp_path / "talk.srt"
+    source.write_text("1\n00:00:00,000 --> 00:00:02,000\nA red boat.\n")
+    with pytest.raises(UsageError, match=r"overwrite .*talk\.srt"):
+        prepare(Order(source, model=str(model), output=tmp_path / "talk.mp4"))
+    job = prepare(Order(source, model=str(model)))
+    assert job.output == tmp_path / "talk-film.mp4" and job.plan.frames == 24
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "said"),
+    [
+        ("seed: 3", "seed: 3\nrecipe: {memory: {name: window, recent: 3}}", r"story\.yaml:4: recipe\.memory.*recent"),
+        ("to the left.", "to the left.\n    recipe: {solvr: euler}", r"story\.yaml:7: recipe.*solver"),
+        ("to the left.", "to the left.\n    recipe: {memory: window}", r"story\.yaml:7: recipe\.memory"),
+    ],
+)
+def test_a_wrong_recipe_in_a_storyboard_names_file_and_line(story, model, old, new, said):
+    story.write_text(story.read_text().replace(old, new))
+    with pytest.raises(UsageError, match=said):
+        prepare(Order(story, model=str(model)))
 
 
 def test_a_block_of_nothing_is_noticed(story, model, monkeypatch):

@@ -7,9 +7,12 @@ import torch
 from diffusers.models.transformers.transformer_wan import WanAttnProcessor
 from torch.nn.functional import scaled_dot_product_attention
 
+from blockvid_cli.card import find_card
+from blockvid_cli.denoiser.attention import Layer, LookingBack, attend
 from blockvid_cli.denoiser.guidance import Guided
+from blockvid_cli.denoiser.rope import rotate
 from blockvid_cli.rollout.loop import Run, settled_blocks
-from blockvid_cli.rollout.recipe import overlaid
+from blockvid_cli.rollout.recipe import make_recipe, overlaid
 from blockvid_cli.rollout.schedules.staircase import Staircase
 from tests import small
 
@@ -116,6 +119,46 @@ def test_resumed_equals_uninterrupted(schedule, solver, memory):
         assert all(torch.equal(whole[n], again[n]) for n in whole), kept
 
 
+@pytest.mark.parametrize("rows", [1, 2])
+def test_resumed_equals_uninterrupted_by_the_bundled_recipe(rows, monkeypatch):
+    monkeypatch.setattr("blockvid_cli.rollout.memories.semantic.embed", fake_embed)
+    values = {**find_card("storybook").recipe, "noise": "shared-base"}
+    film, how, inner = small.plan((2, 1, 2, 1, 2)), make_recipe({**values, "steps": 3}), small.denoiser()
+    drawn_by = Guided(inner, 2.0) if rows == 2 else inner
+    whole = small.film_latents(film, drawn_by, how, rows, inner)
+    for kept in (1, 4, 7):
+        again = small.film_latents(film, drawn_by, how, rows, inner, done={n: whole[n] for n in range(kept)})
+        assert all(torch.equal(whole[n], again[n]) for n in whole), kept
+
+
+class RotatingOnWriting(LookingBack):
+    """Keys are remembered already rotated to the times at which they were drawn, as the published systems do."""
+
+    def __call__(self, attn, hidden_states, encoder_hidden_states, attention_mask, looking):
+        split = (attn.heads, -1)
+        query = attn.norm_q(attn.to_q(hidden_states)).unflatten(2, split)
+        key = rotate(attn.norm_k(attn.to_k(hidden_states)).unflatten(2, split), looking.turns)
+        value = attn.to_v(hidden_states).unflatten(2, split)
+        looking.layers.append(Layer(query, key, value))
+        recalled, keys, values = looking.memory.recall(self.layer), key, value
+        if recalled is not None:
+            keys, values = torch.cat([recalled.keys, key], 1), torch.cat([recalled.values, value], 1)
+        return attn.to_out[0](attend(rotate(query, looking.turns), keys, values).flatten(2))
+
+
+@pytest.mark.parametrize("memory", ["everything", {"name": "window", "window": 6, "sink": 2}])
+def test_keys_rotated_on_reading_draw_the_film_of_keys_rotated_on_writing(memory):
+    film, how = small.plan((2, 2)), small.recipe(memory=memory, times="absolute")
+    on_reading, writer = small.film_latents(film, small.denoiser(), how), small.denoiser()
+    for number, block in enumerate(writer.network.blocks):
+        block.attn1.set_processor(RotatingOnWriting(number))
+    on_writing = small.film_latents(film, writer, how)
+    assert max((on_reading[n] - on_writing[n]).abs().max() for n in on_reading) < 1e-5
+    packed = small.film_latents(film, writer, small.recipe(memory=memory, times="packed"))
+    if memory != "everything":
+        assert (on_reading[3] - packed[3]).abs().max() > 1e-3
+
+
 def test_resuming_draws_only_what_is_missing():
     film, fake = small.plan((2, 2)), small.FakeDenoiser()
     whole = small.film_latents(film, fake, small.recipe(steps=3))
@@ -207,9 +250,6 @@ def test_recipes_are_laid_over_each_other():
         "name": "window",
         "sink": 1,
     }
-    assert overlaid(card, {"memory": "window"}, {"steps": 4}) == {
-        "memory": "window",
-        "steps": 4,
-        "solver": "euler",
-    }
+    assert overlaid(card, {"memory": "window"}, {"steps": 4})["memory"] == {"name": "window"}
+    assert overlaid(card, {"memory": "semantic"}) == card
     assert overlaid(card, {"solver": {"order": 1}})["solver"] == {"name": "euler", "order": 1}

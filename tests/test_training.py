@@ -10,8 +10,11 @@ import torch
 
 from blockvid_cli.card import ModelCard
 from blockvid_cli.codec.tiny import TinyCodec, TinySizes
+from blockvid_cli.denoiser.attention import Layer
+from blockvid_cli.denoiser.rope import Rope, grid
 from blockvid_cli.denoiser.wan import WanDenoiser
 from blockvid_cli.errors import BlockvidError
+from blockvid_cli.rollout.memories.semantic import Semantic
 from blockvid_cli.storybook.edition import read_edition
 from blockvid_cli.storybook.world import tell
 from blockvid_cli.text.encoders import text_encoder
@@ -22,6 +25,7 @@ from blockvid_cli.training.objectives.reconstruction import Reconstruction
 from blockvid_cli.training.objectives.teacher_forcing import Amounts, Shelf, TeacherForcing, look_back, windows
 from blockvid_cli.training.storybook import Course, begin, retrain
 from blockvid_cli.zoo.load import wan_network
+from tests import small
 from tests.conftest import CARD
 
 SIZES = TinySizes(4, 16, 16, 16, 16, (1, 1), (1, 1))
@@ -129,6 +133,19 @@ def test_a_block_looks_back_at_what_the_rollout_would_show(stories):
         assert context[count:] == ([target - 1] if inside else [])
         assert inside == (of_block[target - 1] == chunk)
     assert all(set(chunks) <= set(range(max(c - 2, 0))) for c, chunks in enumerate(stories.alike[0]))
+
+
+def test_the_rollout_shows_a_block_what_training_showed_it(stories):
+    """The memory of the bundled recipe chooses the very blocks that teacher forcing gave."""
+    story = tell(read_edition(), 0, 16)
+    film = small.plan([c.blocks for c in story.chunks], frames=3, captions=[c.caption for c in story.chunks])
+    memory = Semantic(recent=2, top=2, tau=1.0, blocks=1)
+    memory.begin(film.chunks, Rope(24))
+    for block in film.blocks:
+        context = look_back(stories, 0, block.number)[0] if block.number else []
+        assert [frame // 3 for frame in memory.choose((block,)).frames[::3]] == context
+        tokens = torch.randn(1, 18, 2, 24)
+        memory.remember(block, [Layer(tokens, tokens, tokens)], grid(3, 2, 3))
 
 
 def test_windows_of_a_batch_share_one_shape(stories):

@@ -9,6 +9,7 @@ import yaml
 
 from blockvid_cli.commands import options, show
 from blockvid_cli.errors import Interrupted, UsageError
+from blockvid_cli.story.storyboard import read_storyboard
 
 
 def render(
@@ -35,6 +36,7 @@ def render(
 
     Example: blockvid render storyboards/swan.yaml --seed 7 -o swan.mp4
     """
+    read_storyboard(story, set_ or (), allow_outside)  # a mistake is told before torch is loaded
     from blockvid_cli.clock import Clock
     from blockvid_cli.order import Order, prepare
     from blockvid_cli.pipeline import render as draw

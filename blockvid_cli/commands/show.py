@@ -46,13 +46,14 @@ class Teller:
         moment = event.moment
         if moment is None:
             return out
-        self.began = self.began or time.monotonic()
+        if not moment.resumed:
+            self.began = self.began or time.monotonic()
         self.finished += len(moment.finished)
         self.drawn += 0 if moment.resumed else len(moment.finished)
         blocks, block = len(self.plan.blocks), moment.blocks[0]
-        part = 0.0 if moment.finished else moment.progress
+        part = 0.0 if moment.finished else moment.progress * len(moment.blocks)
         done = min((self.finished + part) / blocks, 1.0)
-        spent = time.monotonic() - self.began
+        spent = time.monotonic() - self.began if self.began else 0.0
         out |= {
             "chunk": block.chunk,
             "chunks": len(self.plan.chunks),

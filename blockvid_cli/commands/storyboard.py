@@ -12,17 +12,15 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from blockvid_cli.card import find_card, parse_size
 from blockvid_cli.commands import options
 from blockvid_cli.errors import UsageError
-from blockvid_cli.story.plan import Plan, make_plan
+from blockvid_cli.story.plan import Plan
 from blockvid_cli.story.reading import read_text
 from blockvid_cli.story.seconds import clock
 from blockvid_cli.story.storyboard import Storyboard, json_schema, read_storyboard
 from blockvid_cli.story.timed_captions import holds_captions
 from blockvid_cli.story.writing import dump_storyboard
 
-USUAL_MODEL = "storybook"
 MOST_NOTES = 4  # printed under the table
 STARTER = """\
 # A film in three captions. Look at the plan:  blockvid storyboard check {name}
@@ -36,7 +34,7 @@ chunk: 4s               # how long a caption lasts that says nothing
 chunks:
   - caption: A red boat rests on the lake at sunset.
   - caption: The red boat glides to the right across the quiet lake at sunset.
-    duration: 5s        # or at: 00:04-00:09, or frames: 60f (with fps: 12 above)
+    duration: 5s        # or at: 00:04-00:09; or 60f, with fps: 12 above
   - caption: At night, the red boat comes to rest on the calm lake.
     cut: true           # a new shot begins here
 """
@@ -61,13 +59,14 @@ def check(
 
     Example: blockvid storyboard check storyboards/swan.yaml --model storybook
     """
-    storyboard = read_storyboard(story, set_ or (), allow_outside)
-    card = find_card(model or storyboard.model or USUAL_MODEL)
-    plan = make_plan(storyboard, card, seed=storyboard.seed, size=_size(size), fps=fps)
-    from blockvid_cli.rollout.memories.semantic import recalled_chunks  # brings torch
-    from blockvid_cli.rollout.recipe import make_recipe, overlaid
+    read_storyboard(story, set_ or (), allow_outside)  # a mistake is told before torch is loaded
+    from blockvid_cli.order import Order, prepare
+    from blockvid_cli.rollout.memories.semantic import recalled_chunks
 
-    recalled = recalled_chunks(plan, make_recipe(overlaid(card.recipe, storyboard.recipe)).memory())
+    overrides = tuple(set_ or ())
+    job = prepare(Order(story, model=model, size=size, fps=fps, overrides=overrides, allow_outside=allow_outside))
+    storyboard, card, plan = job.storyboard, job.card, job.plan
+    recalled = recalled_chunks(plan, job.recipes[0].memory())
     notes = [*storyboard.notes, *plan.notes]
     if as_json:
         typer.echo(json.dumps(_described(storyboard, card.name, plan, recalled, notes), indent=2))
@@ -121,13 +120,6 @@ def schema() -> None:
     Example: blockvid storyboard schema > storyboard.schema.json
     """
     typer.echo(json.dumps(json_schema(), indent=2))
-
-
-def _size(text: str | None) -> tuple[int, int] | None:
-    try:
-        return parse_size(text) if text else None
-    except ValueError as error:
-        raise UsageError(f"--size: {error}") from error
 
 
 def _write(path: Path, text: str, force: bool) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -35,5 +36,10 @@ def storybook(
     from blockvid_cli.training.storybook import Course, retrain
 
     course = Course(codec_steps=codec_steps, network_steps=network_steps, stories=stories, seed=seed)
-    folder = retrain(course, run, output or run / "model", lambda figures: print(json.dumps(figures), flush=True))
+    folder = retrain(course, run, output or run / "model", _tell)
     print(f"{folder}: card and weights; draw with it: blockvid render STORY --model {folder}")
+
+
+def _tell(figures: dict[str, float]) -> None:
+    """Progress as JSON lines on stderr."""
+    print(json.dumps(figures), file=sys.stderr, flush=True)

@@ -17,7 +17,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
-from torch.utils.flop_counter import FlopCounterMode
+from torch.utils.flop_counter import FlopCounterMode, sdpa_flop
 
 from blockvid_cli.clock import Clock
 from blockvid_cli.denoiser.attention import Layer, Memory
@@ -26,6 +26,7 @@ from blockvid_cli.order import Job, Order, prepare
 from blockvid_cli.pipeline import Event, render
 
 COUNTED = 17  # one call in so many is counted, not timed
+CPU_ATTENTION = {torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: sdpa_flop}
 SIDE = 2048  # of the yardstick's matrices
 
 
@@ -47,7 +48,7 @@ class Measured:
         """See ``Denoiser``."""
         self.calls += 1
         if self.calls % COUNTED == 0:
-            with self.clock.phase("counting"), FlopCounterMode(display=False) as counter:
+            with self.clock.phase("counting"), FlopCounterMode(display=False, custom_mapping=CPU_ATTENTION) as counter:
                 out = self.denoiser(x, level, context, times, memory)
             self.flops.append(counter.get_total_flops())
             return out
@@ -89,7 +90,7 @@ def _measured(job: Job) -> dict[str, Any]:
 
     film = render(job, tell, clock, around)
     phases = {name: round(seconds, 3) for name, seconds in clock.seconds.items() if name != "counting"}
-    blocks = [after - before for before, after in itertools.pairwise(ends)]
+    blocks = [after - before for before, after in itertools.pairwise(ends)] or [0.0]
     rate = sum(m.timed for m in seen) * statistics.mean([f for m in seen for f in m.flops] or [0])
     rate /= clock.seconds["denoise"] + clock.seconds["commit"]
     peak = yardstick(job.device, job.dtype)

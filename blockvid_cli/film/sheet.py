@@ -65,7 +65,7 @@ def sheet_of_film(film: Path, chapters: Sequence[Chapter], path: Path, columns: 
         BlockvidError: the film cannot be read, or the sheet not written (``PartialError``: the disk is full).
     """
     with _open_film(film) as reader:
-        frames = [_shrunk(reader.get_frame((chapter.start + chapter.end) / 2)) for chapter in chapters]
+        frames = [small(reader.get_frame((chapter.start + chapter.end) / 2)) for chapter in chapters]
     labels = [f"{number}  {chapter.text}" for number, chapter in enumerate(chapters, start=1)]
     contact_sheet(frames, labels, path, columns)
 
@@ -114,7 +114,7 @@ def _open_film(film: Path) -> Iterator[Reader]:
         reader.close()
 
 
-def _shrunk(frame: np.ndarray) -> np.ndarray:
+def small(frame: np.ndarray) -> np.ndarray:
     height, width = frame.shape[:2]
     if width <= THUMBNAIL:
         return frame

@@ -14,6 +14,7 @@ from blockvid_cli.story.seconds import kind, parse_length, parse_span, shorten
 
 LONGEST_CAPTION = 2000  # characters
 LARGEST_SEED = 2**63 - 1
+SMALLEST_FPS = 0.01
 LARGEST_FPS = 120
 
 
@@ -98,7 +99,7 @@ Seed = _kind(
     maximum=LARGEST_SEED,
 )
 Fps = _kind(
-    _number(1e-3, LARGEST_FPS, False, f"above 0, at most {LARGEST_FPS}"),
+    _number(SMALLEST_FPS, LARGEST_FPS, False, f"above 0, at most {LARGEST_FPS}"),
     type="number",
     exclusiveMinimum=0,
     maximum=LARGEST_FPS,

@@ -21,7 +21,7 @@ from typing import Any
 from blockvid_cli.card import ModelCard
 from blockvid_cli.errors import UsageError
 from blockvid_cli.story.borders import Grid, say, share_borders
-from blockvid_cli.story.kinds import LARGEST_FPS
+from blockvid_cli.story.kinds import LARGEST_FPS, SMALLEST_FPS
 from blockvid_cli.story.storyboard import Chunk, Storyboard
 
 
@@ -93,8 +93,8 @@ def make_plan(
     """
     size = _fitting(size or storyboard.size or card.size, card)
     rate = fps if fps is not None else storyboard.fps or card.fps
-    if not 0 < rate <= LARGEST_FPS:
-        raise UsageError(f"{rate:g} frames a second will not do; choose more than 0 and at most {LARGEST_FPS}")
+    if not SMALLEST_FPS <= rate <= LARGEST_FPS:
+        raise UsageError(f"{rate:g} frames a second will not do; choose {SMALLEST_FPS} to {LARGEST_FPS}")
     grid = Grid(card.latent.time, card.block, Fraction(repr(float(rate))))
     frames = max(1, round(storyboard.seconds * grid.fps))
     borders = share_borders(storyboard, grid, frames)

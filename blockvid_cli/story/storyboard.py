@@ -69,6 +69,7 @@ class Storyboard:
     recipe: dict[str, Any] = field(default_factory=dict)
     audio: Audio | None = None
     notes: tuple[str, ...] = field(default=(), compare=False)  # what an import had to decide
+    recipe_where: str = field(default="", compare=False)  # file and line, for sentences about the recipe
 
     @property
     def seconds(self) -> Fraction:
@@ -135,6 +136,7 @@ def _build(reading: Reading, allow_outside: bool) -> Storyboard:
         form.recipe or {},
         audio,
         tuple(reading.notes),
+        reading.place(("recipe",))[1],
     )
 
 

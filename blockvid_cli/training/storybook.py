@@ -131,6 +131,7 @@ def retrain(course: Course, run: Path, output: Path, tell: Tell) -> Path:
     codec = train_codec(edition, course, run / "codec", tell)
     network = train_network(edition, card, codec, course, run / "network", tell)
     output.mkdir(parents=True, exist_ok=True)
-    shutil.copy(card.folder / "card.yaml", output / "card.yaml")
     ship(card.model_copy(update={"folder": output}), codec, network)
+    if output.resolve() != card.folder.resolve():
+        shutil.copy(card.folder / "card.yaml", output / "card.yaml")
     return output
