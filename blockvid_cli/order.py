@@ -13,7 +13,7 @@ from typing import Any
 import torch
 
 from blockvid_cli import __version__
-from blockvid_cli.card import ModelCard, find_card, parse_size
+from blockvid_cli.card import ModelCard, bundled_models, find_card, parse_size
 from blockvid_cli.errors import StoryboardError, UsageError
 from blockvid_cli.film.project import chunk_keys
 from blockvid_cli.rollout.recipe import Recipe, make_recipe, overlaid
@@ -76,7 +76,7 @@ def prepare(order: Order) -> Job:
         MissingModelError: there is no such model.
     """
     storyboard = read_storyboard(order.story, order.overrides, order.allow_outside)
-    card = find_card(order.model or storyboard.model or DEFAULT_MODEL)
+    card = find_card(order.model or _model(storyboard, order.allow_outside))
     seed = storyboard.seed if order.seed is None else order.seed
     size = _size(order.size) or storyboard.size
     plan = make_plan(storyboard, card, seed=seed, size=size, fps=storyboard.fps if order.fps is None else order.fps)
@@ -87,6 +87,19 @@ def prepare(order: Order) -> Job:
     output = _output(order, storyboard)
     device = _device(order.device)
     return Job(order, storyboard, card, plan, values, recipes, output, device, _dtype(order.dtype, device))
+
+
+def _model(storyboard: Storyboard, allow_outside: bool) -> str:
+    """The storyboard's model: a bundled name, or a folder below the storyboard's own."""
+    name, home = storyboard.model or DEFAULT_MODEL, storyboard.source.parent.resolve()
+    folder = (home / name).resolve()
+    if name in bundled_models() or not folder.is_dir():
+        return name
+    if not allow_outside and not folder.is_relative_to(home):
+        raise StoryboardError(
+            f"{storyboard.source}: model: {name} lies outside the storyboard's folder; --allow-outside"
+        )
+    return str(folder)
 
 
 def _recipes(storyboard: Storyboard, card: ModelCard, values: dict[str, Any]) -> tuple[Recipe, ...]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import random
+from dataclasses import replace
 
 import pytest
 import torch
@@ -58,6 +59,18 @@ def test_hops_keep_time_with_the_blocks():
     story = next(s for s in (tell(EDITION, n, 4) for n in range(99)) if s.actions[1:3] == ["hop", "hop"])
     hops = [pose.hop for pose in poses(story, EDITION)][9:33]
     assert hops[:12] == pytest.approx(hops[12:]) and max(hops) > 0.1
+
+
+def test_a_panning_camera_eases_to_its_side_and_is_told():
+    panning = replace(EDITION, cameras=("still", "left", "right"))
+    stories = {story.camera: story for story in (tell(panning, seed, 6) for seed in range(30))}
+    assert set(stories) == {"still", "left", "right"}
+    assert all("left" in c.caption or "camera" in c.caption or "view" in c.caption for c in stories["left"].chunks)
+    still, _ = draw(replace(stories["left"], camera="still"), EDITION)
+    frames, subject = draw(stories["left"], EDITION)
+    assert frames.shape == still.shape and float(subject.flatten(1).mean(1).min()) > 0.01
+    steps = (frames[1:] - frames[:-1]).abs().mean((1, 2, 3)) - (still[1:] - still[:-1]).abs().mean((1, 2, 3))
+    assert steps[:6].mean() > 2 * steps[-6:].mean().abs()
 
 
 def test_pictures_tell_every_choice_apart():

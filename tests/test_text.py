@@ -41,6 +41,16 @@ def test_alike_captions_are_near(home):
     assert torch.allclose(swan.norm(), torch.tensor(1.0), atol=1e-5)
 
 
+def test_a_caption_is_read_the_same_whatever_is_read_beside_it(tmp_path, monkeypatch):
+    reading, words = find_card("storybook").text, "A red boat."
+    monkeypatch.setenv("BLOCKVID_HOME", str(tmp_path / "one"))
+    alone, vector = text_encoder(reading)([words])[0], sentences.embed([words])[0]
+    monkeypatch.setenv("BLOCKVID_HOME", str(tmp_path / "two"))
+    others = [words, "A much longer caption about a swan that glides over the water at dusk."]
+    assert torch.equal(alone, text_encoder(reading)(others)[0])
+    assert torch.equal(vector, sentences.embed(others)[0])
+
+
 def test_a_caption_is_read_once(home):
     asked = []
 
@@ -69,6 +79,8 @@ def test_tokens_are_padded_cut_and_empty_for_no_caption(home):
     assert tokens.shape == (3, reading.tokens, 384)
     used = (tokens != 0).any(-1).sum(1).tolist()
     assert used == [6, 0, reading.tokens]
+    reads = [text_encoder(reading).reads_whole(words) for words in ("A red boat.", "", "word " * 200)]
+    assert reads == [True, True, False]
 
 
 def test_an_unknown_encoder_gets_a_sentence():

@@ -62,12 +62,16 @@ def check(
     read_storyboard(story, set_ or (), allow_outside)  # a mistake is told before torch is loaded
     from blockvid_cli.order import Order, prepare
     from blockvid_cli.rollout.memories.semantic import recalled_chunks
+    from blockvid_cli.text.encoders import text_encoder
 
     overrides = tuple(set_ or ())
     job = prepare(Order(story, model=model, size=size, fps=fps, overrides=overrides, allow_outside=allow_outside))
     storyboard, card, plan = job.storyboard, job.card, job.plan
     recalled = recalled_chunks(plan, job.recipes[0].memory())
-    notes = [*storyboard.notes, *plan.notes]
+    reader = text_encoder(card.text)
+    cut = [chunk.number for chunk in plan.chunks if not reader.reads_whole(chunk.blocks[0].caption)]
+    unread = [f"chunk {n}: only the first {card.text.tokens} tokens of style and caption are read" for n in cut]
+    notes = [*storyboard.notes, *unread, *plan.notes]
     if as_json:
         typer.echo(json.dumps(_described(storyboard, card.name, plan, recalled, notes), indent=2))
     else:

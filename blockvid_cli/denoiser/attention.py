@@ -56,7 +56,7 @@ class Recalled:
         return self._turned[1]
 
 
-class Memory(Protocol):
+class Remembered(Protocol):
     """What an attention may look back at."""
 
     def recall(self, layer: int) -> Recalled | None:
@@ -74,7 +74,7 @@ class Looking:
 
     rope: Rope
     turns: tuple[torch.Tensor, torch.Tensor]
-    memory: Memory
+    memory: Remembered
     times: torch.Tensor
     layers: list[Layer] = field(default_factory=list)
 

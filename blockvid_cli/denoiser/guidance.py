@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import torch
 
-from blockvid_cli.denoiser.attention import Layer, Memory
+from blockvid_cli.denoiser.attention import Layer, Remembered
 from blockvid_cli.denoiser.wan import Denoiser
 
 
@@ -21,7 +21,7 @@ class Guided:
     scale: float
 
     def __call__(
-        self, x: torch.Tensor, level: torch.Tensor, context: torch.Tensor, times: torch.Tensor, memory: Memory
+        self, x: torch.Tensor, level: torch.Tensor, context: torch.Tensor, times: torch.Tensor, memory: Remembered
     ) -> tuple[torch.Tensor, list[Layer]]:
         """See ``Denoiser``; x and velocity have one row, keys and values two."""
         velocity, layers = self.denoiser(x.expand(2, -1, -1, -1, -1), level, context, times, memory)

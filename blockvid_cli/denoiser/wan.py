@@ -11,7 +11,6 @@ from blockvid_cli.denoiser.attention import (
     Layer,
     Looking,
     LookingBack,
-    Memory,
     Places,
     ReadingCaptions,
     located,
@@ -36,7 +35,7 @@ class Denoiser(Protocol):
     """
 
     def __call__(
-        self, x: torch.Tensor, level: torch.Tensor, context: torch.Tensor, times: torch.Tensor, memory: Memory
+        self, x: torch.Tensor, level: torch.Tensor, context: torch.Tensor, times: torch.Tensor, memory: Remembered
     ) -> tuple[torch.Tensor, list[Layer]]: ...
 
 
@@ -59,7 +58,7 @@ class WanDenoiser:
             block.attn2.set_processor(ReadingCaptions())
 
     def __call__(
-        self, x: torch.Tensor, level: torch.Tensor, context: torch.Tensor, times: torch.Tensor, memory: Memory
+        self, x: torch.Tensor, level: torch.Tensor, context: torch.Tensor, times: torch.Tensor, memory: Remembered
     ) -> tuple[torch.Tensor, list[Layer]]:
         """See ``Denoiser``."""
         frames, height, width = x.shape[1], x.shape[3] // self.patch[1], x.shape[4] // self.patch[2]

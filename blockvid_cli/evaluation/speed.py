@@ -20,7 +20,7 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode, sdpa_flop
 
 from blockvid_cli.clock import Clock
-from blockvid_cli.denoiser.attention import Layer, Memory
+from blockvid_cli.denoiser.attention import Layer, Remembered
 from blockvid_cli.denoiser.wan import Denoiser
 from blockvid_cli.order import Job, Order, prepare
 from blockvid_cli.pipeline import Event, render
@@ -43,7 +43,7 @@ class Measured:
     timed: int = 0
 
     def __call__(
-        self, x: torch.Tensor, level: torch.Tensor, context: torch.Tensor, times: torch.Tensor, memory: Memory
+        self, x: torch.Tensor, level: torch.Tensor, context: torch.Tensor, times: torch.Tensor, memory: Remembered
     ) -> tuple[torch.Tensor, list[Layer]]:
         """See ``Denoiser``."""
         self.calls += 1

@@ -124,9 +124,10 @@ class Rollout:
         self, run: Run, step: Step, group: tuple[Block, ...], done: Mapping[int, torch.Tensor]
     ) -> Iterator[Moment]:
         """Blocks that are already clean: remembered in the step in which they were finished, not drawn again."""
-        for block, then in zip(group, step.then, strict=True):
-            if then == run.recipe.levels[-1]:
+        for block, now, then in zip(group, step.now, step.then, strict=True):
+            if now == run.recipe.levels[0]:
                 self._announce(block)
+            if then == run.recipe.levels[-1]:
                 latents = done[block.number].to(self.device)
                 view = self.memory.choose(group)
                 self._commit(run, block, latents)

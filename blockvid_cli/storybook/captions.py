@@ -39,10 +39,16 @@ ACTIONS = {
     "rise": ("rises into the air", "floats up", "climbs high", "soars upwards", "lifts off the ground"),
     "hop": ("hops up and down", "bounces", "jumps again and again", "hops happily", "bounces up and down"),
 }
+CAMERAS = {
+    "left": ("as the camera pans left", "while the view drifts to the left"),
+    "right": ("as the camera pans right", "while the view drifts to the right"),
+}
 
 
-def caption(dice: random.Random, subject: str, colour: str, setting: str, light: str, action: str) -> str:
-    """One sentence that says it all, in one of several orders."""
+def caption(
+    dice: random.Random, subject: str, colour: str, setting: str, light: str, action: str, camera: str = "still"
+) -> str:
+    """One sentence that says it all, in one of several orders; a camera that stands still goes without saying."""
     who = f"{dice.choice(('A', 'The'))} {colour} {dice.choice(SUBJECTS[subject])}"
     where, when = dice.choice(SETTINGS[setting]), dice.choice(LIGHTS[light])
     does = dice.choice(ACTIONS[action])
@@ -55,4 +61,6 @@ def caption(dice: random.Random, subject: str, colour: str, setting: str, light:
         words = f"{when.capitalize()}, {who[0].lower() + who[1:]} {does} {where}"
     else:
         words = f"{where.capitalize()} {when}, {who[0].lower() + who[1:]} {does}"
+    if camera != "still":
+        words = f"{words} {dice.choice(CAMERAS[camera])}"
     return " ".join(words.replace(" ,", ",").split()) + "."

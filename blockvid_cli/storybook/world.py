@@ -20,6 +20,7 @@ from blockvid_cli.storybook.settings import GROUND, LIGHTS, backdrop
 from blockvid_cli.storybook.subjects import STANDS, sprite
 
 REACH = 0.27  # half a subject's square, as a share of the height
+PAN = 0.12  # how far a panning camera looks aside, as a share of half the picture
 CLOUD_SPEED = 0.0035  # widths a frame
 
 
@@ -43,6 +44,7 @@ class Story:
     start: Pose
     cloud: float  # where the cloud begins, share of the width
     chunks: tuple[StoryChunk, ...]
+    camera: str = "still"
 
     @property
     def actions(self) -> list[str]:
@@ -55,16 +57,17 @@ def tell(edition: Edition, seed: int, blocks: int) -> Story:
     dice = random.Random(f"storybook-{seed}")
     subject, colour = dice.choice(edition.subjects), dice.choice(edition.colours)
     setting, light = dice.choice(edition.settings), dice.choice(edition.lights)
+    camera = dice.choice(edition.cameras) if len(edition.cameras) > 1 else edition.cameras[0]
     chunks: list[StoryChunk] = []
     left = blocks
     while left:
         length = min(left, dice.randint(2, 5))
         action = dice.choice([a for a in edition.actions if not chunks or a != chunks[-1].action])
-        words = caption(dice, subject, colour, setting, light, action)
+        words = caption(dice, subject, colour, setting, light, action, camera)
         chunks.append(StoryChunk(action, length, words))
         left -= length
     start = Pose(dice.choice((LEFT, 0.5, RIGHT)), facing=dice.choice((-1, 1)) if chunks[0].action in ("rest",) else 1)
-    return Story(subject, colour, setting, light, start, dice.choice((0.1, 0.4, 0.7)), tuple(chunks))
+    return Story(subject, colour, setting, light, start, dice.choice((0.1, 0.4, 0.7)), tuple(chunks), camera)
 
 
 def opening(edition: Edition, seed: int) -> Story:
@@ -104,7 +107,18 @@ def draw(story: Story, edition: Edition, device: str = "cpu") -> tuple[torch.Ten
     layer = _placed(sprite(story.subject, story.colour).to(device), x, middle, facing, reach, width, height)
     tint = 0.3 * torch.tensor(LIGHTS[story.light].tint, device=device).view(3, 1, 1) + 0.7
     colour, alpha = layer[:, :3] * tint, layer[:, 3:]
-    return frames * (1 - alpha) + colour, alpha
+    return _filmed(frames * (1 - alpha) + colour, story.camera), _filmed(alpha, story.camera)
+
+
+def _filmed(pictures: torch.Tensor, camera: str) -> torch.Tensor:
+    """Pictures (F, C, H, W) through the camera: one that pans sees a part of each, eased to its side."""
+    if camera == "still":
+        return pictures
+    share = 1 - 0.97 ** torch.arange(len(pictures), device=pictures.device)
+    theta = torch.zeros(len(pictures), 2, 3, device=pictures.device)
+    theta[:, 0, 0] = theta[:, 1, 1] = 1 - PAN
+    theta[:, 0, 2] = {"left": -PAN, "right": PAN}[camera] * share
+    return grid_sample(pictures, affine_grid(theta, list(pictures.shape), align_corners=False), align_corners=False)
 
 
 def _placed(

@@ -19,6 +19,9 @@ class TextEncoder(Protocol):
     def __call__(self, captions: Sequence[str]) -> torch.Tensor:
         """Token embeddings (captions, L, D), zeros behind each caption's last token; an empty caption is all zeros."""
 
+    def reads_whole(self, caption: str) -> bool:
+        """Whether no token of a caption is left out."""
+
 
 class MiniLMTokens:
     """Token embeddings of all-MiniLM-L6-v2, the sentence model's last layer before pooling."""
@@ -36,6 +39,10 @@ class MiniLMTokens:
             count = min(len(rows), self.tokens)
             out[number, :count] = rows[:count]
         return out
+
+    def reads_whole(self, caption: str) -> bool:
+        """See ``TextEncoder``."""
+        return not caption.strip() or len(kept("minilm-tokens", [caption], _read)[0]) <= self.tokens
 
 
 def _read(captions: Sequence[str]) -> list[torch.Tensor]:
