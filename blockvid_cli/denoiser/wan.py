@@ -7,14 +7,7 @@ from typing import Protocol
 import torch
 from diffusers import WanTransformer3DModel
 
-from blockvid_cli.denoiser.attention import (
-    Layer,
-    Looking,
-    LookingBack,
-    Places,
-    ReadingCaptions,
-    located,
-)
+from blockvid_cli.denoiser.attention import Layer, Looking, LookingBack, Places, ReadingCaptions, Remembered, located
 from blockvid_cli.denoiser.rope import Rope, grid
 
 TIMESTEPS = 1000  # the network's clock: a level of 1 is timestep 1000
