@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 import yaml
 
+from blockvid_cli.clock import Clock
 from blockvid_cli.commands import options, show
 from blockvid_cli.errors import Interrupted, UsageError
 from blockvid_cli.story.storyboard import read_storyboard
+
+if TYPE_CHECKING:
+    from blockvid_cli.film.mux import Film
+    from blockvid_cli.order import Job
 
 
 def render(
@@ -37,7 +42,6 @@ def render(
     Example: blockvid render storyboards/swan.yaml --seed 7 -o swan.mp4
     """
     read_storyboard(story, set_ or (), allow_outside)  # a mistake is told before torch is loaded
-    from blockvid_cli.clock import Clock
     from blockvid_cli.order import Order, prepare
     from blockvid_cli.pipeline import render as draw
 
@@ -62,8 +66,13 @@ def render(
             film = draw(job, tell, clock)
     except KeyboardInterrupt as stop:
         raise Interrupted("interrupted; everything finished is kept, the same command goes on.") from stop
+    _report(film, job, clock, as_json)
+
+
+def _report(film: Film, job: Job, clock: Clock, as_json: bool) -> None:
+    """What came of it, to stdout."""
     spent = sum(clock.seconds.values())
-    values: dict[str, Any] = {
+    values = {
         "film": str(film.path),
         "seconds": film.seconds,
         "frames": film.frames,
