@@ -115,6 +115,16 @@ def test_teacher_forcing_falls(stories, tmp_path):
     assert after["opening"] < 0.97 * before["opening"] and after["later"] < 0.97 * before["later"]
 
 
+def test_latents_are_made_again_for_another_codec_or_other_stories(tmp_path):
+    reading, asked = text_encoder(ModelCard.model_validate(CARD).text), []
+    told = [tell(read_edition(), seed, 2) for seed in range(3)]
+    codecs = [TinyCodec(SIZES).eval() for _ in range(2)]
+    for codec, stories in ((codecs[0], told[:2]), (codecs[0], told[:2]), (codecs[1], told[:2]), (codecs[1], told)):
+        made = story_latents(read_edition(), codec, reading, stories, tmp_path / "latents.pt", asked.append)
+        assert len(made.latents) == len(stories)
+    assert len(asked) == 3
+
+
 def test_batches_are_pure_functions_of_the_step(stories):
     objective = forcing(stories)
     first, again, other = (objective.loss(step, 0)[0] for step in (3, 3, 4))

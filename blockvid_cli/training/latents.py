@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -60,10 +61,11 @@ def story_latents(
     file: Path,
     tell_progress: Callable,
 ) -> StoryLatents:
-    """Draws and encodes stories, or reads them back from ``file``."""
+    """Draws and encodes stories, or reads them back from ``file`` if it was made of the same stories and codec."""
+    made_of = _made_of(edition, codec, stories)
     state = checkpoints.load(file)
-    if state is None:
-        state = _encode(edition, codec, stories, tell_progress)
+    if state is None or state["made_of"] != made_of:
+        state = {**_encode(edition, codec, stories, tell_progress), "made_of": made_of}
         checkpoints.save(file, state)
     words = sorted({chunk.caption for story in stories for chunk in story.chunks})
     index = {caption: number for number, caption in enumerate(words)}
@@ -76,6 +78,14 @@ def story_latents(
         alike=_alike(stories),
         block=edition.block,
     )
+
+
+def _made_of(edition: Edition, codec: TinyCodec, stories: list[Story]) -> str:
+    """A hash of all that decides the latents."""
+    digest = hashlib.sha256(repr((edition, stories)).encode())
+    for value in codec.state_dict().values():
+        digest.update(value.detach().cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()
 
 
 def _alike(stories: list[Story]) -> list[list[tuple[int, ...]]]:
