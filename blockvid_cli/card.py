@@ -138,6 +138,8 @@ def read_card(file: Path, origin: str = "folder") -> ModelCard:
     except OSError as error:
         raise UsageError(f"{file}: this card cannot be read ({error.strerror}).") from error
     except ValidationError as error:
-        first = error.errors()[0]
-        field = ".".join(str(part) for part in first["loc"])
-        raise UsageError(f"{file}: '{field}': {first['msg']}.") from error
+        found = sorted(error.errors(), key=lambda fault: fault["type"] != "extra_forbidden")[0]
+        field = ".".join(str(part) for part in found["loc"])
+        guess = nearest(str(found["loc"][-1]), list(ModelCard.model_fields)) if len(found["loc"]) == 1 else None
+        hint = f" Did you mean '{guess}'?" if guess and guess != field else ""
+        raise UsageError(f"{file}: '{field}': {found['msg']}.{hint}") from error

@@ -17,7 +17,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
-from torch.utils.flop_counter import FlopCounterMode, sdpa_flop
+from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
 
 from blockvid_cli.clock import Clock
 from blockvid_cli.denoiser.attention import Layer, Remembered
@@ -26,8 +26,17 @@ from blockvid_cli.order import Job, Order, prepare
 from blockvid_cli.pipeline import Event, render
 
 COUNTED = 17  # one call in so many is counted, not timed
-CPU_ATTENTION = {torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: sdpa_flop}
 SIDE = 2048  # of the yardstick's matrices
+
+
+def attention_flops(
+    query: torch.Size, key: torch.Size, value: torch.Size, *rest: object, out_shape: object = None, **options: object
+) -> int:
+    """Operations of a fused attention from its shapes; torch's counter does not know the CPU's."""
+    return sdpa_flop_count(query, key, value)
+
+
+CPU_ATTENTION = {torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: attention_flops}
 
 
 @dataclass
