@@ -62,7 +62,7 @@ class Measured:
             self.flops.append(counter.get_total_flops())
             return out
         self.timed += 1
-        with self.clock.phase("commit" if float(level.max()) <= self.clean else "denoise"):
+        with self.clock.phase("commit" if float(level.max()) <= self.clean + 1e-6 else "denoise"):
             out = self.denoiser(x, level, context, times, memory)
             _wait(self.device)
         return out
