@@ -58,7 +58,7 @@ def subject_of(frame: np.ndarray, story: Story) -> np.ndarray:
 
 
 def colour_of(frame: np.ndarray, mask: np.ndarray) -> str:
-    """The colour of most of the subject's colourful pixels, each named by its nearest; white where few are colourful."""
+    """The colour of most of the subject's colourful pixels, each named by its nearest; white where there are few."""
     names = [name for name in COLOURS if name != "white"]
     palette = np.array([COLOURS[name] for name in names]) / 255
     pixels = frame[mask]
