@@ -1,4 +1,4 @@
-"""What all tests share: one home for embeddings, one thread, a model folder with random weights."""
+"""What all tests share: one home for embeddings, a model folder with random weights."""
 
 from __future__ import annotations
 

@@ -10,13 +10,21 @@ from contextlib import contextmanager
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any
 
+from rich import box
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn
+from rich.table import Table
+from rich.text import Text
+
+from blockvid_cli.story.plan import Plan
+from blockvid_cli.story.seconds import clock
+from blockvid_cli.story.storyboard import Storyboard
 
 if TYPE_CHECKING:
     from blockvid_cli.order import Job
     from blockvid_cli.pipeline import Event, Tell
 
+MOST_NOTES = 4  # printed under the table
 PHASES = {"text": "reading captions", "load": "loading the model", "draw": "drawing"}
 
 
@@ -137,3 +145,38 @@ def _clock(seconds: float) -> str:
 def result(values: dict[str, Any], sentence: str, as_json: bool) -> None:
     """What came of a command: one sentence, or JSON, to stdout."""
     print(json.dumps(values, ensure_ascii=False) if as_json else sentence, flush=True)
+
+
+def plan_table(
+    storyboard: Storyboard, model: str, plan: Plan, recalled: list[tuple[int, ...]], notes: list[str]
+) -> None:
+    """The plan as a table; captions are printed as they are, never read as markup."""
+    console = Console(highlight=False)
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
+    for name in ("chunk", "shot", "span", "blocks", "frames", "recalls"):
+        table.add_column(name, justify="right", no_wrap=True)
+    table.add_column("caption", overflow="fold")
+    for asked, chunk, before in zip(storyboard.chunks, plan.chunks, recalled, strict=True):
+        table.add_row(
+            str(chunk.number),
+            str(chunk.shot),
+            f"{clock(asked.start)}-{clock(asked.end)}",
+            str(len(chunk.blocks)),
+            str(chunk.end_frame - chunk.first_frame),
+            " ".join(map(str, before)) or "-",
+            Text(chunk.caption),
+        )
+    width, height = plan.size
+    seconds = plan.frames / plan.fps
+    console.print(Text(f"{storyboard.title or storyboard.source}", style="bold"))
+    console.print(table)
+    console.print(
+        Text(
+            f"{len(plan.chunks)} chunks, {len(plan.blocks)} blocks, {plan.frames} frames, {seconds:g} s "
+            f"at {plan.fps:g} fps and {width}x{height}, drawn by {model}"
+        )
+    )
+    if len(notes) > MOST_NOTES:
+        notes = [*notes[: MOST_NOTES - 1], f"... and {len(notes) - MOST_NOTES + 1} more; --json has them all"]
+    for note in notes:
+        console.print(Text(note, style="dim"))

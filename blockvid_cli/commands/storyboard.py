@@ -7,12 +7,8 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich import box
-from rich.console import Console
-from rich.table import Table
-from rich.text import Text
 
-from blockvid_cli.commands import options
+from blockvid_cli.commands import options, show
 from blockvid_cli.errors import UsageError
 from blockvid_cli.story.plan import Plan
 from blockvid_cli.story.reading import read_text
@@ -21,7 +17,6 @@ from blockvid_cli.story.storyboard import Storyboard, json_schema, read_storyboa
 from blockvid_cli.story.timed_captions import holds_captions
 from blockvid_cli.story.writing import dump_storyboard
 
-MOST_NOTES = 4  # printed under the table
 STARTER = """\
 # A film in three captions. Look at the plan:  blockvid storyboard check {name}
 # Draw it:                                     blockvid render {name}
@@ -75,7 +70,7 @@ def check(
     if as_json:
         typer.echo(json.dumps(_described(storyboard, card.name, plan, recalled, notes), indent=2))
     else:
-        _print_plan(storyboard, card.name, plan, recalled, notes)
+        show.plan_table(storyboard, card.name, plan, recalled, notes)
 
 
 @app.command("import")
@@ -170,38 +165,3 @@ def _described(
         ],
         "notes": notes,
     }
-
-
-def _print_plan(
-    storyboard: Storyboard, model: str, plan: Plan, recalled: list[tuple[int, ...]], notes: list[str]
-) -> None:
-    """The plan as a table; captions are printed as they are, never read as markup."""
-    console = Console(highlight=False)
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
-    for name in ("chunk", "shot", "span", "blocks", "frames", "recalls"):
-        table.add_column(name, justify="right", no_wrap=True)
-    table.add_column("caption", overflow="fold")
-    for asked, chunk, before in zip(storyboard.chunks, plan.chunks, recalled, strict=True):
-        table.add_row(
-            str(chunk.number),
-            str(chunk.shot),
-            f"{clock(asked.start)}-{clock(asked.end)}",
-            str(len(chunk.blocks)),
-            str(chunk.end_frame - chunk.first_frame),
-            " ".join(map(str, before)) or "-",
-            Text(chunk.caption),
-        )
-    width, height = plan.size
-    seconds = plan.frames / plan.fps
-    console.print(Text(f"{storyboard.title or storyboard.source}", style="bold"))
-    console.print(table)
-    console.print(
-        Text(
-            f"{len(plan.chunks)} chunks, {len(plan.blocks)} blocks, {plan.frames} frames, {seconds:g} s "
-            f"at {plan.fps:g} fps and {width}x{height}, drawn by {model}"
-        )
-    )
-    if len(notes) > MOST_NOTES:
-        notes = [*notes[: MOST_NOTES - 1], f"... and {len(notes) - MOST_NOTES + 1} more; --json has them all"]
-    for note in notes:
-        console.print(Text(note, style="dim"))

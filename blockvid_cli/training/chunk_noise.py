@@ -19,8 +19,6 @@ from blockvid_cli.errors import choose
 EPS_MIN = 0.4
 EPS_MAX = 1 / (1 + math.sqrt(0.003))
 
-ChunkNoise = Callable[[int, int], float]
-
 
 def cosine(chunk: int, chunks: int, low: float = EPS_MIN, high: float = EPS_MAX) -> float:
     """Eq. 11."""
