@@ -22,8 +22,7 @@ from blockvid_cli.clock import Clock
 from blockvid_cli.codec.stream import Codec, as_pictures
 from blockvid_cli.denoiser.guidance import Guided
 from blockvid_cli.denoiser.wan import Denoiser
-from blockvid_cli.errors import BlockvidError, OutOfMemoryError
-from blockvid_cli.film.audio import Audio
+from blockvid_cli.errors import OutOfMemoryError
 from blockvid_cli.film.mux import Film, write_film
 from blockvid_cli.film.project import Project, folder_beside
 from blockvid_cli.film.sheet import contact_sheet, small
@@ -31,7 +30,6 @@ from blockvid_cli.film.subtitles import chapters_of
 from blockvid_cli.order import Job, content_keys, manifest
 from blockvid_cli.rollout.loop import Moment, Rollout, Run
 from blockvid_cli.story.plan import Plan
-from blockvid_cli.story.storyboard import Storyboard
 from blockvid_cli.text.encoders import text_encoder
 from blockvid_cli.text.script import Script
 from blockvid_cli.zoo.load import load_codec, load_denoiser
@@ -85,7 +83,7 @@ def render(
                 size=plan.size,
                 frames_total=plan.frames,
                 chapters=chapters_of(plan),
-                audio=_audio(job.storyboard),
+                audio=job.storyboard.audio,
                 metadata=manifest(job) if job.order.metadata else None,
                 title=job.storyboard.title if job.order.metadata else "",
             )
@@ -141,8 +139,6 @@ def _kept(
         for block, latents in moment.finished:
             chunk = plan.chunks[block.chunk - 1]
             so_far = [latents] if block.number == chunk.blocks[0].number else [*so_far, latents]
-            if not torch.isfinite(latents).all():
-                raise BlockvidError(f"block {block.number + 1} (chunk {block.chunk}) came out as not-a-number.")
             if not moment.resumed:
                 total = sum(part.frames for part in chunk.blocks)
                 project.save_take(chunk.number, torch.cat(so_far).float().cpu(), keys[chunk.number - 1], total)
@@ -161,11 +157,6 @@ def _pictures(decoded: Iterator[torch.Tensor], plan: Plan, stills: dict[int, np.
                 stills[middles[number]] = small(picture).copy()
             yield picture
             number += 1
-
-
-def _audio(storyboard: Storyboard) -> Audio | None:
-    sound = storyboard.audio
-    return Audio(sound.file, sound.start, sound.volume, sound.fade_in, sound.fade_out) if sound else None
 
 
 @torch.inference_mode()

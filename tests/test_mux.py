@@ -20,12 +20,12 @@ from imageio_ffmpeg import count_frames_and_secs
 
 from blockvid_cli.errors import BlockvidError, PartialError, UsageError
 from blockvid_cli.film import encode, ffmpeg
-from blockvid_cli.film.audio import Audio
 from blockvid_cli.film.encode import exact_rate
 from blockvid_cli.film.mux import write_film
 from blockvid_cli.film.subtitles import Chapter, chapters_of, srt, within
 from blockvid_cli.film.tags import COMMENT_BYTES, compact, read_metadata, read_tags
 from blockvid_cli.story.plan import Plan, PlannedChunk
+from blockvid_cli.story.storyboard import Audio
 
 SIZE = 64, 48
 BITS = 8

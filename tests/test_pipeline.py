@@ -22,7 +22,7 @@ from safetensors.torch import load_file
 from blockvid_cli.errors import BlockvidError, MissingModelError, OutOfMemoryError, PartialError, UsageError
 from blockvid_cli.film.tags import read_metadata
 from blockvid_cli.order import Order, prepare
-from blockvid_cli.pipeline import render
+from blockvid_cli.pipeline import _pictures, render
 
 
 def draw(story: Path, model: Path, **options) -> tuple[list, Path]:
@@ -355,8 +355,19 @@ def test_a_block_of_nothing_is_noticed(story, model, monkeypatch):
         return velocity * float("nan"), layers
 
     monkeypatch.setattr(WanDenoiser, "__call__", broken)
-    with pytest.raises(BlockvidError, match="block 1"):
+    with pytest.raises(BlockvidError, match=r"chunk 1 .*not finite"):
         draw(story, model)
+
+
+def test_the_sheet_shows_the_middle_of_each_chunk(story, model):
+    plan, stills = prepare(Order(story, model=str(model))).plan, {}
+    frames = (
+        torch.full((12, 3, 4, 4), 0.0) + torch.arange(n * 12, n * 12 + 12).view(-1, 1, 1, 1) / 255 for n in range(6)
+    )
+    assert len(list(_pictures(frames, plan, stills))) == 72
+    shown = {number: int(still[0, 0, 0]) for number, still in stills.items()}
+    assert shown == {c.number: (c.first_frame + c.end_frame) // 2 for c in plan.chunks}
+    assert all(still.base is None for still in stills.values())  # a copy, not a hold on the whole block
 
 
 def test_without_metadata_the_film_tells_nothing(story, model):

@@ -6,10 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageFont
 
-from blockvid_cli.errors import BlockvidError
-from blockvid_cli.film.mux import write_film
-from blockvid_cli.film.sheet import PAPER, contact_sheet, sheet_of_film, wrapped
-from blockvid_cli.film.subtitles import Chapter
+from blockvid_cli.film.sheet import PAPER, contact_sheet, small, wrapped
 
 COLOURS = [
     (200, 30, 30),
@@ -92,36 +89,7 @@ def test_a_label_a_frame():
         contact_sheet([plain(COLOURS[0])], [], "sheet.png")
 
 
-def test_a_film_shows_the_middle_of_each_chapter(tmp_path):
-    captions = ['Duration: 00:00:09.99 "=;#', "two\nStream #0:0: Video: none\nlines", "three \\"]
-    chapters = [Chapter(0, 1, captions[0]), Chapter(1, 1.5, captions[1]), Chapter(1.5, 3, captions[2])]
-    colours = [COLOURS[0]] * 12 + [COLOURS[1]] * 6 + [COLOURS[2]] * 18
-    film, sheet = tmp_path / "film.mp4", tmp_path / "sheet.png"
-    write_film(
-        (plain(colour) for colour in colours),
-        film,
-        fps=12,
-        size=(64, 48),
-        frames_total=36,
-        chapters=chapters,
-        metadata={"storyboard": captions},
-        title=captions[0],
-    )
-    sheet_of_film(film, chapters, sheet)
-    found = [places(read(sheet), colour, tolerance=8) for colour in COLOURS[:3]]
-    assert found[0][0] < found[1][0] < found[2][0]
-    assert all(width >= 62 and height >= 46 for _, _, width, height in found)
-
-
-def test_a_wide_film_is_shrunk(tmp_path):
-    film, sheet = tmp_path / "film.mp4", tmp_path / "sheet.png"
-    frames = [plain(COLOURS[0], 832, 480)] * 3
-    write_film(frames, film, fps=12, size=(832, 480), frames_total=3)
-    sheet_of_film(film, [Chapter(0, 0.25, "wide")], sheet)
-    assert read(sheet).shape[1] < 360
-
-
-def test_what_is_no_film(tmp_path):
-    (tmp_path / "film.mp4").write_text("text")
-    with pytest.raises(BlockvidError, match="cannot be read as a film"):
-        sheet_of_film(tmp_path / "film.mp4", [Chapter(0, 1, "a")], tmp_path / "sheet.png")
+def test_a_wide_picture_is_shrunk_and_a_small_one_kept():
+    wide, narrow = plain(COLOURS[0], 832, 480), plain(COLOURS[1])
+    assert small(wide).shape == (185, 320, 3) and (small(wide) == COLOURS[0]).all()
+    assert small(narrow) is narrow

@@ -2,27 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from pathlib import Path
-
 from blockvid_cli.errors import BlockvidError
 from blockvid_cli.film.ffmpeg import last_line, run_ffmpeg
-
-
-@dataclass(frozen=True)
-class Audio:
-    """A sound file and how it lies under the film; times in seconds."""
-
-    path: Path
-    start: float = 0.0  # where in the file the film begins
-    volume: float = 1.0  # a factor: 1 as it is, 0.5 half
-    fade_in: float = 0.0
-    fade_out: float = 0.0
+from blockvid_cli.story.storyboard import Audio
 
 
 def source(audio: Audio) -> list[str]:
     """ffmpeg's arguments that open the file at its start; local files only, whatever a playlist says."""
-    return ["-protocol_whitelist", "file", "-ss", f"{audio.start:.6f}", "-i", str(audio.path.absolute())]
+    return ["-protocol_whitelist", "file", "-ss", f"{audio.start:.6f}", "-i", str(audio.file.absolute())]
 
 
 def audible_seconds(audio: Audio, film: float) -> float:
@@ -31,16 +18,16 @@ def audible_seconds(audio: Audio, film: float) -> float:
     Raises:
         BlockvidError: the file is missing, holds no sound, or ends before its start.
     """
-    if not audio.path.is_file():
-        raise BlockvidError(f"the audio {audio.path} does not exist.")
+    if not audio.file.is_file():
+        raise BlockvidError(f"the audio {audio.file} does not exist.")
     to_nowhere = ["-map", "0:a:0", "-t", f"{film:.6f}", "-progress", "pipe:1", "-f", "null", "-"]
     done = run_ffmpeg([*source(audio), *to_nowhere])
     if done.returncode != 0:
         reason = last_line(done.stderr.decode("utf-8", "replace"))
-        raise BlockvidError(f"the audio {audio.path} cannot be played: {reason}.")
+        raise BlockvidError(f"the audio {audio.file} cannot be played: {reason}.")
     seconds = _progress(done.stdout.decode("utf-8", "replace"))
     if seconds <= 0:
-        raise BlockvidError(f"the audio {audio.path} has no sound after {audio.start:g} s, where it should start.")
+        raise BlockvidError(f"the audio {audio.file} has no sound after {audio.start:g} s, where it should start.")
     return min(seconds, film)
 
 

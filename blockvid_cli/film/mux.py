@@ -19,12 +19,13 @@ from typing import Any
 import numpy as np
 
 from blockvid_cli.errors import UsageError
-from blockvid_cli.film.audio import Audio, audible_seconds, filters, source
+from blockvid_cli.film.audio import audible_seconds, filters, source
 from blockvid_cli.film.disk import write_whole, writing
 from blockvid_cli.film.encode import encode, exact_rate
 from blockvid_cli.film.ffmpeg import failure, run_ffmpeg
 from blockvid_cli.film.subtitles import Chapter, srt, within
 from blockvid_cli.film.tags import ffmetadata
+from blockvid_cli.story.storyboard import Audio
 
 
 @dataclass(frozen=True)

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from io import BytesIO
 from pathlib import Path
 from typing import Protocol
@@ -11,10 +10,7 @@ from typing import Protocol
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from blockvid_cli.errors import BlockvidError
 from blockvid_cli.film.disk import write_whole
-from blockvid_cli.film.ffmpeg import moviepy_module
-from blockvid_cli.film.subtitles import Chapter
 
 PAPER, INK = (250, 250, 248), (40, 40, 40)
 LINES = 2
@@ -58,18 +54,6 @@ def contact_sheet(
     write_whole(path, png.getvalue())
 
 
-def sheet_of_film(film: Path, chapters: Sequence[Chapter], path: Path, columns: int = 5) -> None:
-    """A contact sheet of a finished film: the middle frame of each chapter.
-
-    Raises:
-        BlockvidError: the film cannot be read, or the sheet not written (``PartialError``: the disk is full).
-    """
-    with _open_film(film) as reader:
-        frames = [small(reader.get_frame((chapter.start + chapter.end) / 2)) for chapter in chapters]
-    labels = [f"{number}  {chapter.text}" for number, chapter in enumerate(chapters, start=1)]
-    contact_sheet(frames, labels, path, columns)
-
-
 def wrapped(text: str, font: Font, width: float, lines: int = LINES) -> list[str]:
     """Text broken at spaces into at most ``lines`` of ``width`` pixels; an ellipsis is the rest."""
     words, rows = text.split(), []
@@ -94,27 +78,8 @@ def _fitted(row: str, font: Font, width: float) -> str:
     return f"{kept}…"
 
 
-class Reader(Protocol):
-    """What is asked of moviepy's reader."""
-
-    def get_frame(self, t: float) -> np.ndarray:
-        """The frame shown at ``t`` seconds: uint8, H x W x 3."""
-
-
-@contextmanager
-def _open_film(film: Path) -> Iterator[Reader]:
-    reader_type = moviepy_module("video.io.ffmpeg_reader").FFMPEG_VideoReader
-    try:
-        reader = reader_type(str(film.absolute()), decode_file=False)
-    except (OSError, KeyError, IndexError, ValueError) as error:
-        raise BlockvidError(f"{film} cannot be read as a film.") from error
-    try:
-        yield reader
-    finally:
-        reader.close()
-
-
 def small(frame: np.ndarray) -> np.ndarray:
+    """A frame (H, W, 3) uint8 no wider than a thumbnail."""
     height, width = frame.shape[:2]
     if width <= THUMBNAIL:
         return frame
