@@ -30,10 +30,11 @@ class LatentGrid(Part):
 
 
 class TextReading(Part):
-    """What the network reads: the encoder's name and how many tokens of a caption."""
+    """What the network reads: the encoder's name, how many tokens, and whether captions are read as written."""
 
     encoder: str
     tokens: int = Field(gt=0)
+    reader: str = "as-written"
 
 
 class Weights(Part):
@@ -42,6 +43,12 @@ class Weights(Part):
     kind: str
     file: str
     config: dict[str, Any] = Field(default_factory=dict)
+
+
+class NetworkWeights(Weights):
+    """The network, and what its output stands for."""
+
+    predicts: str = "velocity"
 
 
 class ModelCard(Part):
@@ -56,10 +63,11 @@ class ModelCard(Part):
     patch: tuple[int, int, int]
     block: int = Field(gt=0)
     text: TextReading
-    network: Weights
+    network: NetworkWeights
     codec: Weights
     recipe: dict[str, Any]
     edition: str | None = None
+    probe: str | None = None
     provenance: dict[str, Any] = Field(default_factory=dict)
     limits: list[str] = Field(default_factory=list)
     folder: Path = Path()

@@ -7,10 +7,11 @@ import torch
 from diffusers.models.transformers.transformer_wan import WanRotaryPosEmbed
 
 from blockvid_cli.denoiser.attention import LookingBack, Recalled, attend
-from blockvid_cli.denoiser.flow import clean_of, levels, noised, shifted
+from blockvid_cli.denoiser.flow import clean_of, levels, noised, shifted, velocity_to
 from blockvid_cli.denoiser.guidance import Guided
 from blockvid_cli.denoiser.rope import Rope, grid, rotate
 from blockvid_cli.denoiser.wan import WanDenoiser, coordinate_channels, timestep
+from blockvid_cli.errors import UsageError
 from blockvid_cli.rollout.memories.memory import View
 from tests import small
 
@@ -136,6 +137,20 @@ def test_flow(level: float):
     clean, noise = torch.randn(2, 3), torch.randn(2, 3)
     x = noised(clean, noise, level)
     assert torch.allclose(clean_of(x, noise - clean, level), clean, atol=1e-6)
+
+
+def test_a_network_that_predicts_clean_latents_says_which_velocity_leads_there():
+    clean, noise, level = torch.randn(2, 3, 4, 5, 6), torch.randn(2, 3, 4, 5, 6), torch.tensor([1.0, 0.5, 0.1])
+    each = level.view(3, 1, 1, 1)
+    assert torch.allclose(velocity_to(noised(clean, noise, each), clean, each), noise - clean, atol=1e-4)
+    velocity = WanDenoiser(small.network())
+    predicted = WanDenoiser(small.network(), "clean")
+    x, text, times = torch.randn(1, 3, *small.LATENT), context(), torch.arange(3)
+    out, _ = velocity(x, level, text, times, View())
+    got, _ = predicted(x, level, text, times, View())
+    assert torch.allclose(got, (x - out) / each, atol=1e-5)
+    with pytest.raises(UsageError, match=r"network\.predicts"):
+        WanDenoiser(velocity.network, "noise")
 
 
 def test_levels_fall_from_noise_to_clean_and_warp_as_published():

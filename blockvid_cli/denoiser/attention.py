@@ -146,8 +146,8 @@ def attend(
     """softmax(q kᵀ / √d + bias) v for (B, T, H, D); bias (T of the keys,)."""
     query, key, value = (x.transpose(1, 2) for x in (query, key, value))
     if query.requires_grad and query.device.type == "cpu":  # the fused kernel's backward is slow on a CPU
-        logits = query @ key.transpose(-1, -2) * query.shape[-1] ** -0.5
-        share = (logits if bias is None else logits + bias).softmax(-1, dtype=torch.float32)
+        logits = (query * query.shape[-1] ** -0.5) @ key.transpose(-1, -2)
+        share = (logits if bias is None else logits + bias).softmax(-1)
         return (share.to(value.dtype) @ value).transpose(1, 2)
     mask = None if bias is None else bias.to(query.dtype).expand(query.shape[2], -1)
     return scaled_dot_product_attention(query, key, value, attn_mask=mask).transpose(1, 2)

@@ -15,6 +15,15 @@ def clean_of(x: torch.Tensor, velocity: torch.Tensor, level: torch.Tensor | floa
     return x - level * velocity
 
 
+def velocity_to(x: torch.Tensor, clean: torch.Tensor, level: torch.Tensor) -> torch.Tensor:
+    """The velocity that leads from x at ``level`` to the clean latents a network predicts: (x - clean) / level.
+
+    Narrow networks predict clean latents more easily than a velocity, which carries all of the noise (Li and He 2025,
+    "Back to Basics"); levels below 0.05 count as 0.05.
+    """
+    return (x - clean) / level.clamp(min=0.05)
+
+
 def shifted(level: torch.Tensor | float, shift: float) -> torch.Tensor | float:
     """A level moved towards noise: shift·t / (1 + (shift - 1)·t); shift 1 changes nothing."""
     return shift * level / (1 + (shift - 1) * level)

@@ -29,9 +29,8 @@ class Rope:
 
 def rotate(x: torch.Tensor, turns: tuple[torch.Tensor, torch.Tensor]) -> torch.Tensor:
     """Rotates neighbouring pairs of channels of x (B, T, H, D) by cosines and sines (T, 1, D/2)."""
-    cos, sin = turns
-    even, odd = x.unflatten(-1, (-1, 2)).float().unbind(-1)
-    return torch.stack([even * cos - odd * sin, even * sin + odd * cos], -1).flatten(-2).type_as(x)
+    pairs = torch.view_as_complex(x.float().unflatten(-1, (-1, 2)).contiguous())
+    return torch.view_as_real(pairs * torch.complex(*turns)).flatten(-2).type_as(x)
 
 
 def grid(frames: int, rows: int, columns: int) -> torch.Tensor:

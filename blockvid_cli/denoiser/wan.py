@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Protocol
 
 import torch
 from diffusers import WanTransformer3DModel
 
 from blockvid_cli.denoiser.attention import Layer, Looking, LookingBack, Places, ReadingCaptions, Remembered, located
+from blockvid_cli.denoiser.flow import velocity_to
 from blockvid_cli.denoiser.rope import Rope, grid
+from blockvid_cli.errors import choose
 
 TIMESTEPS = 1000  # the network's clock: a level of 1 is timestep 1000
 
@@ -32,14 +35,23 @@ class Denoiser(Protocol):
     ) -> tuple[torch.Tensor, list[Layer]]: ...
 
 
+Reading = Callable[[torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]
+PREDICTS: dict[str, Reading] = {"velocity": lambda x, out, level: out, "clean": velocity_to}
+
+
 class WanDenoiser:
     """A ``WanTransformer3DModel`` with its rotary module and self-attention processors replaced from outside.
 
     A network with more channels in than out gets fixed coordinate channels beside the latents (the bundled model).
+
+    Args:
+        network: taken over: its rotary module and processors are replaced.
+        predicts: what the network's output is: the "velocity", or the "clean" latents it leads to.
     """
 
-    def __init__(self, network: WanTransformer3DModel) -> None:
+    def __init__(self, network: WanTransformer3DModel, predicts: str = "velocity") -> None:
         self.network = network
+        self.reading = choose("network.predicts", PREDICTS, predicts)
         config = network.config
         self.patch: tuple[int, int, int] = tuple(config["patch_size"])
         self.rope = Rope(config["attention_head_dim"])
@@ -66,7 +78,7 @@ class WanDenoiser:
             return_dict=False,
         )[0]
         self.places.looking = None
-        return out.transpose(1, 2).float(), looking.layers
+        return self.reading(x, out.transpose(1, 2).float(), level.view(*level.shape, 1, 1, 1)), looking.layers
 
     @property
     def dtype(self) -> torch.dtype:

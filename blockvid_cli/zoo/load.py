@@ -16,7 +16,9 @@ from blockvid_cli.card import ModelCard
 from blockvid_cli.codec.stream import Codec
 from blockvid_cli.codec.tiny import TinyCodec, TinySizes
 from blockvid_cli.denoiser.wan import WanDenoiser
-from blockvid_cli.errors import MissingModelError, choose
+from blockvid_cli.errors import MissingModelError, UsageError, choose
+from blockvid_cli.storybook.edition import read_edition
+from blockvid_cli.storybook.probe import Probe
 
 
 def wan_network(config: dict[str, Any]) -> WanTransformer3DModel:
@@ -38,7 +40,7 @@ def load_denoiser(card: ModelCard, device: str, dtype: torch.dtype) -> WanDenois
     network = choose("network", NETWORKS, card.network.kind)(card.network.config)
     _fill(network, card.path(card.network), card.name)
     cast(network, dtype)
-    return WanDenoiser(network.to(device).eval().requires_grad_(False))
+    return WanDenoiser(network.to(device).eval().requires_grad_(False), card.network.predicts)
 
 
 def cast(network: WanTransformer3DModel, dtype: torch.dtype) -> None:
@@ -54,6 +56,19 @@ def load_codec(card: ModelCard, device: str) -> Codec:
     codec = choose("codec", CODECS, card.codec.kind)(card.codec.config)
     _fill(codec, card.path(card.codec), card.name)
     return codec.to(device).eval().requires_grad_(False)
+
+
+def load_probe(card: ModelCard) -> Probe:
+    """The network that reads the pictures of a picture-book model.
+
+    Raises:
+        UsageError: the model has none; its pictures have no ground truth.
+    """
+    if card.probe is None or card.edition is None:
+        raise UsageError(f"the model '{card.name}' has no probe; --quality measures picture-book models (storybook).")
+    probe = Probe(read_edition(card.folder / card.edition))
+    _fill(probe, card.folder / card.probe, card.name)
+    return probe.eval().requires_grad_(False)
 
 
 def _fill(module: nn.Module, file: Path, model: str) -> None:
