@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from importlib import metadata
@@ -14,13 +14,15 @@ import torch
 
 from blockvid_cli import __version__
 from blockvid_cli.card import ModelCard, bundled_models, find_card, parse_size
-from blockvid_cli.errors import StoryboardError, UsageError
+from blockvid_cli.errors import StoryboardError, UsageError, choose
 from blockvid_cli.film.project import chunk_keys
 from blockvid_cli.rollout.recipe import Recipe, make_recipe, overlaid
 from blockvid_cli.story.plan import Plan, make_plan
 from blockvid_cli.story.storyboard import Storyboard, read_storyboard
+from blockvid_cli.storybook.reading import as_drawn
 
 DEFAULT_MODEL = "storybook"
+READERS: dict[str, Callable[[Plan, ModelCard], Plan]] = {"as-written": lambda plan, card: plan, "storybook": as_drawn}
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
@@ -80,12 +82,13 @@ def prepare(order: Order) -> Job:
     seed = storyboard.seed if order.seed is None else order.seed
     size = _size(order.size) or storyboard.size
     plan = make_plan(storyboard, card, seed=seed, size=size, fps=storyboard.fps if order.fps is None else order.fps)
+    plan = choose("text.reader", READERS, card.text.reader)(plan, card)
     with told_of(storyboard.recipe_where):
         make_recipe(overlaid(card.recipe, storyboard.recipe))
     values = overlaid(card.recipe, storyboard.recipe, order.recipe)
     recipes = _recipes(storyboard, card, values)
     output = _output(order, storyboard)
-    device = _device(order.device)
+    device = device_named(order.device)
     return Job(order, storyboard, card, plan, values, recipes, output, device, _dtype(order.dtype, device))
 
 
@@ -156,7 +159,7 @@ def content_keys(job: Job) -> list[str]:
     parts = [
         {
             "caption": chunk.blocks[0].caption,
-            "compared": chunk.caption,
+            "compared": chunk.compared or chunk.caption,
             "negative": chunk.blocks[0].negative,
             "seed": chunk.seed,
             "cut": chunk.cut,
@@ -211,7 +214,8 @@ def _size(text: str | None) -> tuple[int, int] | None:
         raise UsageError(f"--size: {error}.") from error
 
 
-def _device(name: str) -> str:
+def device_named(name: str) -> str:
+    """A device by its name; "auto" is the GPU where there is one."""
     if name == "auto":
         return "cuda" if torch.cuda.is_available() else "cpu"
     try:

@@ -16,7 +16,7 @@ from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn
 from rich.table import Table
 from rich.text import Text
 
-from blockvid_cli.story.plan import Plan
+from blockvid_cli.story.plan import Plan, PlannedChunk
 from blockvid_cli.story.seconds import clock
 from blockvid_cli.story.storyboard import Storyboard
 
@@ -147,6 +147,12 @@ def result(values: dict[str, Any], sentence: str, as_json: bool) -> None:
     print(json.dumps(values, ensure_ascii=False) if as_json else sentence, flush=True)
 
 
+def _drawn_as(chunk: PlannedChunk) -> str:
+    """The sentence the network reads instead of a caption, on a line of its own; nothing where it reads the caption."""
+    read = chunk.blocks[0].caption
+    return "" if read.endswith(chunk.caption) else f"\n-> {read}"
+
+
 def plan_table(
     storyboard: Storyboard, model: str, plan: Plan, recalled: list[tuple[int, ...]], notes: list[str]
 ) -> None:
@@ -164,7 +170,7 @@ def plan_table(
             str(len(chunk.blocks)),
             str(chunk.end_frame - chunk.first_frame),
             " ".join(map(str, before)) or "-",
-            Text(chunk.caption),
+            Text.assemble(chunk.caption, (_drawn_as(chunk), "dim")),
         )
     width, height = plan.size
     seconds = plan.frames / plan.fps

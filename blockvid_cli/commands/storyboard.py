@@ -50,7 +50,7 @@ def check(
     as_json: options.AsJson = False,
     allow_outside: options.AllowOutside = False,
 ) -> None:
-    """Show the plan of a film: its chunks, their blocks, and what had to be rounded.
+    """Show the plan of a film: its chunks, their blocks, what had to be rounded, and as what a model reads a caption.
 
     Example: blockvid storyboard check storyboards/swan.yaml --model storybook
     """
@@ -152,6 +152,7 @@ def _described(
                 "chunk": chunk.number,
                 "shot": chunk.shot,
                 "caption": chunk.caption,
+                "read": chunk.blocks[0].caption,
                 "start": chunk.start,
                 "end": chunk.end,
                 "first_frame": chunk.first_frame,

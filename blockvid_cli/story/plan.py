@@ -55,6 +55,7 @@ class PlannedChunk:
     cut: bool
     image: Path | None = None  # a picture to begin from
     recipe: Mapping[str, Any] = field(default_factory=dict)  # changes of the recipe for this chunk
+    compared: str = ""  # what a memory compares with other chunks'; the caption when empty
 
 
 @dataclass(frozen=True)

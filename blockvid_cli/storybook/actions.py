@@ -1,20 +1,51 @@
-"""How a subject moves: every action is an attractor, so that a story of any length stays where stories are.
+"""How a subject moves: on the codec's own lattice, so that what is drawn at one place is drawn alike at every other.
 
-An action eases the subject towards a place and keeps it there, whatever came before. Positions are shares of the
-picture: x from the left, y upwards from the ground. Hopping keeps time with the blocks (one hop a block).
+    latent frame     0 | 1 | 2 | 3 | ...        four pixel frames each
+    gliding left    x0   x0-1  x0-2  x0-3       one cell of the lattice a latent frame, never faster
+    hopping         up   hold  down | up ...    one hop a block
+
+A cell is one latent pixel (eight pixels of the picture, ``codec.tiny.PATCH``). Every action is an attractor: it leads
+the subject to a place and keeps it there, whatever came before, so that a story of any length stays where stories are.
 """
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass, replace
 
-LEFT, RIGHT, HIGH, HOP = 0.22, 0.78, 0.36, 0.16
+from blockvid_cli.codec.tiny import FOLD
+
+
+@dataclass(frozen=True)
+class Stage:
+    """Where actions lead to, in cells: a picture's width and height, and the places in it."""
+
+    width: int
+    height: int
+
+    @property
+    def middle(self) -> int:
+        """Where every shot begins."""
+        return self.width // 2
+
+    @property
+    def left(self) -> int:
+        """Where gliding left ends."""
+        return round(0.2 * self.width)
+
+    @property
+    def right(self) -> int:
+        """Where gliding right ends."""
+        return self.width - self.left
+
+    @property
+    def high(self) -> int:
+        """How far above the ground rising ends."""
+        return round(0.25 * self.height)
 
 
 @dataclass(frozen=True)
 class Pose:
-    """Where a subject is: x (share of the width), height above ground (share of the height), the side it faces."""
+    """Where a subject is, in cells: x from the left, height above the ground; the side it faces; its hop."""
 
     x: float
     height: float = 0.0
@@ -22,23 +53,19 @@ class Pose:
     hop: float = 0.0  # added to the height while hopping
 
 
-def _eased(now: float, goal: float, rate: float) -> float:
-    return now + (goal - now) * rate
-
-
-def move(pose: Pose, action: str, frame: int, period: int) -> Pose:
-    """The pose one frame later; ``frame`` counts within the block, ``period`` is a block's length in frames."""
-    goal_x = {"left": LEFT, "right": RIGHT}.get(action, pose.x)
-    goal_height = HIGH if action == "rise" else 0.0
-    facing = {"left": -1, "right": 1}.get(action, pose.facing)
-    hop = HOP * abs(math.sin(math.pi * (frame + 1) / period)) if action == "hop" else 0.0
+def move(pose: Pose, action: str, frame: int, period: int, stage: Stage) -> Pose:
+    """The pose one pixel frame later; ``frame`` counts within the block, ``period`` is a block's length in frames."""
+    goal_x = {"left": stage.left, "right": stage.right}.get(action, pose.x)
+    share = (frame + 1) / period
     return replace(
         pose,
-        x=_eased(pose.x, goal_x, 0.055),
-        height=_eased(pose.height, goal_height, 0.06),
-        facing=facing,
-        hop=hop,
+        x=_towards(pose.x, goal_x),
+        height=_towards(pose.height, stage.high if action == "rise" else 0),
+        facing={"left": -1, "right": 1}.get(action, pose.facing),
+        hop=min(1.0, 3 * share, 3 * (1 - share)) if action == "hop" else 0.0,
     )
 
 
-ACTIONS = ("rest", "left", "right", "rise", "hop")
+def _towards(now: float, goal: float) -> float:
+    """One frame's way towards a goal, exact in binary fractions."""
+    return min(max(goal, now - 1 / FOLD), now + 1 / FOLD)

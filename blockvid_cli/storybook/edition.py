@@ -8,6 +8,8 @@ from pathlib import Path
 import yaml
 
 from blockvid_cli.card import parse_size, shipped
+from blockvid_cli.codec.tiny import FOLD, PATCH
+from blockvid_cli.storybook.actions import Stage
 
 
 @dataclass(frozen=True)
@@ -19,14 +21,25 @@ class Edition:
     settings: tuple[str, ...]
     lights: tuple[str, ...]
     actions: tuple[str, ...]
+    weathers: tuple[str, ...]
     cameras: tuple[str, ...]
     size: tuple[int, int]
     fps: int
     block: int
 
+    @property
+    def stage(self) -> Stage:
+        """The picture in cells."""
+        return Stage(self.size[0] // PATCH, self.size[1] // PATCH)
+
+    @property
+    def period(self) -> int:
+        """Pixel frames of a block; the film's first block shows all but its first three."""
+        return FOLD * self.block
+
     def block_frames(self, number: int) -> range:
         """Pixel frames of block ``number``: 4·block - 3 for the first, 4·block for each later one."""
-        border = [max(4 * self.block * k - 3, 0) for k in (number, number + 1)]
+        border = [max(self.period * k - FOLD + 1, 0) for k in (number, number + 1)]
         return range(border[0], border[1])
 
 

@@ -12,7 +12,7 @@ from PIL import Image, ImageDraw
 
 from blockvid_cli.storybook.subjects import RGB
 
-GROUND = 0.84  # height of the subjects' feet, as a share of the picture
+GROUND = 5 / 6  # height of the subjects' feet, as a share of the picture
 SCALE = 4  # backdrops are drawn this much larger, then averaged
 
 
@@ -26,12 +26,37 @@ class Light:
     orb: tuple[float, float, float, RGB]  # x, y, radius in heights, colour
     stars: int
     lamps: bool
+    cloud: tuple[float, float, float]
 
 
 LIGHTS: dict[str, Light] = {
-    "day": Light((104, 182, 238), (214, 238, 248), (1.0, 1.0, 1.0), (0.82, 0.17, 0.085, (255, 238, 150)), 0, False),
-    "sunset": Light((120, 88, 160), (255, 176, 108), (1.0, 0.78, 0.66), (0.76, 0.40, 0.12, (255, 226, 140)), 0, True),
-    "night": Light((16, 22, 62), (58, 66, 122), (0.42, 0.46, 0.68), (0.16, 0.18, 0.085, (238, 240, 222)), 36, True),
+    "day": Light(
+        (104, 182, 238),
+        (214, 238, 248),
+        (1.0, 1.0, 1.0),
+        (0.82, 0.17, 0.085, (255, 238, 150)),
+        0,
+        False,
+        (1.0, 1.0, 1.0),
+    ),
+    "sunset": Light(
+        (120, 88, 160),
+        (255, 176, 108),
+        (1.0, 0.78, 0.66),
+        (0.76, 0.40, 0.12, (255, 226, 140)),
+        0,
+        True,
+        (1.0, 0.82, 0.74),
+    ),
+    "night": Light(
+        (16, 22, 62),
+        (58, 66, 122),
+        (0.42, 0.46, 0.68),
+        (0.16, 0.18, 0.085, (238, 240, 222)),
+        14,
+        True,
+        (0.36, 0.40, 0.56),
+    ),
 }
 
 
@@ -75,7 +100,7 @@ class Easel:
         places = np.random.default_rng(5)
         for _ in range(self.light.stars):
             x, y = places.random() * 0.98 + 0.01, places.random() * 0.5 + 0.02
-            self.disc(x, y, 0.006, (236, 236, 250), lit=False)
+            self.disc(x, y, 0.011, (236, 236, 250), lit=False)
         x, y, radius, colour = self.light.orb
         self.disc(x, y, radius, colour, lit=False)
 
@@ -117,24 +142,24 @@ def meadow(easel: Easel) -> None:
 
 def city(easel: Easel) -> None:
     blocks = (
-        (0.0, 0.30, 0.13, (126, 122, 146)),
-        (0.14, 0.42, 0.12, (158, 132, 128)),
-        (0.27, 0.22, 0.13, (108, 118, 142)),
-        (0.41, 0.40, 0.14, (146, 136, 150)),
-        (0.56, 0.30, 0.12, (120, 128, 150)),
-        (0.69, 0.44, 0.13, (162, 138, 134)),
-        (0.83, 0.26, 0.17, (114, 116, 140)),
+        (0, 4, 3, (126, 122, 146)),
+        (3, 6, 2, (158, 132, 128)),
+        (5, 3, 3, (108, 118, 142)),
+        (8, 5, 3, (146, 136, 150)),
+        (11, 4, 2, (120, 128, 150)),
+        (13, 6, 3, (162, 138, 134)),
+        (16, 3, 4, (114, 116, 140)),
     )
     glass: RGB = (255, 224, 128) if easel.light.lamps else (196, 220, 234)
-    for x, top, width, colour in blocks:
-        easel.box(x, top, width, 0.5, colour)
-        for row in np.arange(top + 0.05, 0.64, 0.10):
-            for column in np.arange(x + 0.022, x + width - 0.03, 0.038):
-                easel.box(column, row, 0.02, 0.045, glass, lit=not easel.light.lamps)
-    easel.box(0, 0.70, 1, 0.05, (176, 172, 172))
-    easel.box(0, 0.75, 1, 0.25, (92, 92, 102))
-    for x in np.arange(0.03, 1, 0.2):
-        easel.box(x, 0.925, 0.1, 0.02, (236, 230, 206))
+    for first, top, width, colour in blocks:  # in cells of 1/20 by 1/12: a window each, so that all are alike
+        easel.box(first / 20, top / 12, width / 20, 0.6, colour)
+        for row in range(top, 8):
+            for column in range(first, first + width):
+                easel.box(column / 20 + 0.014, row / 12 + 0.025, 0.022, 0.04, glass, lit=not easel.light.lamps)
+    easel.box(0, 8.5 / 12, 1, 0.05, (176, 172, 172))
+    easel.box(0, 9 / 12, 1, 0.25, (92, 92, 102))
+    for x in range(0, 20, 4):
+        easel.box(x / 20 + 0.02, 0.925, 0.1, 0.02, (236, 230, 206))
 
 
 def desert(easel: Easel) -> None:

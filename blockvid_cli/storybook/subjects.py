@@ -55,7 +55,7 @@ class Pencil:
         """A thick line with round joints."""
         radius = width / 2
         for (x0, y0), (x1, y1) in itertools.pairwise(points):
-            for s in np.linspace(0, 1, 12):
+            for s in np.linspace(0, 1, 2 + int(8 * np.hypot(x1 - x0, y1 - y0) / width)):
                 x, y = x0 + (x1 - x0) * s, y0 + (y1 - y0) * s
                 box = self._pixels([(x - radius, y - radius), (x + radius, y + radius)])
                 self._draw.ellipse([*box[0], *box[1]], fill=fill)
@@ -106,11 +106,42 @@ def balloon(pencil: Pencil, colour: RGB) -> None:
     pencil.shape([(-0.22, 0.62), (0.22, 0.62), (0.17, 0.89), (-0.17, 0.89)], (168, 112, 62))
 
 
+def cat(pencil: Pencil, colour: RGB) -> None:
+    tail = [(-0.55, 0.55), (-0.86, 0.42), (-0.88, 0.02), (-0.7, -0.22)]
+    pencil.stroke(tail, INK, 0.26)
+    pencil.stroke(tail, colour, 0.15)
+    pencil.oval(-0.08, 0.46, 0.54, 0.43, colour)
+    for x in (0.26, 0.92):
+        ear = 0.10 if x > 0.5 else -0.10
+        pencil.shape([(x - 0.16, -0.44), (x + ear, -0.92), (x + 0.16, -0.44)], colour)
+    pencil.oval(0.58, -0.26, 0.40, 0.36, colour)
+    for x in (0.44, 0.74):
+        pencil.oval(x, -0.30, 0.07, 0.09, INK, 0.0)
+    pencil.shape([(0.53, -0.16), (0.67, -0.16), (0.6, -0.06)], (240, 130, 140), 0.0)
+    for x in (-0.28, 0.28):
+        pencil.oval(x, 0.80, 0.20, 0.10, lighter(colour, 0.3 if colour != COLOURS["white"] else -0.12), 0.05)
+
+
+def person(pencil: Pencil, colour: RGB) -> None:
+    for x in (-0.17, 0.17):
+        pencil.stroke([(x, 0.4), (x, 0.8)], INK, 0.24)
+        pencil.stroke([(x, 0.4), (x, 0.8)], (74, 84, 130), 0.13)
+    for x in (-0.5, 0.5):
+        pencil.stroke([(x * 0.5, -0.16), (x, 0.2)], INK, 0.25)
+        pencil.stroke([(x * 0.5, -0.16), (x, 0.2)], colour, 0.14)
+    pencil.shape([(-0.28, -0.3), (0.28, -0.3), (0.44, 0.5), (-0.44, 0.5)], colour)
+    pencil.oval(0.0, -0.56, 0.30, 0.30, (246, 206, 170))
+    pencil.shape([(-0.40, -0.64), (0.56, -0.64), (0.50, -0.72), (0.26, -0.74), (0.16, -0.94), (-0.24, -0.94)], colour)
+    pencil.oval(0.14, -0.5, 0.045, 0.06, INK, 0.0)
+
+
 SUBJECTS: dict[str, Callable[[Pencil, RGB], None]] = {
     "swan": swan,
     "boat": boat,
     "car": car,
     "balloon": balloon,
+    "cat": cat,
+    "person": person,
 }
 STANDS = 0.9  # y of the ground in the unit square
 

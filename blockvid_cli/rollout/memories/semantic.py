@@ -58,7 +58,7 @@ class Semantic(Memory):
         self.bank, self._unfinished, self.rope = {}, [], rope
         self.last = {chunk.number: chunk.blocks[-1].number for chunk in chunks}
         self.seeds = {chunk.number: chunk.seed for chunk in chunks}
-        self.embeddings = embed([chunk.caption for chunk in chunks], self.sentences)
+        self.embeddings = embed([chunk.compared or chunk.caption for chunk in chunks], self.sentences)
 
     def remember(self, block: Block, layers: Sequence[Layer], coordinates: torch.Tensor) -> None:
         """See ``Memory``; the last block of a chunk makes the chunk's entry."""

@@ -1,0 +1,112 @@
+"""The frames of a picture-book story: backdrop, cloud, shadow, subject, weather, and the camera before it all."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch.nn.functional import affine_grid, grid_sample
+
+from blockvid_cli.codec.tiny import PATCH
+from blockvid_cli.storybook.edition import Edition
+from blockvid_cli.storybook.settings import GROUND, LIGHTS, backdrop
+from blockvid_cli.storybook.subjects import STANDS, sprite
+from blockvid_cli.storybook.weather import falling
+from blockvid_cli.storybook.world import Still, Story, stills
+
+REACH = 3.25  # half a subject's square, in cells
+PAN = 0.12  # how far a panning camera looks aside, as a share of half the picture
+
+
+def draw(story: Story, edition: Edition, device: str = "cpu") -> tuple[torch.Tensor, torch.Tensor]:
+    """Frames (F, 3, H, W) in 0..1 and the subject's share of each pixel (F, 1, H, W), from the story alone."""
+    shots: list[list[Still]] = []
+    for still in stills(story, edition):
+        if not shots or shots[-1][0].scene != still.scene:
+            shots.append([])
+        shots[-1].append(still)
+    drawn = [_draw(shot, edition.size, device) for shot in shots]
+    frames, subject = (torch.cat(parts) for parts in zip(*drawn, strict=True))
+    return _filmed(falling(frames, story.weather), story.camera), _filmed(subject, story.camera)
+
+
+def _draw(shot: Sequence[Still], size: tuple[int, int], device: str) -> tuple[torch.Tensor, torch.Tensor]:
+    """The frames and subject shares of stills of one scene."""
+    (width, height), scene = size, shot[0].scene
+    light = LIGHTS[scene.light]
+    cloud = torch.tensor([still.cloud * PATCH for still in shot], device=device)
+    frames = backdrop(scene.setting, scene.light, size).to(device).expand(len(shot), -1, -1, -1)
+    frames = _veiled(frames, _cloud(cloud, width, height), torch.tensor(light.cloud, device=device), 0.75)
+    if scene.subject is None:
+        return frames, torch.zeros_like(frames[:, :1])
+    x = torch.tensor([still.pose.x * PATCH for still in shot], device=device)
+    lift = torch.tensor([(still.pose.height + still.pose.hop) * PATCH for still in shot], device=device)
+    facing = torch.tensor([float(still.pose.facing) for still in shot], device=device)
+    reach = REACH * PATCH
+    shadow = _shadow(x, lift, reach, width, height)
+    frames = _veiled(frames, shadow, torch.tensor([0.1, 0.1, 0.16], device=device), 0.4)
+    middle = GROUND * height - lift - STANDS * reach
+    layer = _placed(sprite(scene.subject, scene.colour).to(device), x, middle, facing, reach, width, height)
+    colour, alpha = layer[:, :3], layer[:, 3:]
+    return frames * (1 - alpha) + colour, alpha
+
+
+def _filmed(pictures: torch.Tensor, camera: str) -> torch.Tensor:
+    """Pictures (F, C, H, W) through the camera: one that pans sees a part of each, eased to its side."""
+    if camera == "still":
+        return pictures
+    share = 1 - 0.97 ** torch.arange(len(pictures), device=pictures.device)
+    theta = torch.zeros(len(pictures), 2, 3, device=pictures.device)
+    theta[:, 0, 0] = theta[:, 1, 1] = 1 - PAN
+    theta[:, 0, 2] = {"left": -PAN, "right": PAN}[camera] * share
+    return grid_sample(pictures, affine_grid(theta, list(pictures.shape), align_corners=False), align_corners=False)
+
+
+def _placed(
+    texture: torch.Tensor,
+    x: torch.Tensor,
+    y: torch.Tensor,
+    facing: torch.Tensor,
+    reach: float,
+    width: int,
+    height: int,
+) -> torch.Tensor:
+    """A sprite (4, S, S) around (x, y) of each frame, in pixels: (F, 4, H, W)."""
+    theta = torch.zeros(len(x), 2, 3, device=texture.device)
+    theta[:, 0, 0] = facing * width / (2 * reach)
+    theta[:, 0, 2] = facing * (width / 2 - x) / reach
+    theta[:, 1, 1] = height / (2 * reach)
+    theta[:, 1, 2] = (height / 2 - y) / reach
+    grid = affine_grid(theta, [len(x), 4, height, width], align_corners=False)
+    return grid_sample(texture.expand(len(x), -1, -1, -1), grid, align_corners=False)
+
+
+def _veiled(frames: torch.Tensor, share: torch.Tensor, colour: torch.Tensor, strength: float) -> torch.Tensor:
+    """Frames under a veil of one colour; share (F, 1, H, W) in 0..1."""
+    share = share * strength
+    return frames * (1 - share) + colour.view(3, 1, 1) * share
+
+
+def _pixels(width: int, height: int, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
+    rows = torch.arange(height, device=device).view(1, 1, -1, 1) + 0.5
+    columns = torch.arange(width, device=device).view(1, 1, 1, -1) + 0.5
+    return columns, rows
+
+
+def _shadow(x: torch.Tensor, lift: torch.Tensor, reach: float, width: int, height: int) -> torch.Tensor:
+    """A soft ellipse under the subject, smaller the higher it is: (F, 1, H, W)."""
+    columns, rows = _pixels(width, height, x.device)
+    size = (1 - 1.6 * lift / height).clamp(min=0.3).view(-1, 1, 1, 1) * reach
+    across = (columns - x.view(-1, 1, 1, 1)) / (size * 0.95)
+    down = (rows - GROUND * height) / (size * 0.16)
+    return (1.5 - (across**2 + down**2)).clamp(0, 1)
+
+
+def _cloud(x: torch.Tensor, width: int, height: int) -> torch.Tensor:
+    """A cloud of three soft discs around x, in pixels: (F, 1, H, W)."""
+    columns, rows = _pixels(width, height, x.device)
+    share = torch.zeros(len(x), 1, height, width, device=x.device)
+    for dx, dy, radius in ((0.0, 0.0, 0.085), (-0.07, 0.025, 0.06), (0.075, 0.02, 0.065)):
+        away = (columns - x.view(-1, 1, 1, 1) - dx * width) ** 2 + (rows - (0.15 + dy) * height) ** 2
+        share = torch.maximum(share, (1 + (radius * height - away.sqrt()) / 2.5).clamp(0, 1))
+    return share

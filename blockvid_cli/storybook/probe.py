@@ -1,0 +1,115 @@
+"""A small network that reads the picture book's pictures: who, in which colour, where, when, and what happens.
+
+    clip: 8 frames spread over a chunk, at half size  ->  a feature vector a frame
+        each frame's    -> subject (or nobody), colour, setting, light
+        all eight       -> action
+
+It is trained on the world's own frames (``training.objectives.telling_apart``) and judges generated ones against the
+storyboard that asked for them.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+from torch.nn.functional import avg_pool2d
+
+from blockvid_cli.storybook.edition import Edition
+from blockvid_cli.storybook.world import Scene
+
+FRAMES = 8  # of a clip
+FEATURES = 96
+WIDTHS = (3, 24, 48, 64, 96)
+OF_FRAMES = ("subject", "colour", "setting", "light")  # what every frame tells
+NOBODY = "nobody"
+
+
+@dataclass(frozen=True)
+class Readings:
+    """What the probe says of B clips: for each attribute the index of its name, (B, FRAMES) or for the action (B,)."""
+
+    stills: dict[str, torch.Tensor]
+    action: torch.Tensor
+    features: torch.Tensor  # (B, FEATURES), the mean over a clip's frames
+
+
+class Probe(nn.Module):
+    """See the module; its names and the size of its pictures are an edition's."""
+
+    def __init__(self, edition: Edition) -> None:
+        super().__init__()
+        self.names = {
+            "subject": (*edition.subjects, NOBODY),
+            "colour": edition.colours,
+            "setting": edition.settings,
+            "light": edition.lights,
+            "action": edition.actions,
+        }
+        steps = [
+            nn.Sequential(nn.Conv2d(a, b, 3, 2, 1), nn.GroupNorm(8, b), nn.SiLU())
+            for a, b in itertools.pairwise(WIDTHS)
+        ]
+        self.see = nn.Sequential(*steps, nn.Flatten(), nn.LazyLinear(FEATURES), nn.SiLU())
+        self.heads = nn.ModuleDict({name: nn.Linear(FEATURES, len(self.names[name])) for name in OF_FRAMES})
+        self.action = nn.Sequential(
+            nn.Linear(FRAMES * FEATURES, 128), nn.SiLU(), nn.Linear(128, len(self.names["action"]))
+        )
+        self.see(torch.zeros(1, 3, edition.size[1] // 2, edition.size[0] // 2))
+
+    def forward(self, clips: torch.Tensor) -> tuple[dict[str, torch.Tensor], torch.Tensor, torch.Tensor]:
+        """Clips (B, FRAMES, 3, H/2, W/2) -> logits of each still attribute, of the action, and features (B, F, D)."""
+        features = self.see(clips.flatten(0, 1) - 0.5).unflatten(0, clips.shape[:2])
+        stills = {name: head(features) for name, head in self.heads.items()}
+        return stills, self.action(features.flatten(1)), features
+
+    @torch.inference_mode()
+    def read(self, clips: torch.Tensor) -> Readings:
+        """What is to be seen in clips (B, FRAMES, 3, H/2, W/2)."""
+        parts = [self(part) for part in clips.split(32)]
+        return Readings(
+            {name: torch.cat([part[0][name].argmax(-1) for part in parts]) for name in OF_FRAMES},
+            torch.cat([part[1].argmax(-1) for part in parts]),
+            torch.cat([part[2].mean(1) for part in parts]),
+        )
+
+    @torch.inference_mode()
+    def read_stills(self, frames: torch.Tensor) -> dict[str, torch.Tensor]:
+        """What is to be seen in single frames (N, 3, H/2, W/2): for each attribute (N,)."""
+        features = self.see(frames - 0.5)
+        return {name: head(features).argmax(-1) for name, head in self.heads.items()}
+
+    def truth(self, scene: Scene) -> dict[str, int]:
+        """The indices of a scene's names; a scene without a subject has no colour (-1)."""
+        names = {
+            "subject": scene.subject or NOBODY,
+            "colour": scene.colour,
+            "setting": scene.setting,
+            "light": scene.light,
+        }
+        return {
+            name: -1 if name == "colour" and scene.subject is None else self.names[name].index(value)
+            for name, value in names.items()
+        }
+
+
+def clip_of(frames: torch.Tensor) -> torch.Tensor:
+    """FRAMES frames spread evenly over frames (F, 3, H, W), at half size: (FRAMES, 3, H/2, W/2)."""
+    return halved(frames[torch.linspace(0, len(frames) - 1, FRAMES).round().long()])
+
+
+def halved(frames: torch.Tensor) -> torch.Tensor:
+    """Frames (F, 3, H, W) at half size."""
+    return avg_pool2d(frames.float(), 2)
+
+
+def spans(blocks: Sequence[int], edition: Edition) -> list[slice]:
+    """The pixel frames of chunks that are so many blocks long, one after another."""
+    out, first = [], 0
+    for count in blocks:
+        out.append(slice(edition.block_frames(first).start, edition.block_frames(first + count - 1).stop))
+        first += count
+    return out
