@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import importlib.util
 import itertools
 import json
 
 import pytest
 import torch
 
-from blockvid_cli.card import ModelCard
+from blockvid_cli.card import ModelCard, find_card
 from blockvid_cli.codec.tiny import TinyCodec, TinySizes
 from blockvid_cli.denoiser.attention import Layer
 from blockvid_cli.denoiser.rope import Rope, grid
@@ -20,10 +21,14 @@ from blockvid_cli.storybook.world import tell
 from blockvid_cli.text.encoders import text_encoder
 from blockvid_cli.training.clips import StoryClips
 from blockvid_cli.training.latents import story_latents
-from blockvid_cli.training.loop import Pace, adamw, muon_and_adamw, train
+from blockvid_cli.training.loop import Pace, train
+from blockvid_cli.training.objectives.diffusion_forcing import DiffusionForcing
+from blockvid_cli.training.objectives.own_rollout import OwnRollout
 from blockvid_cli.training.objectives.reconstruction import Reconstruction
-from blockvid_cli.training.objectives.teacher_forcing import Amounts, Shelf, TeacherForcing, look_back, windows
-from blockvid_cli.training.storybook import Course, begin, retrain
+from blockvid_cli.training.objectives.teacher_forcing import Amounts, Shelf, TeacherForcing
+from blockvid_cli.training.optimizers import KernelMuon, muon_and_adamw
+from blockvid_cli.training.storybook import OUTER, Course, begin, retrain
+from blockvid_cli.training.windows import look_back, windows
 from blockvid_cli.zoo.load import wan_network
 from tests import small
 from tests.conftest import CARD
@@ -45,18 +50,21 @@ def stories(tmp_path_factory):
     return story_latents(read_edition(), codec, text_encoder(reading), told, file, lambda figures: None)
 
 
-def forcing(stories) -> TeacherForcing:
+def forcing(stories, kind: type[TeacherForcing] = TeacherForcing) -> TeacherForcing:
     torch.manual_seed(0)
     network = wan_network(CARD["network"]["config"])
     begin(network)
-    return TeacherForcing(
-        WanDenoiser(network), Shelf(stories, stories), Shelf(stories, stories), Amounts(windows=2, copies=2, openings=2)
-    )
+    shelf, codec = Shelf(stories, stories), TinyCodec(SIZES).eval()
+    return kind(WanDenoiser(network), codec, shelf, shelf, Amounts(windows=2, copies=2, openings=2))
+
+
+def muon(objective, rate: float, others: float):
+    return muon_and_adamw(objective.module, rate, others, but=("linear", *OUTER))
 
 
 def reconstruction(clips) -> Reconstruction:
     torch.manual_seed(0)
-    return Reconstruction(TinyCodec(SIZES), clips, clips)
+    return Reconstruction(TinyCodec(SIZES).to(memory_format=torch.channels_last), clips, clips)
 
 
 def run(objective, optimizers, folder, steps: int) -> dict[str, torch.Tensor]:
@@ -81,14 +89,14 @@ def cut_after(objective, step: int):
     return objective
 
 
-@pytest.mark.parametrize("kind", ["reconstruction", "teacher_forcing"])
+@pytest.mark.parametrize("kind", ["reconstruction", TeacherForcing, DiffusionForcing, OwnRollout])
 def test_resumed_training_equals_uninterrupted_to_the_bit(kind, clips, stories, tmp_path):
     def fresh():
         if kind == "reconstruction":
             objective = reconstruction(clips)
-            return objective, adamw(objective.module, 1e-3)
-        objective = forcing(stories)
-        return objective, muon_and_adamw(objective.module, 1e-3, 1e-3)
+            return objective, muon(objective, 1e-3, 1e-3)
+        objective = forcing(stories, kind)
+        return objective, muon(objective, 1e-3, 1e-3)
 
     whole = run(*fresh(), tmp_path / "whole", 6)
     objective, optimizers = fresh()
@@ -98,19 +106,20 @@ def test_resumed_training_equals_uninterrupted_to_the_bit(kind, clips, stories, 
     assert all(torch.equal(whole[name], again[name]) for name in whole)
     log = [json.loads(line) for line in (tmp_path / "cut" / "log.jsonl").read_text().splitlines()]
     assert [row["step"] for row in log] == [3, 6]
+    assert [file.name for file in sorted((tmp_path / "cut" / "samples").iterdir())] == ["000003.png", "000006.png"]
 
 
 def test_reconstruction_falls(clips, tmp_path):
     objective = reconstruction(clips)
     before = objective.figures()["psnr"]
-    train(objective, adamw(objective.module, 3e-3), Pace(25, warm_up=3), tmp_path)
+    train(objective, muon(objective, 6e-3, 3e-3), Pace(25, warm_up=3), tmp_path)
     assert objective.figures()["psnr"] > before + 3
 
 
 def test_teacher_forcing_falls(stories, tmp_path):
     objective = forcing(stories)
     before = objective.figures()
-    train(objective, muon_and_adamw(objective.module, 5e-3, 3e-3), Pace(25, warm_up=3), tmp_path)
+    train(objective, muon(objective, 5e-3, 3e-3), Pace(25, warm_up=3), tmp_path)
     after = objective.figures()
     assert after["opening"] < 0.97 * before["opening"] and after["later"] < 0.97 * before["later"]
 
@@ -132,38 +141,91 @@ def test_batches_are_pure_functions_of_the_step(stories):
 
 
 def test_a_block_looks_back_at_what_the_rollout_would_show(stories):
-    """Recalled chunks' last blocks, then the two recent chunks' last, then the block before it in its own chunk."""
+    """Recalled chunks' last blocks, then the recent chunk's last, then the block before it in its own chunk."""
     of_block = stories.chunk[0].tolist()
     for target in range(1, 16):
-        context, (count, inside) = look_back(stories, 0, target)
+        context = look_back(stories, 0, target)
         chunk = of_block[target]
-        recent = [c for c in (chunk - 2, chunk - 1) if c >= 0]
-        assert [of_block[block] for block in context[:count]] == [*stories.alike[0][chunk], *recent]
-        assert all(block == 15 or of_block[block + 1] != of_block[block] for block in context[:count])
-        assert context[count:] == ([target - 1] if inside else [])
-        assert inside == (of_block[target - 1] == chunk)
-    assert all(set(chunks) <= set(range(max(c - 2, 0))) for c, chunks in enumerate(stories.alike[0]))
+        recent = [chunk - 1] if chunk else []
+        inside = of_block[target - 1] == chunk
+        chunks = [*stories.alike[0][chunk], *recent]
+        assert [of_block[block] for block in context[: len(chunks)]] == chunks
+        assert all(block == 15 or of_block[block + 1] != of_block[block] for block in context[: len(chunks)])
+        assert context[len(chunks) :] == ([target - 1] if inside else [])
+        assert context[-1] == target - 1
+    assert all(set(chunks) <= set(range(max(c - 1, 0))) for c, chunks in enumerate(stories.alike[0]))
 
 
 def test_the_rollout_shows_a_block_what_training_showed_it(stories):
     """The memory of the bundled recipe chooses the very blocks that teacher forcing gave."""
     story = tell(read_edition(), 0, 16)
     film = small.plan([c.blocks for c in story.chunks], frames=3, captions=[c.caption for c in story.chunks])
-    memory = Semantic(recent=2, top=2, tau=1.0, blocks=1)
+    options = find_card("storybook").recipe["memory"]
+    memory = Semantic(options["recent"], options["top"], tau=1.0, blocks=options["blocks"])
     memory.begin(film.chunks, Rope(24))
     for block in film.blocks:
-        context = look_back(stories, 0, block.number)[0] if block.number else []
+        context = look_back(stories, 0, block.number) if block.number else []
         assert [frame // 3 for frame in memory.choose((block,)).frames[::3]] == context
         tokens = torch.randn(1, 18, 2, 24)
         memory.remember(block, [Layer(tokens, tokens, tokens)], grid(3, 2, 3))
 
 
-def test_windows_of_a_batch_share_one_shape(stories):
-    chosen, context, target = windows(stories, 3, torch.Generator().manual_seed(1))
-    assert chosen.shape == target.shape == (3,) and context.shape[0] == 3
-    assert all(
-        look_back(stories, int(s), int(t))[0] == c.tolist() for s, t, c in zip(chosen, target, context, strict=True)
+@pytest.mark.parametrize("before", [0, 1])
+def test_windows_of_a_batch_share_one_shape(stories, before):
+    chosen = windows(stories, 3, torch.Generator().manual_seed(1), before)
+    assert chosen.stories.shape == chosen.targets.shape == (3,) and chosen.context.shape[0] == 3
+    for story, target, context in zip(chosen.stories, chosen.targets, chosen.context, strict=True):
+        assert look_back(stories, int(story), int(target)) == context.tolist() and target > before
+
+
+def test_own_rollout_begins_late_and_shows_the_networks_own_block(stories):
+    objective, plain = forcing(stories, OwnRollout), forcing(stories)
+    assert torch.equal(objective.loss(3, 0.5)[0], plain.loss(3, 0.5)[0])
+    loss, figures = objective.loss(3, 0.9)
+    assert "own" in figures and loss.requires_grad
+    chosen = windows(stories, 2, torch.Generator().manual_seed(3), 1)
+    own = objective.own(objective.learnt, chosen, torch.Generator().manual_seed(3))
+    true = objective.true(objective.learnt, chosen)[:, -1]
+    assert own.shape == true.shape and not own.requires_grad and not torch.allclose(own, true, atol=0.1)
+
+
+def test_diffusion_forcing_gives_every_frame_its_own_level(stories):
+    objective, dice = forcing(stories, DiffusionForcing), torch.Generator().manual_seed(0)
+    levels = objective.levels(50, 3, dice)
+    assert levels.shape == (50, 3) and (levels[:, 0] != levels[:, 1]).all() and levels.max() > 0.9
+    assert objective.context_levels(50, 4, dice).unique().numel() == 200
+    assert forcing(stories).context_levels(50, 4, dice).max() <= 0.15
+
+
+def test_muon_takes_kernels_as_the_matrices_they_are():
+    torch.manual_seed(0)
+    conv = torch.nn.Conv2d(4, 8, 3, bias=False).to(memory_format=torch.channels_last)
+    line = torch.nn.Linear(36, 8, bias=False)
+    line.weight.data = conv.weight.detach().permute(0, 2, 3, 1).flatten(1).clone()
+    gradient = torch.randn(8, 36)
+    ours = KernelMuon([conv.weight], 0.1)
+    stock = torch.optim.Muon(
+        line.parameters(), lr=0.1, momentum=0.95, weight_decay=0.01, adjust_lr_fn="match_rms_adamw"
     )
+    conv.weight.grad = (
+        gradient.unflatten(1, (3, 3, 4)).permute(0, 3, 1, 2).contiguous(memory_format=torch.channels_last)
+    )
+    line.weight.grad = gradient
+    ours.step()
+    stock.step()
+    assert torch.equal(conv.weight.permute(0, 2, 3, 1).flatten(1), line.weight)
+    with pytest.raises(ValueError, match="channels_last"):
+        KernelMuon([torch.nn.Conv2d(4, 8, 3).weight], 0.1)
+
+
+@pytest.mark.skipif(not importlib.util.find_spec("tensorboard"), reason="tensorboard comes with the extra 'train'")
+def test_tensorboard_gets_figures_and_pictures(clips, tmp_path):
+    objective = reconstruction(clips)
+    run(objective, muon(objective, 1e-3, 1e-3), tmp_path, 3)
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    events = EventAccumulator(str(tmp_path)).Reload().Tags()
+    assert {"loss", "held_out_psnr"} <= set(events["scalars"]) and events["images"] == ["sample"]
 
 
 @pytest.mark.parametrize("content", [b"", b"\0" * 100, b"PK\x03\x04 not a checkpoint", b"\x80\x02]q\x00."])
@@ -171,7 +233,7 @@ def test_a_damaged_checkpoint_gets_a_sentence(clips, tmp_path, content):
     (tmp_path / "state.pt").write_bytes(content)
     objective = reconstruction(clips)
     with pytest.raises(BlockvidError, match=r"state\.pt"):
-        train(objective, adamw(objective.module, 1e-3), Pace(2), tmp_path)
+        train(objective, muon(objective, 1e-3, 1e-3), Pace(2), tmp_path)
 
 
 def test_the_rate_warms_up_holds_and_falls():
@@ -185,7 +247,15 @@ def test_the_rate_warms_up_holds_and_falls():
 def test_the_bundled_model_is_retrained_by_one_command(tmp_path):
     """A few steps of every phase give a folder that renders."""
     course = Course(
-        codec_steps=4, codec_stories=3, codec_blocks=3, stories=45, openings=45, network_steps=4, story_blocks=12
+        codec_steps=4,
+        codec_stories=3,
+        codec_blocks=3,
+        stories=45,
+        openings=45,
+        network_steps=4,
+        story_blocks=12,
+        probe_stories=3,
+        probe_steps=4,
     )
     folder = retrain(course, tmp_path / "run", tmp_path / "model", lambda figures: None)
     from blockvid_cli.order import Order, prepare

@@ -9,6 +9,8 @@ from typing import Annotated
 
 import typer
 
+from blockvid_cli.commands import options
+
 app = typer.Typer(
     no_args_is_help=True,
     help="Train a model.\n\nExample: blockvid train storybook --run runs/storybook --codec-steps 20 --network-steps 20",
@@ -22,20 +24,36 @@ def root() -> None:
 
 @app.command()
 def storybook(
-    run: Annotated[Path, typer.Option(help="where state, latents and logs go")] = Path("runs/storybook"),
-    codec_steps: Annotated[int, typer.Option(min=1, help="steps of the codec")] = 1500,
-    network_steps: Annotated[int, typer.Option(min=1, help="steps of the network")] = 1900,
-    stories: Annotated[int, typer.Option(min=1, help="stories the network learns from")] = 600,
+    run: Annotated[Path, typer.Option(help="where state, latents, samples and logs go")] = Path("runs/storybook"),
+    codec_steps: Annotated[int | None, typer.Option(min=1, help="steps of the codec")] = None,
+    network_steps: Annotated[int | None, typer.Option(min=1, help="steps of the network")] = None,
+    probe_steps: Annotated[int | None, typer.Option(min=1, help="steps of the probe that measures quality")] = None,
+    stories: Annotated[int | None, typer.Option(min=1, help="stories the network learns from")] = None,
+    objective: Annotated[str | None, typer.Option(help="own-rollout, teacher-forcing or diffusion-forcing")] = None,
+    card: Annotated[str | None, typer.Option(help="a folder with card, edition and words of another edition")] = None,
     seed: Annotated[int, typer.Option(min=0, help="of the initial weights")] = 0,
+    device: options.Device = "auto",
     output: Annotated[Path | None, typer.Option("-o", help="a folder for card and weights; default: RUN/model")] = None,
 ) -> None:
-    """Retrain the bundled model from nothing: stories are drawn, then codec and network learn. Resumable.
+    """Retrain the bundled model from nothing: stories are drawn, then codec, network and probe learn.
+
+    Resumable: run it again and it goes on. Without options it is the course that the bundled model took. RUN holds
+    log.jsonl, sample pictures, and TensorBoard's events where it is installed.
 
     Example: blockvid train storybook --run runs/storybook
     """
+    from blockvid_cli.order import device_named
     from blockvid_cli.training.storybook import Course, retrain
 
-    course = Course(codec_steps=codec_steps, network_steps=network_steps, stories=stories, seed=seed)
+    given = {
+        "codec_steps": codec_steps,
+        "network_steps": network_steps,
+        "probe_steps": probe_steps,
+        "stories": stories,
+        "objective": objective,
+        "card": card,
+    }
+    course = Course(**{k: v for k, v in given.items() if v is not None}, seed=seed, device=device_named(device))
     folder = retrain(course, run, output or run / "model", _tell)
     print(f"{folder}: card and weights; draw with it: blockvid render STORY --model {folder}")
 

@@ -4,27 +4,38 @@ from __future__ import annotations
 
 import torch
 
+from blockvid_cli.codec.tiny import FOLD
+from blockvid_cli.storybook.drawing import draw
 from blockvid_cli.storybook.edition import Edition
-from blockvid_cli.storybook.world import draw, tell
+from blockvid_cli.storybook.world import tell
+
+RESTING = 0.25  # the share taken of clips in which the subject stays where it is
 
 
 class StoryClips:
     """Stories ``seeds``, each ``blocks`` long; clips of them as batches."""
 
     def __init__(self, edition: Edition, seeds: range, blocks: int, device: str = "cpu") -> None:
-        drawn = [draw(tell(edition, seed, blocks), edition, device) for seed in seeds]
-        self.frames = torch.stack([_bytes(frames) for frames, _ in drawn])  # (N, F, 3, H, W)
-        self.subject = torch.stack([_bytes(share) for _, share in drawn])  # (N, F, 1, H, W)
+        drawn = [[_bytes(part) for part in draw(tell(edition, seed, blocks), edition, device)] for seed in seeds]
+        self.frames = torch.stack([frames for frames, _ in drawn])  # (N, F, 3, H, W)
+        self.subject = torch.stack([share for _, share in drawn])  # (N, F, 1, H, W)
 
     def batch(
         self, dice: torch.Generator, clips: int, frames: int, crop: tuple[int, int] | None = None
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Random clips (B, F, 3, H, W) and subjects (B, F, 1, H, W) in 0..1; crops (h, w) lie about the subject."""
-        stories, length, _, height, width = self.frames.shape
+        """Random clips (B, F, 3, H, W) and subjects (B, F, 1, H, W) in 0..1; crops (h, w) lie about the subject.
+
+        Clips begin where a latent frame ends, as the codec will meet them; of those in which nothing moves, which are
+        the easy ones, only a share is taken.
+        """
+        height, width = self.frames.shape[3:]
         pictures, subjects = [], []
-        for _ in range(clips):
-            story = int(torch.randint(stories, (), generator=dice))
-            start = int(torch.randint(length - frames + 1, (), generator=dice))
+        while len(pictures) < clips:
+            story = int(torch.randint(len(self.frames), (), generator=dice))
+            start = FOLD * int(torch.randint((self.frames.shape[1] - frames) // FOLD + 1, (), generator=dice))
+            skipped = float(torch.rand((), generator=dice)) >= RESTING
+            if skipped and torch.equal(self.subject[story, start], self.subject[story, start + frames - 1]):
+                continue
             rows = columns = slice(None)
             if crop:
                 place = self._subject(story, start, dice)
@@ -36,8 +47,10 @@ class StoryClips:
         return torch.stack(pictures).float() / 255, torch.stack(subjects).float() / 255
 
     def _subject(self, story: int, frame: int, dice: torch.Generator) -> tuple[int, int]:
-        """The row and column of a random pixel of the subject."""
+        """The row and column of a random pixel of the subject; of the picture, where nobody is there."""
         places = (self.subject[story, frame, 0] > 127).nonzero()
+        if not len(places):
+            places = torch.ones_like(self.subject[story, frame, 0]).nonzero()
         row, column = places[int(torch.randint(len(places), (), generator=dice))].tolist()
         return row, column
 

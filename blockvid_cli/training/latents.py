@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,12 +11,15 @@ import torch
 from torch.nn.functional import avg_pool2d
 
 from blockvid_cli.codec.tiny import PATCH, TinyCodec, fold
+from blockvid_cli.storybook.drawing import draw
 from blockvid_cli.storybook.edition import Edition
-from blockvid_cli.storybook.world import Story, draw
+from blockvid_cli.storybook.world import Story, StoryChunk
 from blockvid_cli.text.encoders import TextEncoder
 from blockvid_cli.text.recall import most_alike
 from blockvid_cli.text.sentences import embed
 from blockvid_cli.training import checkpoints
+
+RECENT, TOP = 1, 2  # of the bundled recipe's memory
 
 
 @dataclass(frozen=True)
@@ -24,7 +27,8 @@ class StoryLatents:
     """N stories of L latent frames, C channels: latents (N, L, C, h, w) half, subject's share (N, L, 1, h, w) half.
 
     ``captions`` (captions, tokens, D) half are all distinct captions; ``caption`` (N, blocks) says which a block has;
-    ``chunk`` (N, blocks) which chunk, from 0; ``alike`` for each story and chunk the two chunks it is reminded of.
+    ``chunk`` (N, blocks) which chunk, from 0; ``alike`` for each story and chunk the chunks it is reminded of;
+    ``shots`` for each story the blocks that begin a shot, but for its first.
     """
 
     latents: torch.Tensor
@@ -33,6 +37,7 @@ class StoryLatents:
     caption: torch.Tensor
     chunk: torch.Tensor
     alike: list[list[tuple[int, ...]]]
+    shots: list[list[int]]
     block: int
 
     def blocks(self, stories: torch.Tensor, numbers: torch.Tensor) -> torch.Tensor:
@@ -76,8 +81,17 @@ def story_latents(
         caption=torch.tensor([[index[c.caption] for c in s.chunks for _ in range(c.blocks)] for s in stories]),
         chunk=torch.tensor([[n for n, c in enumerate(s.chunks) for _ in range(c.blocks)] for s in stories]),
         alike=_alike(stories),
+        shots=[[n for n, chunk in _begins(story) if chunk.cut] for story in stories],
         block=edition.block,
     )
+
+
+def _begins(story: Story) -> Iterator[tuple[int, StoryChunk]]:
+    """Each chunk with the number of its first block."""
+    number = 0
+    for chunk in story.chunks:
+        yield number, chunk
+        number += chunk.blocks
 
 
 def _made_of(edition: Edition, codec: TinyCodec, stories: list[Story]) -> str:
@@ -89,13 +103,13 @@ def _made_of(edition: Edition, codec: TinyCodec, stories: list[Story]) -> str:
 
 
 def _alike(stories: list[Story]) -> list[list[tuple[int, ...]]]:
-    """For each story and chunk, the two chunks it is reminded of beside its two most recent."""
+    """For each story and chunk, the ``TOP`` chunks it is reminded of beside its ``RECENT`` most recent."""
     words = [chunk.caption for story in stories for chunk in story.chunks]
     embeddings = embed(words)
     out, first = [], 0
     for story in stories:
         mine = embeddings[first : first + len(story.chunks)]
-        out.append([most_alike(mine, range(max(c - 2, 0)), c, 2) for c in range(len(story.chunks))])
+        out.append([most_alike(mine, range(max(c - RECENT, 0)), c, TOP) for c in range(len(story.chunks))])
         first += len(story.chunks)
     return out
 
@@ -104,15 +118,15 @@ def _alike(stories: list[Story]) -> list[list[tuple[int, ...]]]:
 def _encode(
     edition: Edition, codec: TinyCodec, stories: list[Story], tell_progress: Callable
 ) -> dict[str, torch.Tensor]:
-    mean, std = codec.mean.view(-1, 1, 1), codec.std.view(-1, 1, 1)
+    mean, std, device = codec.mean.view(-1, 1, 1), codec.std.view(-1, 1, 1), codec.mean.device
     latents, subjects = [], []
     for number, story in enumerate(stories):
-        frames, share = draw(story, edition)
-        with torch.autocast("cpu", torch.bfloat16):
+        frames, share = draw(story, edition, str(device))
+        with torch.autocast(device.type, torch.bfloat16):
             z, _ = codec.encoder(fold(frames[None])[0].contiguous(memory_format=torch.channels_last), 1, [])
-        latents.append(((z.float() - mean) / std).half())
+        latents.append(((z.float() - mean) / std).half().cpu())
         folded = torch.cat([share[:1].expand(3, -1, -1, -1), share]).unflatten(0, (-1, 4)).mean(1)
-        subjects.append(avg_pool2d(folded, PATCH).half())
+        subjects.append(avg_pool2d(folded, PATCH).half().cpu())
         if number % 100 == 0:
             tell_progress({"stories": number, "of": len(stories)})
     return {"latents": torch.stack(latents), "subject": torch.stack(subjects)}

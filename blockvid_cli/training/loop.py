@@ -6,7 +6,6 @@ training is its weights, their average, the optimisers' moments and the step: a 
 
 from __future__ import annotations
 
-import json
 import math
 import time
 from collections.abc import Callable, Sequence
@@ -17,6 +16,7 @@ import torch
 from torch import nn
 
 from blockvid_cli.training import checkpoints
+from blockvid_cli.training.board import Board
 from blockvid_cli.training.objectives.objective import Objective
 
 
@@ -41,28 +41,6 @@ class Pace:
         return self.floor + (1 - self.floor) * 0.5 * (1 + math.cos(math.pi * min(late, 1.0)))
 
 
-def muon_and_adamw(module: nn.Module, matrix_rate: float, rate: float) -> list[torch.optim.Optimizer]:
-    """Muon for the matrices of transformer blocks, AdamW for everything else (both from torch.optim)."""
-    matrices = {n: p for n, p in module.named_parameters() if p.ndim == 2 and "blocks." in n}
-    others = [p for n, p in module.named_parameters() if n not in matrices]
-    muon = torch.optim.Muon(
-        list(matrices.values()),
-        lr=matrix_rate,
-        momentum=0.95,
-        weight_decay=0.01,
-        adjust_lr_fn="match_rms_adamw",
-    )
-    return [muon, torch.optim.AdamW(others, lr=rate, betas=(0.9, 0.95), weight_decay=0.0)]
-
-
-def adamw(module: nn.Module, rate: float) -> list[torch.optim.Optimizer]:
-    """AdamW, with decay on matrices and kernels only."""
-    kernels = [p for p in module.parameters() if p.ndim > 1]
-    others = [p for p in module.parameters() if p.ndim <= 1]
-    groups = [{"params": kernels, "weight_decay": 0.01}, {"params": others, "weight_decay": 0.0}]
-    return [torch.optim.AdamW(groups, lr=rate, betas=(0.9, 0.95))]
-
-
 def train(
     objective: Objective,
     optimizers: Sequence[torch.optim.Optimizer],
@@ -72,7 +50,7 @@ def train(
 ) -> checkpoints.Average:
     """Trains to the end of ``pace``, from where ``run/state.pt`` left off; returns the averaged weights.
 
-    ``run/log.jsonl`` gets a line every ``look_every`` steps: step, seconds, loss and the objective's figures.
+    Every ``look_every`` steps ``run`` gets a line of figures and a sample picture (see ``board``).
     """
     module, average = objective.module, checkpoints.Average(pace.average)
     base = [[group["lr"] for group in optimizer.param_groups] for optimizer in optimizers]
@@ -81,9 +59,11 @@ def train(
     if state:
         first, spent = state["step"], state["seconds"]
         module.load_state_dict(state["module"])
-        average.values = state["average"]
+        here = module.state_dict()
+        average.values = {name: value.to(here[name].device) for name, value in state["average"].items()}
         for optimizer, moments in zip(optimizers, state["optimizers"], strict=True):
             optimizer.load_state_dict(moments)
+    board = Board(run)
     began = time.monotonic() - spent
     for step in range(first, pace.steps):
         loss = _step(objective, optimizers, base, pace, step)
@@ -98,7 +78,7 @@ def train(
                 **loss,
                 **_look(objective, average),
             }
-            _log(run / "log.jsonl", figures)
+            board.add(figures, _sample(objective, average))
             tell(figures)
     return average
 
@@ -127,6 +107,14 @@ def _step(
     }
 
 
+def _sample(objective: Objective, average: checkpoints.Average) -> torch.Tensor:
+    """The objective's picture with the averaged weights."""
+    average.swap(objective.module)
+    picture = objective.sample()
+    average.swap(objective.module)
+    return picture
+
+
 def _look(objective: Objective, average: checkpoints.Average) -> dict[str, float]:
     """The objective's held-out figures with the averaged weights."""
     average.swap(objective.module)
@@ -149,9 +137,3 @@ def _state(
         "average": average.values,
         "optimizers": [optimizer.state_dict() for optimizer in optimizers],
     }
-
-
-def _log(file: Path, figures: dict[str, float]) -> None:
-    file.parent.mkdir(parents=True, exist_ok=True)
-    with file.open("a", encoding="utf-8") as log:
-        log.write(json.dumps(figures) + "\n")

@@ -15,21 +15,34 @@ from torch import nn
 from blockvid_cli.card import ModelCard, find_card
 from blockvid_cli.codec.tiny import TinyCodec, fit_principal, fold
 from blockvid_cli.denoiser.wan import WanDenoiser
+from blockvid_cli.errors import choose
 from blockvid_cli.storybook import world
 from blockvid_cli.storybook.edition import Edition, read_edition
-from blockvid_cli.storybook.world import Story
+from blockvid_cli.storybook.probe import Probe
+from blockvid_cli.storybook.world import HELD_OUT, Story
 from blockvid_cli.text.encoders import text_encoder
 from blockvid_cli.training.clips import StoryClips
 from blockvid_cli.training.latents import StoryLatents, story_latents
-from blockvid_cli.training.loop import Pace, adamw, muon_and_adamw, train
+from blockvid_cli.training.loop import Pace, train
+from blockvid_cli.training.objectives.diffusion_forcing import DiffusionForcing
+from blockvid_cli.training.objectives.own_rollout import OwnRollout
 from blockvid_cli.training.objectives.reconstruction import Reconstruction
 from blockvid_cli.training.objectives.teacher_forcing import Shelf, TeacherForcing
-from blockvid_cli.zoo.load import wan_network
-
-HELD_OUT = 1_000_000  # the first seed of stories that are never trained on
+from blockvid_cli.training.objectives.telling_apart import TellingApart, ToldClips
+from blockvid_cli.training.optimizers import muon_and_adamw
+from blockvid_cli.zoo.load import tiny_codec, wan_network
 
 OPENINGS = 2_000_000  # the first seed of first blocks
 
+PROBED = 3_000_000  # the first seed of stories that the probe learns from
+
+OUTER = ("condition_embedder", "patch_embedding", "proj_out", "scale_shift_table")  # of Wan's blocks
+
+OBJECTIVES: dict[str, type[TeacherForcing]] = {
+    "own-rollout": OwnRollout,
+    "teacher-forcing": TeacherForcing,
+    "diffusion-forcing": DiffusionForcing,
+}
 Tell = Callable[[dict[str, float]], None]
 
 
@@ -37,26 +50,32 @@ Tell = Callable[[dict[str, float]], None]
 class Course:
     """How much of everything."""
 
-    codec_steps: int = 1500
-    codec_stories: int = 320
-    codec_blocks: int = 8
-    stories: int = 600
-    story_blocks: int = 18
-    openings: int = 4000
-    network_steps: int = 1900
+    codec_steps: int = 1800
+    codec_stories: int = 240
+    codec_blocks: int = 12
+    stories: int = 350
+    story_blocks: int = 24
+    openings: int = 2000
+    network_steps: int = 6000
+    probe_stories: int = 400
+    probe_steps: int = 800
+    objective: str = "own-rollout"
+    card: str = "storybook"  # a bundled model, or a folder with a card, an edition and its words
     seed: int = 0
+    device: str = "cpu"
 
 
-def train_codec(edition: Edition, course: Course, run: Path, tell: Tell) -> TinyCodec:
+def train_codec(edition: Edition, card: ModelCard, course: Course, run: Path, tell: Tell) -> TinyCodec:
     """Trains the codec and sets its latents' mean and deviation; returns it with averaged weights."""
-    clips = StoryClips(edition, range(course.codec_stories), course.codec_blocks)
-    held_out = StoryClips(edition, range(HELD_OUT, HELD_OUT + 24), course.codec_blocks)
+    clips = StoryClips(edition, range(course.codec_stories), course.codec_blocks, course.device)
+    held_out = StoryClips(edition, range(HELD_OUT, HELD_OUT + 24), course.codec_blocks, course.device)
     torch.manual_seed(course.seed)
-    codec = TinyCodec()
+    codec = tiny_codec(card.codec.config).to(course.device)
     fit_principal(codec, fold(clips.batch(torch.Generator().manual_seed(0), 24, 17)[0]).flatten(0, 1))
     codec = codec.to(memory_format=torch.channels_last)
     objective = Reconstruction(codec, clips, held_out)
-    average = train(objective, adamw(codec, 1e-3), Pace(course.codec_steps), run, tell)
+    optimizers = muon_and_adamw(codec, 4e-3, 1e-3, but=("linear",))
+    average = train(objective, optimizers, Pace(course.codec_steps, hold=0.5), run, tell)
     average.swap(codec)
     _measure_latents(codec, clips)
     return codec.eval()
@@ -74,7 +93,7 @@ def _measure_latents(codec: TinyCodec, clips: StoryClips) -> None:
 def train_network(
     edition: Edition, card: ModelCard, codec: TinyCodec, course: Course, run: Path, tell: Tell
 ) -> WanTransformer3DModel:
-    """Trains the network by teacher forcing on the latents of stories; returns it with averaged weights."""
+    """Trains the network on the latents of stories; returns it with averaged weights."""
     encoder = text_encoder(card.text)
 
     def encoded(stories: list[Story], name: str) -> StoryLatents:
@@ -97,8 +116,10 @@ def train_network(
     torch.manual_seed(course.seed)
     network = wan_network(card.network.config)
     begin(network)
-    objective = TeacherForcing(WanDenoiser(network), learnt, held_out)
-    average = train(objective, muon_and_adamw(network, 4.5e-3, 1.5e-3), Pace(course.network_steps), run, tell)
+    network = network.to(course.device)
+    objective = OBJECTIVES[course.objective](WanDenoiser(network, card.network.predicts), codec, learnt, held_out)
+    optimizers = muon_and_adamw(network, 4.5e-3, 1.5e-3, but=OUTER)
+    average = train(objective, optimizers, Pace(course.network_steps, hold=0.6), run, tell)
     average.swap(network)
     return network.eval()
 
@@ -118,20 +139,41 @@ def begin(network: WanTransformer3DModel) -> None:
             block.scale_shift_table[:, (2, 5)] = 0.3
 
 
-def ship(card: ModelCard, codec: TinyCodec, network: WanTransformer3DModel) -> None:
+def train_probe(edition: Edition, course: Course, run: Path, tell: Tell) -> Probe:
+    """Trains the probe that reads pictures; returns it with averaged weights."""
+    torch.manual_seed(course.seed)
+    probe = Probe(edition)
+    learnt = ToldClips(probe, edition, range(PROBED, PROBED + course.probe_stories), course.story_blocks)
+    held_out = ToldClips(probe, edition, range(HELD_OUT, HELD_OUT + 40), course.story_blocks)
+    optimizers = [torch.optim.AdamW(probe.parameters(), lr=2e-3)]
+    average = train(TellingApart(probe, learnt, held_out), optimizers, Pace(course.probe_steps), run, tell)
+    average.swap(probe)
+    return probe.eval()
+
+
+def ship(card: ModelCard, codec: TinyCodec, network: WanTransformer3DModel, probe: Probe) -> None:
     """Writes the weights beside the card, in half precision."""
-    for part, module in ((card.codec, codec), (card.network, network)):
+    for file, module in ((card.codec.file, codec), (card.network.file, network), (str(card.probe), probe)):
         weights = {name: value.half().contiguous() for name, value in module.state_dict().items()}
-        save_file(weights, card.path(part))
+        save_file(weights, card.folder / file)
 
 
 def retrain(course: Course, run: Path, output: Path, tell: Tell) -> Path:
-    """All phases; writes a folder with the card and both weights, and returns it."""
-    card, edition = find_card("storybook"), read_edition()
-    codec = train_codec(edition, course, run / "codec", tell)
+    """All phases; writes a folder with the card, its edition and all weights, and returns it.
+
+    Raises:
+        UsageError: there is no such objective.
+        MissingModelError: there is no such card.
+    """
+    choose("objective", OBJECTIVES, course.objective)
+    card = find_card(course.card)
+    edition = read_edition(card.folder / str(card.edition))
+    codec = train_codec(edition, card, course, run / "codec", tell)
     network = train_network(edition, card, codec, course, run / "network", tell)
+    probe = train_probe(edition, course, run / "probe", tell)
     output.mkdir(parents=True, exist_ok=True)
-    ship(card.model_copy(update={"folder": output}), codec, network)
+    ship(card.model_copy(update={"folder": output}), codec, network, probe)
     if output.resolve() != card.folder.resolve():
-        shutil.copy(card.folder / "card.yaml", output / "card.yaml")
+        for name in ("card.yaml", "words.yaml", str(card.edition)):
+            shutil.copy(card.folder / name, output / name)
     return output

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Protocol
 
 import torch
@@ -18,3 +19,11 @@ class Objective(Protocol):
 
     def figures(self) -> dict[str, float]:
         """Held-out figures of the module as it stands."""
+
+    def sample(self) -> torch.Tensor:
+        """A picture (3, H, W) in 0..1 of what the module does, held-out truth above it."""
+
+
+def tiled(rows: Sequence[torch.Tensor]) -> torch.Tensor:
+    """Rows of pictures, each (N, 3, H, W), as one picture (3, rows·H, N·W)."""
+    return torch.cat([torch.cat(list(row), 2) for row in rows], 1).float().clamp(0, 1)

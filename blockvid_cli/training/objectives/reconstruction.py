@@ -10,12 +10,13 @@ import torch
 
 from blockvid_cli.codec.tiny import TinyCodec, fold
 from blockvid_cli.training.clips import StoryClips
+from blockvid_cli.training.objectives.objective import tiled
 
 FRAMES = 9
 
 
 class Reconstruction:
-    """Three steps in four on crops around the subject, the others (and the last tenth) on whole pictures."""
+    """Seven steps in eight on crops around the subject, the others (and the last twentieth) on whole pictures."""
 
     def __init__(self, codec: TinyCodec, clips: StoryClips, held_out: StoryClips) -> None:
         self.module = codec
@@ -25,7 +26,7 @@ class Reconstruction:
     def loss(self, step: int, progress: float) -> tuple[torch.Tensor, dict[str, float]]:
         """See ``Objective``."""
         dice = torch.Generator().manual_seed(step)
-        whole = step % 4 == 0 or progress > 0.9
+        whole = step % 8 == 0 or progress > 0.95
         frames, subject = self.clips.batch(dice, 8 if whole else 16, FRAMES, crop=None if whole else (64, 80))
         x = fold(frames)
         weight = 1 + 4 * _folded_share(subject)
@@ -50,6 +51,14 @@ class Reconstruction:
             "subject": psnr(error.expand_as(x)[(share > 0.5).expand_as(x)]),
             "noisy": psnr((noisy.float() + 0.5).clamp(0, 1) - (x + 0.5)),
         }
+
+    @torch.no_grad()
+    def sample(self) -> torch.Tensor:
+        """See ``Objective``: last frames of held-out clips above their reconstructions."""
+        frames, _ = self.held_out.batch(torch.Generator().manual_seed(0), 4, FRAMES)
+        with torch.autocast(frames.device.type, torch.bfloat16):
+            folded, _ = reconstruct(self.module, fold(frames))
+        return tiled([frames[:, -1], folded[:, -1, -3:].float() + 0.5])
 
 
 def reconstruct(

@@ -1,0 +1,66 @@
+"""Which blocks of which stories a step of training draws, and what each of them looks back at.
+
+    chunks     0 0 0 | 1 1 | 2 2 2 | 3 3 3        a story's blocks; the target is the second block of chunk 3
+    context    recalled: the last blocks of 0 and 1, recent: the last block of 2, then the block before the target
+
+These are the very blocks that the bundled recipe's memory would show (semantic, recent 1, top 2, blocks 1).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+
+from blockvid_cli.training.latents import RECENT, StoryLatents
+
+SHOTS = 0.15  # the share of targets that begin a shot
+
+
+@dataclass(frozen=True)
+class Windows:
+    """B targets (story, block) and the blocks (B, E) they look back at, all of one E; the last is the one before."""
+
+    stories: torch.Tensor
+    targets: torch.Tensor
+    context: torch.Tensor
+
+
+def windows(stories: StoryLatents, count: int, dice: torch.Generator, before: int = 0) -> Windows:
+    """``count`` random windows whose contexts, and those of ``before`` blocks ahead of each target, are of one size."""
+    total = len(stories.chunk)
+    wanted: list[int] | None = None
+    chosen: list[tuple[int, int]] = []
+    while len(chosen) < count:
+        story = int(torch.randint(total, (), generator=dice))
+        target = _target(stories, story, before, dice)
+        sizes = [len(look_back(stories, story, target - back)) for back in range(before + 1)]
+        wanted = wanted or sizes
+        if sizes == wanted:
+            chosen.append((story, target))
+    return windows_at(stories, *(torch.tensor(values) for values in zip(*chosen, strict=True)))
+
+
+def windows_at(stories: StoryLatents, chosen: torch.Tensor, targets: torch.Tensor) -> Windows:
+    """The windows of given targets (B,) of given stories (B,)."""
+    pairs = zip(chosen.tolist(), targets.tolist(), strict=True)
+    context = [look_back(stories, story, target) for story, target in pairs]
+    return Windows(chosen, targets, torch.tensor(context).view(len(context), -1))
+
+
+def _target(stories: StoryLatents, story: int, before: int, dice: torch.Generator) -> int:
+    """A block after the first: any, or, in a share of the draws, one that begins a shot."""
+    first = 1 + before
+    shots = [number for number in stories.shots[story] if number >= first]
+    if shots and float(torch.rand((), generator=dice)) < SHOTS:
+        return shots[int(torch.randint(len(shots), (), generator=dice))]
+    return int(torch.randint(first, stories.chunk.shape[1], (), generator=dice))
+
+
+def look_back(stories: StoryLatents, story: int, target: int) -> list[int]:
+    """The blocks a block looks back at: last blocks of recalled and recent chunks, and the block before it."""
+    of_block = stories.chunk[story].tolist()
+    chunk = of_block[target]
+    chunks = [*stories.alike[story][chunk], *range(max(chunk - RECENT, 0), chunk)]
+    last = [max(number for number, owner in enumerate(of_block) if owner == c) for c in chunks]
+    return last + ([target - 1] if target and of_block[target - 1] == chunk else [])
