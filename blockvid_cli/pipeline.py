@@ -92,10 +92,21 @@ def render(
     return film
 
 
+@torch.inference_mode()
+def frames_of(job: Job) -> Iterator[torch.Tensor]:
+    """The film's frames (F, 3, H, W) in 0..1, block by block; nothing is kept or written. For measures."""
+    rollout, runs, codec = _load(job)
+    yield from codec.stream(latents for moment in rollout.moments(runs) for _, latents in moment.finished)
+
+
 def _load(
-    job: Job, tell: Tell, clock: Clock, around: Callable[[Denoiser], Denoiser]
+    job: Job,
+    tell: Tell = lambda event: None,
+    clock: Clock | None = None,
+    around: Callable[[Denoiser], Denoiser] = lambda denoiser: denoiser,
 ) -> tuple[Rollout, list[Run], Codec]:
     """Text, network and codec, and what is drawn by which recipe."""
+    clock = clock or Clock()
     with clock.phase("text"), _memory_of("text"):
         tell(Event("text"))
         script = Script(job.plan, text_encoder(job.card.text), 2 if job.guided else 1, job.device)

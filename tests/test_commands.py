@@ -50,6 +50,11 @@ def test_render_reports_and_tells_events(story, model):
         (["render", "{story}", "--steps", "0"], 2, "steps"),
         (["storyboard", "check", "{story}", "--size", "100x100"], 2, "96"),
         (["bench", "--model", "nowhere"], 3, "nowhere"),
+        (["bench", "--model", "nowhere", "--quality"], 3, "nowhere"),
+        (["bench", "--films", "3"], 2, "--quality"),
+        (["bench", "--quality", "--size", "320x192"], 2, "--size"),
+        (["train", "storybook", "--card", "nowhere"], 3, "nowhere"),
+        (["train", "storybook", "--objective", "teacher-forcin"], 2, "teacher-forcing"),
         (["rendr"], 2, "rendr"),
     ],
 )
@@ -65,6 +70,21 @@ def test_every_help_ends_with_an_example_that_names_a_real_command():
         assert done.exit_code == 0
         example = re.search(r"Example: blockvid (\w+)", done.output)
         assert example and example[1] in ("render", "bench", "storyboard", "train"), command
+
+
+def test_check_says_as_what_free_captions_are_drawn(story):
+    story.write_text(
+        "version: 1\nchunks: [Two explorers hike along a golden ridge at dawn., They wait for the stars.]\n"
+    )
+    done = CliRunner().invoke(app, ["storyboard", "check", str(story)])
+    assert done.exit_code == 0 and "-> A yellow person moves right in the desert at sunset." in done.output
+    plan = json.loads(CliRunner().invoke(app, ["storyboard", "check", str(story), "--json"]).output)
+    assert [chunk["read"] for chunk in plan["chunks"]][1] == "The person rests in the desert at night."
+
+
+def test_quality_of_a_model_without_ground_truth_is_refused(model):
+    done = run("bench", "--model", str(model), "--quality")
+    assert done.returncode == 2 and "has no probe" in done.stderr and "Traceback" not in done.stderr
 
 
 def test_version():

@@ -1,0 +1,146 @@
+"""Quality: the probe learns to read, and what it reads is counted right."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+
+import pytest
+import torch
+import yaml
+from safetensors.torch import save_file
+
+from blockvid_cli.card import read_card, shipped
+from blockvid_cli.errors import UsageError
+from blockvid_cli.evaluation.frechet import frechet_distance
+from blockvid_cli.evaluation.quality import as_many_tokens, measure_quality
+from blockvid_cli.evaluation.seen import accuracy, look, ratios
+from blockvid_cli.storybook.drawing import draw
+from blockvid_cli.storybook.edition import read_edition
+from blockvid_cli.storybook.probe import FEATURES, FRAMES, OF_FRAMES, Probe, clip_of, spans
+from blockvid_cli.storybook.world import Scene, opening, tell
+from blockvid_cli.training.loop import Pace, train
+from blockvid_cli.training.objectives.telling_apart import TellingApart, ToldClips
+from tests.conftest import CARD
+
+EDITION = read_edition()
+SMALL = replace(
+    EDITION, subjects=("swan", "car"), colours=("white", "red"), settings=("lake", "city"), lights=("day", "night")
+)
+
+
+@pytest.fixture(scope="module")
+def probe() -> Probe:
+    torch.manual_seed(0)
+    return Probe(SMALL).eval()
+
+
+def test_a_clip_is_spread_over_a_chunk():
+    frames = torch.arange(15.0).view(-1, 1, 1, 1).expand(-1, 3, 4, 4)
+    assert clip_of(frames)[:, 0, 0, 0].tolist() == [0, 2, 4, 6, 8, 10, 12, 14]
+    assert clip_of(frames[:1]).shape == (FRAMES, 3, 2, 2)
+
+
+def test_spans_of_chunks_are_the_blocks_frames():
+    assert [(s.start, s.stop) for s in spans([2, 1, 3], EDITION)] == [(0, 21), (21, 33), (33, 69)]
+
+
+def test_nobody_has_no_colour(probe):
+    assert probe.truth(Scene(None, "red", "lake", "day")) == {"subject": 2, "colour": -1, "setting": 0, "light": 0}
+
+
+def test_the_probe_learns_to_read(tmp_path):
+    torch.manual_seed(0)
+    probe = Probe(SMALL)
+    learnt, held_out = ToldClips(probe, SMALL, range(24), 12), ToldClips(probe, SMALL, range(100, 106), 12)
+    objective = TellingApart(probe, learnt, held_out)
+    before = objective.figures()
+    train(objective, [torch.optim.AdamW(probe.parameters(), lr=3e-3)], Pace(60, warm_up=5), tmp_path)
+    after = objective.figures()
+    assert after["setting"] > 0.95 and after["light"] > 0.95
+    assert sum(after.values()) > sum(before.values()) + 1
+
+
+def test_right_readings_are_counted(probe):
+    """A probe that always says the truth gives 1; what there is nothing to read of does not count."""
+    story = tell(SMALL, 3, 20)
+
+    class Knows(Probe):
+        def read(self, clips):
+            said = super().read(clips)
+            scenes = [c.scene for c in story.chunks]
+            if len(clips) != len(scenes):
+                scenes = [c.scene for c in story.chunks for _ in range(c.blocks)]
+            true = {name: torch.tensor([self.truth(s)[name] for s in scenes]) for name in OF_FRAMES}
+            stills = {name: value.clamp(min=0)[:, None].expand(-1, FRAMES) for name, value in true.items()}
+            action = torch.tensor([self.names["action"].index(c.action) for c in story.chunks])
+            return replace(said, stills=stills, action=action)
+
+    knows = Knows(SMALL).eval()
+    seen = look(knows, SMALL, story, draw(story, SMALL)[0])
+    assert accuracy([seen]) == dict.fromkeys((*OF_FRAMES, "action"), 1.0)
+    assert {name: len(value) for name, value in seen.blocks.items()} == dict.fromkeys(OF_FRAMES, 20)
+    assert seen.features.shape == (len(story.chunks), FEATURES) and min(seen.changes) > 0
+    wrong = {**seen.stills, "light": 1 - seen.stills["light"]}
+    assert accuracy([replace(seen, stills=wrong)])["light"] == 0
+
+
+def test_flicker_at_borders_is_told_from_flicker_inside(probe):
+    story = opening(SMALL, 0, 4)
+    frames = torch.zeros(45, 3, *reversed(SMALL.size))
+    frames[9:] = 0.5  # jumps at the first border, and nowhere else
+    border, inner = look(probe, SMALL, story, frames).changes
+    assert border == pytest.approx(0.5 / 3) and inner == 0
+
+
+def test_the_window_for_comparison_has_as_many_tokens(tmp_path):
+    card = {**CARD, "recipe": {**CARD["recipe"], "memory": {"name": "semantic", "recent": 2, "top": 2, "blocks": 1}}}
+    (tmp_path / "card.yaml").write_text(yaml.safe_dump(card))
+    assert as_many_tokens(read_card(tmp_path / "card.yaml")) == {"name": "window", "window": 18, "sink": 0}
+
+
+def test_frechet_distance():
+    torch.manual_seed(0)
+    a, b = torch.randn(4000, 3), torch.randn(4000, 3)
+    assert frechet_distance(a, a) == pytest.approx(0, abs=1e-9)
+    assert frechet_distance(a, a + torch.tensor([3.0, 0, 4.0])) == pytest.approx(25, abs=1e-3)
+    assert frechet_distance(a, 3 * a) == pytest.approx(4 * float(torch.trace(torch.cov(a.T))), rel=0.05)
+    assert frechet_distance(a, b) < 0.05
+
+
+def test_a_model_without_a_probe_gets_a_sentence(model):
+    with pytest.raises(UsageError, match="has no probe"):
+        measure_quality(str(model), 2, 4)
+
+
+def test_nothing_to_compare_is_none():
+    assert ratios({"a": 0.5, "b": 0.5, "c": None}, {"a": 1.0, "b": 0.0, "c": 1.0}) == {"a": 0.5, "b": None, "c": None}
+
+
+@pytest.fixture
+def picture_book(model, tmp_path):
+    """The random model as one that draws a small picture book: edition, words and a random probe beside its card."""
+    for file in ("network.safetensors", "codec.safetensors"):
+        (tmp_path / file).write_bytes((model / file).read_bytes())
+    home = shipped("models") / "storybook"
+    edition = {**yaml.safe_load((home / "edition.yaml").read_text()), "size": "64x32"}
+    (tmp_path / "edition.yaml").write_text(yaml.safe_dump(edition))
+    (tmp_path / "words.yaml").write_text((home / "words.yaml").read_text())
+    torch.manual_seed(0)
+    save_file(Probe(read_edition(tmp_path / "edition.yaml")).state_dict(), tmp_path / "probe.safetensors")
+    card = {**CARD, "edition": "edition.yaml", "probe": "probe.safetensors"}
+    card["text"] = {**CARD["text"], "reader": "storybook"}
+    (tmp_path / "card.yaml").write_text(yaml.safe_dump(card))
+    return tmp_path
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_quality_is_measured_from_storyboard_to_figures(picture_book, workers):
+    told = []
+    figures = measure_quality(str(picture_book), 2, 6, workers=workers, tell_progress=told.append)
+    assert told[-1] == "4 of 4 films" and figures["films"] == 2 and figures["chunks"] >= 2
+    shares = [*figures["caption_accuracy"].values(), *figures["first_block"].values()]
+    assert all(share is None or 0 <= share <= 1 for share in shares)
+    assert figures["return_accuracy"]["window_frames"] == 18 and figures["frechet_distance"]["drawn"] >= 0
+    assert figures["flicker"]["border_over_inner"] > 0 and figures["codec"]["decoded_seconds_a_second"] > 0
+    json.dumps(figures, allow_nan=False)
