@@ -14,7 +14,7 @@ from blockvid_cli.storybook.captions import CAMERAS, DOES, WEATHERS, WHEN, WHERE
 from blockvid_cli.storybook.drawing import draw
 from blockvid_cli.storybook.edition import read_edition
 from blockvid_cli.storybook.reading import Reader, read_words
-from blockvid_cli.storybook.settings import LIGHTS, SETTINGS, backdrop
+from blockvid_cli.storybook.settings import LIGHTS, SETTINGS, backdrop, layers
 from blockvid_cli.storybook.subjects import COLOURS, SUBJECTS, sprite
 from blockvid_cli.storybook.world import opening, returning, stills, tell
 
@@ -161,6 +161,28 @@ def test_a_panning_camera_eases_to_its_side_and_is_told():
     assert frames.shape == still.shape and float(subject.flatten(1).mean(1).min()) > 0.01
     steps = (frames[1:] - frames[:-1]).abs().mean((1, 2, 3)) - (still[1:] - still[:-1]).abs().mean((1, 2, 3))
     assert steps[:6].mean() > 2 * steps[-6:].mean().abs()
+
+
+def test_sky_and_land_together_are_the_backdrop():
+    for setting, light in itertools.product(EDITION.settings, EDITION.lights):
+        sky, land = layers(setting, light, EDITION.size)
+        whole = sky * (1 - land[3:]) + land[:3]
+        away = (whole - backdrop(setting, light, EDITION.size)).abs()
+        assert away.mean() < 2e-3 and away.max() < 0.15, (setting, light)
+
+
+def test_a_panning_camera_leaves_the_far_sky_behind():
+    """The sun moves less across the picture than the land does."""
+    story = replace(opening(EDITION, 0, 6), camera="right")
+    scene = replace(story.chunks[0].scene, subject=None, setting="desert", light="day")
+    story = replace(story, chunks=tuple(replace(chunk, scene=scene) for chunk in story.chunks))
+    frames, _ = draw(story, EDITION)
+
+    def moved(rows: slice) -> int:
+        first, last = (frames[n, :, rows].mean(1) for n in (0, -1))
+        return min(range(20), key=lambda d: float((last[:, : 160 - d] - first[:, d:]).abs().mean()))
+
+    assert 0 < moved(slice(8, 24)) < moved(slice(40, 70))
 
 
 def test_pictures_tell_every_choice_apart():

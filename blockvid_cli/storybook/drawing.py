@@ -9,13 +9,14 @@ from torch.nn.functional import affine_grid, grid_sample
 
 from blockvid_cli.codec.tiny import PATCH
 from blockvid_cli.storybook.edition import Edition
-from blockvid_cli.storybook.settings import GROUND, LIGHTS, backdrop
+from blockvid_cli.storybook.settings import GROUND, LIGHTS, backdrop, layers
 from blockvid_cli.storybook.subjects import STANDS, sprite
 from blockvid_cli.storybook.weather import falling
-from blockvid_cli.storybook.world import Still, Story, stills
+from blockvid_cli.storybook.world import Scene, Still, Story, stills
 
 REACH = 3.25  # half a subject's square, in cells
 PAN = 0.12  # how far a panning camera looks aside, as a share of half the picture
+FAR = 0.6  # the share of that by which the sky goes along
 
 
 def draw(story: Story, edition: Edition, device: str = "cpu") -> tuple[torch.Tensor, torch.Tensor]:
@@ -25,17 +26,27 @@ def draw(story: Story, edition: Edition, device: str = "cpu") -> tuple[torch.Ten
         if not shots or shots[-1][0].scene != still.scene:
             shots.append([])
         shots[-1].append(still)
-    drawn = [_draw(shot, edition.size, device) for shot in shots]
+    width, first, drawn = edition.size[0], 0, []
+    pan = _pan(sum(map(len, shots)), story.camera).to(device)
+    for shot in shots:
+        aside = pan[first : first + len(shot)] * width / 2 if story.camera != "still" else None
+        drawn.append(_draw(shot, edition.size, device, aside))
+        first += len(shot)
     frames, subject = (torch.cat(parts) for parts in zip(*drawn, strict=True))
-    return _filmed(falling(frames, story.weather), story.camera), _filmed(subject, story.camera)
+    return _filmed(falling(frames, story.weather), pan, story.camera), _filmed(subject, pan, story.camera)
 
 
-def _draw(shot: Sequence[Still], size: tuple[int, int], device: str) -> tuple[torch.Tensor, torch.Tensor]:
-    """The frames and subject shares of stills of one scene."""
+def _draw(
+    shot: Sequence[Still], size: tuple[int, int], device: str, aside: torch.Tensor | None
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """The frames and subject shares of stills of one scene; ``aside`` (F,) is how far the camera looks, in pixels."""
     (width, height), scene = size, shot[0].scene
     light = LIGHTS[scene.light]
     cloud = torch.tensor([still.cloud * PATCH for still in shot], device=device)
-    frames = backdrop(scene.setting, scene.light, size).to(device).expand(len(shot), -1, -1, -1)
+    if aside is None:
+        frames = backdrop(scene.setting, scene.light, size).to(device).expand(len(shot), -1, -1, -1)
+    else:
+        frames, cloud = _parallax(scene, size, aside), cloud + FAR * aside
     frames = _veiled(frames, _cloud(cloud, width, height), torch.tensor(light.cloud, device=device), 0.75)
     if scene.subject is None:
         return frames, torch.zeros_like(frames[:, :1])
@@ -51,14 +62,28 @@ def _draw(shot: Sequence[Still], size: tuple[int, int], device: str) -> tuple[to
     return frames * (1 - alpha) + colour, alpha
 
 
-def _filmed(pictures: torch.Tensor, camera: str) -> torch.Tensor:
-    """Pictures (F, C, H, W) through the camera: one that pans sees a part of each, eased to its side."""
+def _pan(frames: int, camera: str) -> torch.Tensor:
+    """How far the camera looks aside in each frame (F,), in halves of the picture: eased to its side."""
+    return {"still": 0.0, "left": -PAN, "right": PAN}[camera] * (1 - 0.97 ** torch.arange(frames))
+
+
+def _parallax(scene: Scene, size: tuple[int, int], aside: torch.Tensor) -> torch.Tensor:
+    """The land before a sky that goes along with the camera, as far things do: (F, 3, H, W)."""
+    sky, land = (layer.to(aside.device) for layer in layers(scene.setting, scene.light, size))
+    theta = torch.eye(2, 3, device=aside.device).repeat(len(aside), 1, 1)
+    theta[:, 0, 2] = -2 * FAR * aside / size[0]
+    grid = affine_grid(theta, [len(aside), 3, size[1], size[0]], align_corners=False)
+    moved = grid_sample(sky.expand(len(aside), -1, -1, -1), grid, padding_mode="border", align_corners=False)
+    return moved * (1 - land[3:]) + land[:3]
+
+
+def _filmed(pictures: torch.Tensor, pan: torch.Tensor, camera: str) -> torch.Tensor:
+    """Pictures (F, C, H, W) through the camera: one that pans sees a part of each."""
     if camera == "still":
         return pictures
-    share = 1 - 0.97 ** torch.arange(len(pictures), device=pictures.device)
     theta = torch.zeros(len(pictures), 2, 3, device=pictures.device)
     theta[:, 0, 0] = theta[:, 1, 1] = 1 - PAN
-    theta[:, 0, 2] = {"left": -PAN, "right": PAN}[camera] * share
+    theta[:, 0, 2] = pan
     return grid_sample(pictures, affine_grid(theta, list(pictures.shape), align_corners=False), align_corners=False)
 
 

@@ -189,9 +189,27 @@ SETTINGS: dict[str, Callable[[Easel], None]] = {
 @lru_cache(maxsize=64)
 def backdrop(setting: str, light: str, size: tuple[int, int]) -> torch.Tensor:
     """The backdrop of a place at a time of day: (3, H, W) in 0..1, size is (width, height)."""
+    return _shrunk(_painted(setting, light, size)[1], size)
+
+
+@lru_cache(maxsize=64)
+def layers(setting: str, light: str, size: tuple[int, int]) -> tuple[torch.Tensor, torch.Tensor]:
+    """The same in two layers, for a camera that moves: the sky (3, H, W), and the land (4, H, W) before it,
+    premultiplied by its alpha."""
+    sky, whole = _painted(setting, light, size)
+    alpha = (sky != whole).any(-1, keepdims=True).astype(np.float32)
+    return _shrunk(sky, size), _shrunk(np.concatenate([whole * alpha, alpha], -1), size)
+
+
+def _painted(setting: str, light: str, size: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
+    """The sky alone, and the whole, (SCALE·H, SCALE·W, 3) in 0..1."""
     easel = Easel(*size, LIGHTS[light])
     easel.sky()
+    sky = np.asarray(easel.image, np.float32) / 255
     SETTINGS[setting](easel)
-    pixels = np.asarray(easel.image, np.float32) / 255
-    small = pixels.reshape(size[1], SCALE, size[0], SCALE, 3).mean((1, 3))
+    return sky, np.asarray(easel.image, np.float32) / 255
+
+
+def _shrunk(pixels: np.ndarray, size: tuple[int, int]) -> torch.Tensor:
+    small = pixels.reshape(size[1], SCALE, size[0], SCALE, -1).mean((1, 3))
     return torch.from_numpy(small).permute(2, 0, 1).contiguous()
