@@ -33,17 +33,27 @@ def recipe(**changes: object) -> Recipe:
     return make_recipe({**RECIPE, **changes})
 
 
-def plan(blocks_a_chunk: Sequence[int] = (2, 2), frames: int = 2, captions: Sequence[str] | None = None) -> Plan:
-    """A plan by hand: so many blocks of ``frames`` latents in each chunk."""
-    chunks, number = [], 0
+def plan(
+    blocks_a_chunk: Sequence[int] = (2, 2),
+    frames: int = 2,
+    captions: Sequence[str] | None = None,
+    cuts: Sequence[bool] = (),
+) -> Plan:
+    """A plan by hand: so many blocks of ``frames`` latents in each chunk; ``cuts`` says which chunks begin a shot."""
+    chunks, number, shot = [], 0, 1
     for index, count in enumerate(blocks_a_chunk):
+        cut = index < len(cuts) and cuts[index]
+        shot += cut
         words = captions[index] if captions else f"caption {index}"
         blocks = tuple(
-            Block(number + i, index + 1, 1, (number + i) * frames, frames, words, "", 100 + index) for i in range(count)
+            Block(number + i, index + 1, shot, (number + i) * frames, frames, words, "", 100 + index)
+            for i in range(count)
         )
         number += count
         first, last = blocks[0].first * 4, (blocks[-1].first + frames) * 4
-        chunks.append(PlannedChunk(index + 1, 1, words, first / 12, last / 12, first, last, blocks, 100 + index, False))
+        chunks.append(
+            PlannedChunk(index + 1, shot, words, first / 12, last / 12, first, last, blocks, 100 + index, cut)
+        )
     blocks = tuple(block for chunk in chunks for block in chunk.blocks)
     return Plan(tuple(chunks), blocks, 12.0, (48, 32), LATENT, 4 * number * frames - 3, 5, ())
 

@@ -47,6 +47,7 @@ def stories(tmp_path_factory):
     codec, file = TinyCodec(SIZES).eval(), tmp_path_factory.mktemp("latents") / "latents.pt"
     reading = ModelCard.model_validate(CARD).text
     told = [tell(read_edition(), seed, 16) for seed in range(4)]
+    assert any(chunk.cut for story in told for chunk in story.chunks)
     return story_latents(read_edition(), codec, text_encoder(reading), told, file, lambda figures: None)
 
 
@@ -142,29 +143,32 @@ def test_batches_are_pure_functions_of_the_step(stories):
 
 def test_a_block_looks_back_at_what_the_rollout_would_show(stories):
     """Recalled chunks' last blocks, then the recent chunk's last, then the block before it in its own chunk."""
-    of_block = stories.chunk[0].tolist()
-    for target in range(1, 16):
-        context = look_back(stories, 0, target)
-        chunk = of_block[target]
-        recent = [chunk - 1] if chunk else []
-        inside = of_block[target - 1] == chunk
-        chunks = [*stories.alike[0][chunk], *recent]
-        assert [of_block[block] for block in context[: len(chunks)]] == chunks
-        assert all(block == 15 or of_block[block + 1] != of_block[block] for block in context[: len(chunks)])
-        assert context[len(chunks) :] == ([target - 1] if inside else [])
-        assert context[-1] == target - 1
-    assert all(set(chunks) <= set(range(max(c - 1, 0))) for c, chunks in enumerate(stories.alike[0]))
+    for story in range(4):
+        of_block, cuts = stories.chunk[story].tolist(), stories.cuts[story]
+        for target in range(1, 16):
+            context = look_back(stories, story, target)
+            chunk = of_block[target]
+            recent = [chunk - 1] if chunk and not cuts[chunk] else []
+            inside = of_block[target - 1] == chunk
+            chunks = [*stories.alike[story][chunk], *recent]
+            assert [of_block[block] for block in context[: len(chunks)]] == chunks
+            assert all(block == 15 or of_block[block + 1] != of_block[block] for block in context[: len(chunks)])
+            assert context[len(chunks) :] == ([target - 1] if inside else [])
+            assert context[-1] == target - 1 or not (inside or recent)
+            assert not set(recent) & set(stories.alike[story][chunk])
 
 
-def test_the_rollout_shows_a_block_what_training_showed_it(stories):
+@pytest.mark.parametrize("number", range(4))
+def test_the_rollout_shows_a_block_what_training_showed_it(stories, number):
     """The memory of the bundled recipe chooses the very blocks that teacher forcing gave."""
-    story = tell(read_edition(), 0, 16)
-    film = small.plan([c.blocks for c in story.chunks], frames=3, captions=[c.caption for c in story.chunks])
+    chunks = tell(read_edition(), number, 16).chunks
+    words, cuts = [c.caption for c in chunks], [c.cut for c in chunks]
+    film = small.plan([c.blocks for c in chunks], frames=3, captions=words, cuts=cuts)
     options = find_card("storybook").recipe["memory"]
     memory = Semantic(options["recent"], options["top"], tau=1.0, blocks=options["blocks"])
     memory.begin(film.chunks, Rope(24))
     for block in film.blocks:
-        context = look_back(stories, 0, block.number) if block.number else []
+        context = look_back(stories, number, block.number) if block.number else []
         assert [frame // 3 for frame in memory.choose((block,)).frames[::3]] == context
         tokens = torch.randn(1, 18, 2, 24)
         memory.remember(block, [Layer(tokens, tokens, tokens)], grid(3, 2, 3))
@@ -176,6 +180,7 @@ def test_windows_of_a_batch_share_one_shape(stories, before):
     assert chosen.stories.shape == chosen.targets.shape == (3,) and chosen.context.shape[0] == 3
     for story, target, context in zip(chosen.stories, chosen.targets, chosen.context, strict=True):
         assert look_back(stories, int(story), int(target)) == context.tolist() and target > before
+        assert not before or int(target) - 1 == context[-1]
 
 
 def test_own_rollout_begins_late_and_shows_the_networks_own_block(stories):

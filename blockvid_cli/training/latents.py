@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,7 +13,7 @@ from torch.nn.functional import avg_pool2d
 from blockvid_cli.codec.tiny import PATCH, TinyCodec, fold
 from blockvid_cli.storybook.drawing import draw
 from blockvid_cli.storybook.edition import Edition
-from blockvid_cli.storybook.world import Story, StoryChunk
+from blockvid_cli.storybook.world import Story
 from blockvid_cli.text.encoders import TextEncoder
 from blockvid_cli.text.recall import most_alike
 from blockvid_cli.text.sentences import embed
@@ -28,7 +28,7 @@ class StoryLatents:
 
     ``captions`` (captions, tokens, D) half are all distinct captions; ``caption`` (N, blocks) says which a block has;
     ``chunk`` (N, blocks) which chunk, from 0; ``alike`` for each story and chunk the chunks it is reminded of;
-    ``shots`` for each story the blocks that begin a shot, but for its first.
+    ``cuts`` for each story which chunks begin a shot; a story's first does not.
     """
 
     latents: torch.Tensor
@@ -37,7 +37,7 @@ class StoryLatents:
     caption: torch.Tensor
     chunk: torch.Tensor
     alike: list[list[tuple[int, ...]]]
-    shots: list[list[int]]
+    cuts: list[list[bool]]
     block: int
 
     def blocks(self, stories: torch.Tensor, numbers: torch.Tensor) -> torch.Tensor:
@@ -81,17 +81,15 @@ def story_latents(
         caption=torch.tensor([[index[c.caption] for c in s.chunks for _ in range(c.blocks)] for s in stories]),
         chunk=torch.tensor([[n for n, c in enumerate(s.chunks) for _ in range(c.blocks)] for s in stories]),
         alike=_alike(stories),
-        shots=[[n for n, chunk in _begins(story) if chunk.cut] for story in stories],
+        cuts=[[chunk.cut for chunk in story.chunks] for story in stories],
         block=edition.block,
     )
 
 
-def _begins(story: Story) -> Iterator[tuple[int, StoryChunk]]:
-    """Each chunk with the number of its first block."""
-    number = 0
-    for chunk in story.chunks:
-        yield number, chunk
-        number += chunk.blocks
+def recent_chunks(cuts: Sequence[bool], chunk: int) -> range:
+    """The ``RECENT`` chunks before a chunk that are of its shot; ``cuts`` says which chunks begin one."""
+    first = max((number for number in range(1, chunk + 1) if cuts[number]), default=0)
+    return range(max(chunk - RECENT, first), chunk)
 
 
 def _made_of(edition: Edition, codec: TinyCodec, stories: list[Story]) -> str:
@@ -109,7 +107,13 @@ def _alike(stories: list[Story]) -> list[list[tuple[int, ...]]]:
     out, first = [], 0
     for story in stories:
         mine = embeddings[first : first + len(story.chunks)]
-        out.append([most_alike(mine, range(max(c - RECENT, 0)), c, TOP) for c in range(len(story.chunks))])
+        cuts = [chunk.cut for chunk in story.chunks]
+        out.append(
+            [
+                most_alike(mine, [n for n in range(c) if n not in recent_chunks(cuts, c)], c, TOP)
+                for c in range(len(story.chunks))
+            ]
+        )
         first += len(story.chunks)
     return out
 

@@ -3,7 +3,8 @@
     chunks     0 0 0 | 1 1 | 2 2 2 | 3 3 3        a story's blocks; the target is the second block of chunk 3
     context    recalled: the last blocks of 0 and 1, recent: the last block of 2, then the block before the target
 
-These are the very blocks that the bundled recipe's memory would show (semantic, recent 1, top 2, blocks 1).
+What is recent ends with a cut: of other shots only recalled chunks are seen. These are the very blocks that the bundled
+recipe's memory would show (semantic, recent 1, top 2, blocks 1).
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from dataclasses import dataclass
 
 import torch
 
-from blockvid_cli.training.latents import RECENT, StoryLatents
+from blockvid_cli.training.latents import StoryLatents, recent_chunks
 
 SHOTS = 0.15  # the share of targets that begin a shot
 
@@ -49,18 +50,20 @@ def windows_at(stories: StoryLatents, chosen: torch.Tensor, targets: torch.Tenso
 
 
 def _target(stories: StoryLatents, story: int, before: int, dice: torch.Generator) -> int:
-    """A block after the first: any, or, in a share of the draws, one that begins a shot."""
-    first = 1 + before
-    shots = [number for number in stories.shots[story] if number >= first]
-    if shots and float(torch.rand((), generator=dice)) < SHOTS:
+    """A block after the first: any, or, in a share of the draws, one that begins a shot; these only if ``before`` is 0,
+    for what lies before a cut is not looked back at."""
+    of_block = stories.chunk[story].tolist()
+    shots = [of_block.index(chunk) for chunk, cut in enumerate(stories.cuts[story]) if cut]
+    if shots and not before and float(torch.rand((), generator=dice)) < SHOTS:
         return shots[int(torch.randint(len(shots), (), generator=dice))]
-    return int(torch.randint(first, stories.chunk.shape[1], (), generator=dice))
+    inside = [number for number in range(1 + before, len(of_block)) if not before or number not in shots]
+    return inside[int(torch.randint(len(inside), (), generator=dice))]
 
 
 def look_back(stories: StoryLatents, story: int, target: int) -> list[int]:
     """The blocks a block looks back at: last blocks of recalled and recent chunks, and the block before it."""
     of_block = stories.chunk[story].tolist()
     chunk = of_block[target]
-    chunks = [*stories.alike[story][chunk], *range(max(chunk - RECENT, 0), chunk)]
+    chunks = [*stories.alike[story][chunk], *recent_chunks(stories.cuts[story], chunk)]
     last = [max(number for number, owner in enumerate(of_block) if owner == c) for c in chunks]
     return last + ([target - 1] if target and of_block[target - 1] == chunk else [])

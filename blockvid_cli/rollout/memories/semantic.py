@@ -5,7 +5,8 @@
     seen    [top-l alike: 1, 3]           [recent: 4, 5]  [finished blocks of 6] + the block itself
 
 BlockVid section 3.4, Eq. 6-10, Algorithms 1 and 2. A chunk of several blocks enters the bank when its last block is
-finished; until then its finished blocks are seen whole.
+finished; until then its finished blocks are seen whole. A cut ends what is recent: chunks of another shot are seen only
+if a caption recalls them.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ from blockvid_cli.text.sentences import DEFAULT, embed
 
 class Semantic(Memory):
     """Args:
-    recent: how many of the latest finished chunks are always seen.
+    recent: how many of the latest finished chunks of the same shot are always seen.
     top: how many other chunks are recalled by their captions' likeness (l).
     tau: the share of the probes' attention that the kept tokens of a chunk cover; 1 keeps all.
     probes: query rows that look for salient tokens: this many of the chunk's last, and as many random others.
@@ -58,6 +59,7 @@ class Semantic(Memory):
         self.bank, self._unfinished, self.rope = {}, [], rope
         self.last = {chunk.number: chunk.blocks[-1].number for chunk in chunks}
         self.seeds = {chunk.number: chunk.seed for chunk in chunks}
+        self.shots = {chunk.number: chunk.shot for chunk in chunks}
         self.embeddings = embed([chunk.compared or chunk.caption for chunk in chunks], self.sentences)
 
     def remember(self, block: Block, layers: Sequence[Layer], coordinates: torch.Tensor) -> None:
@@ -83,8 +85,10 @@ class Semantic(Memory):
         """
         past = [number for number in sorted(self.bank if finished is None else finished) if number < chunk]
         split = max(len(past) - self.recent, 0)
-        alike = most_alike(self.embeddings, [number - 1 for number in past[:split]], chunk - 1, self.top)
-        return tuple(number + 1 for number in alike), tuple(past[split:])
+        recent = tuple(number for number in past[split:] if self.shots[number] == self.shots[chunk])
+        others = [number - 1 for number in past if number not in recent]
+        alike = most_alike(self.embeddings, others, chunk - 1, self.top)
+        return tuple(number + 1 for number in alike), recent
 
     def _sparse(self, parts: Sequence[tuple[Block, Entry, list[torch.Tensor]]], seed: int) -> Entry:
         """Algorithm 2 over a chunk's blocks: a layer keeps the fewest tokens that cover tau."""
