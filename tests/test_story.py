@@ -275,7 +275,7 @@ def test_the_drawing_of_the_borders():
 
 def test_a_minute_in_fifteen_captions():
     plan = planned(told([Fraction(4)] * 15))
-    assert (len(plan.blocks), plan.frames, plan.size, plan.latent) == (61, 720, CARD.size, (16, 12, 20))
+    assert (len(plan.blocks), plan.frames, plan.size, plan.latent) == (61, 720, CARD.size, (32, 12, 20))
     assert [len(chunk.blocks) for chunk in plan.chunks] == [4] * 14 + [5]
     assert plan.notes[0] == "chunk 2 begins at 3.75 s instead of 4.00 s (block border)"
     assert len(plan.notes) == 14
@@ -327,7 +327,7 @@ def test_a_chunks_seed_is_a_pure_function():
 def test_a_size_must_fit_the_model():
     with pytest.raises(UsageError, match=r"165x97 does not fit; choose 160x96"):
         planned(told([Fraction(4)]), size=(165, 97))
-    assert planned(told([Fraction(4)]), size=(320, 192)).latent == (16, 24, 40)
+    assert planned(told([Fraction(4)]), size=(320, 192)).latent == (32, 24, 40)
 
 
 @pytest.mark.parametrize("fps", [0, -1, 121, float("nan"), float("inf")])
