@@ -29,26 +29,48 @@ class LatentGrid(Part):
     space: int = Field(gt=0)
 
 
-class TextReading(Part):
-    """What the network reads: the encoder's name, how many tokens, and whether captions are read as written."""
+class Files(Part):
+    """A file or folder beside the card or, with a ``repository``, in that repository of the Hugging Face hub."""
+
+    file: str = ""
+    repository: str | None = None
+    revision: str = "main"
+
+
+class TextReading(Files):
+    """What the network reads: the encoder's name, how many tokens, and whether captions are read as written.
+
+    ``file`` and ``tokenizer`` are where the encoder and its tokenizer lie; a built-in encoder has neither.
+    """
 
     encoder: str
     tokens: int = Field(gt=0)
     reader: str = "as-written"
+    tokenizer: str = ""
+    parameters: int = 0  # of a large encoder, for what it needs of a device
 
 
-class Weights(Part):
-    """A trained part: what kind it is, the file beside the card, and its sizes."""
+class Weights(Files):
+    """A trained part: what kind it is, where it lies, and its sizes."""
 
     kind: str
     file: str
+    sha256: str | None = None  # of the file, where the card knows it
     config: dict[str, Any] = Field(default_factory=dict)
 
 
+class Lora(Files):
+    """A low-rank change that is added to the network's weights when they are read."""
+
+    file: str
+    scale: float = 1.0
+
+
 class NetworkWeights(Weights):
-    """The network, and what its output stands for."""
+    """The network, what its output stands for, and what is added to it."""
 
     predicts: str = "velocity"
+    lora: Lora | None = None
 
 
 class ModelCard(Part):
@@ -57,8 +79,10 @@ class ModelCard(Part):
     name: str
     summary: str
     licence: str
+    noncommercial: bool = False
     size: tuple[int, int]
     fps: float = Field(gt=0)
+    negative: str = ""  # what guidance leads away from, where a storyboard says nothing
     latent: LatentGrid
     patch: tuple[int, int, int]
     block: int = Field(gt=0)
@@ -88,9 +112,12 @@ class ModelCard(Part):
         width, height = size
         return self.latent.channels, height // self.latent.space, width // self.latent.space
 
-    def path(self, part: Weights) -> Path:
-        """Where a part's weights lie."""
-        return self.folder / part.file
+    @property
+    def files(self) -> list[Files]:
+        """All that has to be there before a film can be drawn."""
+        text, lora = self.text, self.network.lora
+        told = [text, text.model_copy(update={"file": text.tokenizer})]
+        return [part for part in (self.network, lora, self.codec, *told) if part is not None and part.file]
 
 
 def parse_size(text: str) -> tuple[int, int]:

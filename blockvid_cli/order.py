@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
@@ -13,17 +12,21 @@ from typing import Any
 import torch
 
 from blockvid_cli import __version__
-from blockvid_cli.card import ModelCard, bundled_models, find_card, parse_size
+from blockvid_cli.card import ModelCard, bundled_models, parse_size
 from blockvid_cli.errors import StoryboardError, UsageError, choose
 from blockvid_cli.film.project import chunk_keys
+from blockvid_cli.hub import agreed, fingerprint
+from blockvid_cli.rollout.memories.storage import DTYPES, PLACES
 from blockvid_cli.rollout.recipe import Recipe, make_recipe, overlaid
 from blockvid_cli.story.plan import Plan, make_plan
 from blockvid_cli.story.storyboard import Storyboard, read_storyboard
 from blockvid_cli.storybook.reading import as_drawn
+from blockvid_cli.zoo.budget import Budget, budget, fitting, free_memory
+from blockvid_cli.zoo.find import find_model
+from blockvid_cli.zoo.profile import AUTO, Means, Profile
 
 DEFAULT_MODEL = "storybook"
 READERS: dict[str, Callable[[Plan, ModelCard], Plan]] = {"as-written": lambda plan, card: plan, "storybook": as_drawn}
-DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 @dataclass(frozen=True)
@@ -39,7 +42,8 @@ class Order:
     recipe: dict[str, Any] = field(default_factory=dict)  # over the card's and the storyboard's
     overrides: tuple[str, ...] = ()  # dotted: chunks.4.seed=7
     device: str = "auto"
-    dtype: str = "auto"
+    means: Means = AUTO
+    retry: bool = True  # with a lower profile when memory runs out
     fresh: bool = False
     metadata: bool = True
     allow_outside: bool = False
@@ -56,13 +60,27 @@ class Job:
     values: dict[str, Any]  # the recipe in names and numbers
     recipes: tuple[Recipe, ...]  # one a chunk
     output: Path
-    device: str
-    dtype: torch.dtype
+    drawn: Profile  # on which device, how
+    free: int  # bytes that were free there
+
+    @property
+    def device(self) -> str:
+        """Where the network draws."""
+        return self.drawn.device
+
+    @property
+    def rows(self) -> int:
+        """Rows of the batch: the film, and beside it the unguided film where there is guidance."""
+        return 2 if self.guided else 1
+
+    def budget(self, drawn: Profile | None = None) -> Budget:
+        """What the film needs of the device."""
+        return budget(self.card, self.plan, self.recipes[0], self.rows, drawn or self.drawn)
 
     @property
     def model(self) -> str:
         """The model's name and the beginning of its weights' hash: what a project cannot change."""
-        return f"{self.card.name} {weights_hash(self.card)[:12]}"
+        return f"{self.card.name} {fingerprint(self.card)[:12]}"
 
     @property
     def guided(self) -> bool:
@@ -78,7 +96,12 @@ def prepare(order: Order) -> Job:
         MissingModelError: there is no such model.
     """
     storyboard = read_storyboard(order.story, order.overrides, order.allow_outside)
-    card = find_card(order.model or _model(storyboard, order.allow_outside))
+    card = find_model(order.model or _model(storyboard, order.allow_outside))
+    if card.noncommercial and not agreed(card):
+        raise UsageError(
+            f"the weights of '{card.name}' are for non-commercial use ({card.licence});"
+            f" agree to that once with 'blockvid models pull {card.name}'."
+        )
     seed = storyboard.seed if order.seed is None else order.seed
     size = _size(order.size) or storyboard.size
     plan = make_plan(storyboard, card, seed=seed, size=size, fps=storyboard.fps if order.fps is None else order.fps)
@@ -88,8 +111,20 @@ def prepare(order: Order) -> Job:
     values = overlaid(card.recipe, storyboard.recipe, order.recipe)
     recipes = _recipes(storyboard, card, values)
     output = _output(order, storyboard)
-    device = device_named(order.device)
-    return Job(order, storyboard, card, plan, values, recipes, output, device, _dtype(order.dtype, device))
+    drawn, free = _drawn(order, card, plan, recipes)
+    return Job(order, storyboard, card, plan, values, recipes, output, drawn, free)
+
+
+def _drawn(order: Order, card: ModelCard, plan: Plan, recipes: tuple[Recipe, ...]) -> tuple[Profile, int]:
+    """The profile that fits the device, and the bytes free there."""
+    device, means = device_named(order.device), order.means
+    for what, name, known in (("storage", means.storage, PLACES), ("dtype", means.storage_dtype, DTYPES)):
+        if name is not None:
+            choose(f"memory {what}", dict.fromkeys(known), name)
+    if means.storage == "latents" and not all(recipe.commit.alone for recipe in recipes):
+        raise UsageError("--memory-storage: latents needs a recipe whose commit has alone: true; give host or disk.")
+    free, rows = free_memory(device), 2 if any(recipe.guidance != 1 for recipe in recipes) else 1
+    return fitting(free, device, means, lambda drawn: budget(card, plan, recipes[0], rows, drawn)), free
 
 
 def _model(storyboard: Storyboard, allow_outside: bool) -> str:
@@ -147,12 +182,13 @@ def content_keys(job: Job) -> list[str]:
     Where blocks are drawn beside later ones, the whole film decides.
     """
     base = {
-        "weights": weights_hash(job.card),
+        "weights": fingerprint(job.card),
         "recipe": job.values,
         "size": list(job.plan.size),
         "seed": job.plan.seed,
         "text": job.card.text.model_dump(),
-        "dtype": str(job.dtype),
+        "precision": job.drawn.precision.name,
+        "memory": job.drawn.storage_dtype,
         "guided": job.guided,
     }
     joint = any(recipe.schedule.joint for recipe in job.recipes)
@@ -192,13 +228,14 @@ def manifest(job: Job) -> dict[str, Any]:
         "libraries": {name: metadata.version(name) for name in ("torch", "diffusers", "transformers")},
         "title": board.title,
         "model": job.card.name,
-        "weights": weights_hash(job.card),
+        "weights": fingerprint(job.card),
         "seed": job.plan.seed,
         "size": list(job.plan.size),
         "fps": job.plan.fps,
         "frames": job.plan.frames,
         "device": job.device.split(":")[0],
-        "dtype": str(job.dtype).removeprefix("torch."),
+        "precision": job.drawn.precision.name,
+        "profile": job.drawn.name,
         "style": board.style,
         "negative": board.negative,
         "audio": {**asdict(board.audio), "file": str(board.audio.file)} if board.audio else None,
@@ -223,17 +260,3 @@ def device_named(name: str) -> str:
     except (RuntimeError, AssertionError) as error:
         raise UsageError(f"--device: there is no device '{name}' here; give auto, cpu or cuda:0.") from error
     return name
-
-
-def _dtype(name: str, device: str) -> torch.dtype:
-    if name == "auto":
-        return torch.float32 if device == "cpu" else torch.bfloat16
-    if name not in DTYPES:
-        raise UsageError(f"--dtype: give auto, fp32, bf16 or fp16; not '{name}'.")
-    return DTYPES[name]
-
-
-def weights_hash(card: ModelCard) -> str:
-    """The SHA-256 of the network's weights; empty where there are none."""
-    file = card.path(card.network)
-    return hashlib.sha256(file.read_bytes()).hexdigest() if file.is_file() else ""

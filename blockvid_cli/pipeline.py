@@ -9,10 +9,13 @@ is on disk before the next begins.
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import groupby
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TypeVar
 
 import numpy as np
@@ -21,6 +24,7 @@ import torch
 from blockvid_cli.clock import Clock
 from blockvid_cli.codec.stream import Codec, as_pictures
 from blockvid_cli.denoiser.guidance import Guided
+from blockvid_cli.denoiser.offload import brought_in_turn, waits
 from blockvid_cli.denoiser.wan import Denoiser
 from blockvid_cli.errors import OutOfMemoryError
 from blockvid_cli.film.mux import Film, write_film
@@ -29,10 +33,16 @@ from blockvid_cli.film.sheet import contact_sheet, small
 from blockvid_cli.film.subtitles import chapters_of
 from blockvid_cli.order import Job, content_keys, manifest
 from blockvid_cli.rollout.loop import Moment, Rollout, Run
+from blockvid_cli.rollout.memories.storage import storage
 from blockvid_cli.story.plan import Plan
 from blockvid_cli.text.encoders import text_encoder
 from blockvid_cli.text.script import Script
+from blockvid_cli.zoo.budget import GIB, told
 from blockvid_cli.zoo.load import load_codec, load_denoiser
+from blockvid_cli.zoo.profile import below, profile
+
+TOLD_FROM = GIB  # films that need more are told of before anything is loaded
+BLACK, FROZEN = 0.02, 1e-4  # of full brightness
 
 
 @dataclass(frozen=True)
@@ -61,20 +71,42 @@ def render(
     Raises:
         BlockvidError: with the exit code that fits; what is finished is kept.
     """
-    clock = clock or Clock()
+    clock, keys = clock or Clock(), content_keys(job)
+    while True:
+        try:
+            return _render(job, keys, tell, clock, around)
+        except OutOfMemoryError as error:
+            lower = below(job.drawn.name) if job.order.retry else None
+            if lower is None:
+                raise
+            tell(Event("note", f"{error} Going on with the profile {lower}."))
+            means = replace(job.order.means, profile=lower)
+            order = replace(job.order, fresh=False, means=means)
+            job = replace(job, order=order, drawn=profile(lower, job.device, means))
+            _let_go(job.device)
+
+
+def _render(job: Job, keys: list[str], tell: Tell, clock: Clock, around: Callable[[Denoiser], Denoiser]) -> Film:
+    """One try at a film; ``keys`` are those of the profile that was asked for first."""
     plan = job.plan
     identity = {"model": job.model, "size": list(plan.size), "fps": plan.fps}
-    with Project.open(folder_beside(job.output), identity, job.order.fresh) as project:
+    folder = folder_beside(job.output)
+    with Project.open(folder, identity, job.order.fresh) as project, TemporaryDirectory(".memory", dir=folder) as aside:
         project.write_manifest(manifest(job))
-        rollout, runs, codec = _load(job, tell, clock, around)
-        keys = content_keys(job)
+        if (needs := job.budget()).peak > TOLD_FROM:
+            tell(Event("note", told(job.drawn, needs, job.free)))
+        rollout, runs, codec = _load(job, Path(aside), tell, clock, around)
         done = dict(_finished(project, plan, keys))
         for note in (*job.storyboard.notes, *project.notes):
             tell(Event("note", note))
         moments = clock.each("draw", _guarded("denoise", rollout.moments(runs, done)))
+        del rollout, runs  # the moments alone hold the network now
         latents = _kept(moments, project, plan, keys, tell)
+        if job.drawn.in_turns:
+            latents = _after_all(latents, codec, job.device)
         stills: dict[int, np.ndarray] = {}
-        pictures = _pictures(clock.each("decode", _guarded("decode", codec.stream(latents))), plan, stills)
+        decoded = clock.each("decode", _guarded("decode", codec.stream(latents)))
+        pictures = _pictures(_watched(decoded, plan, tell), plan, stills)
         with clock.phase("mux"):
             film = write_film(
                 pictures,
@@ -95,27 +127,60 @@ def render(
 @torch.inference_mode()
 def frames_of(job: Job) -> Iterator[torch.Tensor]:
     """The film's frames (F, 3, H, W) in 0..1, block by block; nothing is kept or written. For measures."""
-    rollout, runs, codec = _load(job)
-    yield from codec.stream(latents for moment in rollout.moments(runs) for _, latents in moment.finished)
+    with TemporaryDirectory() as aside:
+        rollout, runs, codec = _load(job, Path(aside))
+        codec.to(job.device)
+        yield from codec.stream(latents for moment in rollout.moments(runs) for _, latents in moment.finished)
 
 
 def _load(
     job: Job,
+    folder: Path,
     tell: Tell = lambda event: None,
     clock: Clock | None = None,
     around: Callable[[Denoiser], Denoiser] = lambda denoiser: denoiser,
 ) -> tuple[Rollout, list[Run], Codec]:
-    """Text, network and codec, and what is drawn by which recipe."""
+    """Text, network and codec, and what is drawn by which recipe; ``folder`` is for a memory on disk."""
     clock = clock or Clock()
     with clock.phase("text"), _memory_of("text"):
         tell(Event("text"))
-        script = Script(job.plan, text_encoder(job.card.text), 2 if job.guided else 1, job.device)
+        script = Script(job.plan, text_encoder(job.card, job.drawn.text_device), job.rows, job.device)
     with clock.phase("load"), _memory_of("load"):
         tell(Event("load"))
-        denoiser = load_denoiser(job.card, job.device, job.dtype)
-        codec = load_codec(job.card, job.device)
-    rollout = Rollout(job.plan, job.recipes[0].memory(), denoiser.rope, denoiser.patch, script, job.device)
+        drawn = job.drawn
+        denoiser = load_denoiser(job.card, "cpu" if waits(drawn.offload) else job.device, drawn.precision)
+        if waits(drawn.offload):
+            brought_in_turn(denoiser.network, drawn.offload, job.device)
+        codec = load_codec(job.card, "cpu" if drawn.in_turns else job.device, drawn.codec_dtype, drawn.tiled)
+    memory = job.recipes[0].memory()
+    rollout = Rollout(job.plan, memory, denoiser.rope, denoiser.patch, script, job.device)
+    memory.storage = storage(drawn.storage, drawn.storage_dtype, folder, rollout.again)
     return rollout, _runs(job, around(denoiser)), codec
+
+
+def _after_all(latents: Iterator[torch.Tensor], codec: Codec, device: str) -> Iterator[torch.Tensor]:
+    """The same latents once all are drawn and the network has left the device to the codec."""
+    whole = list(latents)
+    _let_go(device)
+    codec.to(device)
+    yield from whole
+
+
+def _let_go(device: str) -> None:
+    """Gives back what nothing holds any more."""
+    gc.collect()
+    if device.startswith("cuda"):
+        torch.cuda.empty_cache()
+
+
+def _watched(decoded: Iterator[torch.Tensor], plan: Plan, tell: Tell) -> Iterator[torch.Tensor]:
+    """The same frames; a block that came out black or frozen is told of as soon as it is there."""
+    for block, frames in zip(plan.blocks, decoded, strict=True):
+        still = len(frames) > 1 and float((frames[1:] - frames[:-1]).abs().amax()) < FROZEN
+        wrong = "black" if float(frames.amax()) < BLACK else "frozen" if still else ""
+        if wrong:
+            tell(Event("note", f"chunk {block.chunk}: block {block.number + 1} came out {wrong}."))
+        yield frames
 
 
 def _runs(job: Job, denoiser: Denoiser) -> list[Run]:
@@ -191,6 +256,6 @@ def _memory_of(phase: str) -> Iterator[None]:
         if isinstance(error, RuntimeError) and not starved(error):
             raise
         raise OutOfMemoryError(
-            f"not enough memory to {phase}; every finished block is kept. A smaller --size, a memory that keeps less"
-            " (--memory window) or --guidance-scale 1 needs less."
+            f"not enough memory to {phase}; every finished block is kept. A lower --profile, a smaller --size, a memory"
+            " that keeps less (--memory window) or --guidance-scale 1 needs less."
         ) from error

@@ -15,6 +15,7 @@ from typer.testing import CliRunner
 from blockvid_cli.card import bundled_models, find_card, read_card, shipped
 from blockvid_cli.commands.app import app
 from blockvid_cli.errors import MissingModelError, UsageError
+from blockvid_cli.hub import place
 from blockvid_cli.story.plan import make_plan
 from blockvid_cli.story.storyboard import read_storyboard
 
@@ -129,8 +130,8 @@ def test_the_swan_is_a_minute_of_fifteen_captions():
 def test_bundled_cards_are_whole():
     assert "storybook" in bundled_models()
     card = find_card("storybook")
-    assert card.path(card.network).is_file() and card.path(card.codec).is_file()
-    shipped_bytes = sum(card.path(part).stat().st_size for part in (card.network, card.codec))
+    assert all(place(card, part).is_file() for part in card.files)
+    shipped_bytes = sum(place(card, part).stat().st_size for part in card.files)
     assert shipped_bytes < 40e6
     assert {"data", "steps", "compute", "seed"} <= set(card.provenance) and card.limits
 

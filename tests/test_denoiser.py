@@ -42,8 +42,8 @@ def test_levels_a_frame_equal_diffusers_timesteps_a_token():
 
 
 def test_shared_level_is_a_scalar_timestep():
-    assert timestep(torch.tensor([0.5, 0.5]), 3, 6).tolist() == [500, 500, 500]
-    assert timestep(torch.tensor([0.5, 0.25]), 1, 2).tolist() == [[500, 500, 250, 250]]
+    assert timestep(torch.tensor([0.5, 0.5]).expand(3, -1), 6).tolist() == [500, 500, 500]
+    assert timestep(torch.tensor([[0.5, 0.25]]), 2).tolist() == [[500, 500, 250, 250]]
 
 
 def test_captions_a_frame_equal_one_caption_when_they_are_the_same():

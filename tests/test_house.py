@@ -16,12 +16,12 @@ from blockvid_cli.rollout import loop
 PACKAGE = Path(pipeline.__file__).parent
 ORDER = [
     {"errors", "__init__", "clock"},
-    {"card"},
+    {"card", "hub"},
     {"story"},
     {"denoiser", "text", "codec", "film", "storybook"},
     {"rollout"},
     {"zoo"},
-    {"order"},
+    {"order", "doctor"},
     {"pipeline"},
     {"training", "evaluation"},
     {"commands"},

@@ -23,6 +23,7 @@ from blockvid_cli.errors import BlockvidError, MissingModelError, OutOfMemoryErr
 from blockvid_cli.film.tags import read_metadata
 from blockvid_cli.order import Order, prepare
 from blockvid_cli.pipeline import _pictures, render
+from blockvid_cli.zoo.profile import Means
 
 
 def draw(story: Path, model: Path, **options) -> tuple[list, Path]:
@@ -173,7 +174,7 @@ def test_every_part_of_a_recipe_draws_a_film(story, model, recipe):
 def test_half_precision_draws_nearly_the_same(story, model):
     _, film = draw(story, model)
     full = pictures(film).astype(float)
-    _, film = draw(story, model, dtype="bf16", output=story.with_name("half.mp4"))
+    _, film = draw(story, model, means=Means(precision="bf16"), output=story.with_name("half.mp4"))
     half = pictures(film).astype(float)
     assert 0 < np.abs(full - half).mean() < 4
 
@@ -263,7 +264,7 @@ def test_interrupting_ends_with_130_and_a_resumable_project(story, model):
         ({"size": "60x32"}, UsageError, "64x32"),
         ({"size": "big"}, UsageError, "WIDTHxHEIGHT"),
         ({"device": "tpu9"}, UsageError, "device"),
-        ({"dtype": "fp99"}, UsageError, "bf16"),
+        ({"means": Means(precision="fp99")}, UsageError, "bf16"),
         ({"recipe": {"memory": "elephant"}}, UsageError, "semantic"),
         ({"recipe": {"solver": {"name": "unipc", "ordr": 2}}}, UsageError, "order"),
         ({"recipe": {"steps": 0}}, UsageError, "steps"),

@@ -42,12 +42,12 @@ def test_alike_captions_are_near(home):
 
 
 def test_a_caption_is_read_the_same_whatever_is_read_beside_it(tmp_path, monkeypatch):
-    reading, words = find_card("storybook").text, "A red boat."
+    card, words = find_card("storybook"), "A red boat."
     monkeypatch.setenv("BLOCKVID_HOME", str(tmp_path / "one"))
-    alone, vector = text_encoder(reading)([words])[0], sentences.embed([words])[0]
+    alone, vector = text_encoder(card)([words])[0], sentences.embed([words])[0]
     monkeypatch.setenv("BLOCKVID_HOME", str(tmp_path / "two"))
     others = [words, "A much longer caption about a swan that glides over the water at dusk."]
-    assert torch.equal(alone, text_encoder(reading)(others)[0])
+    assert torch.equal(alone, text_encoder(card)(others)[0])
     assert torch.equal(vector, sentences.embed(others)[0])
 
 
@@ -74,18 +74,19 @@ def test_a_damaged_or_unwritable_cache_costs_nothing_but_time(home, monkeypatch)
 
 
 def test_tokens_are_padded_cut_and_empty_for_no_caption(home):
-    reading = find_card("storybook").text
-    tokens = text_encoder(reading)(["A red boat.", "", "word " * 200])
-    assert tokens.shape == (3, reading.tokens, 384)
+    card = find_card("storybook")
+    tokens = text_encoder(card)(["A red boat.", "", "word " * 200])
+    assert tokens.shape == (3, card.text.tokens, 384)
     used = (tokens != 0).any(-1).sum(1).tolist()
-    assert used == [6, 0, reading.tokens]
-    reads = [text_encoder(reading).reads_whole(words) for words in ("A red boat.", "", "word " * 200)]
+    assert used == [6, 0, card.text.tokens]
+    reads = [text_encoder(card).reads_whole(words) for words in ("A red boat.", "", "word " * 200)]
     assert reads == [True, True, False]
 
 
 def test_an_unknown_encoder_gets_a_sentence():
+    card = find_card("storybook")
     with pytest.raises(UsageError, match="minilm"):
-        text_encoder(find_card("storybook").text.model_copy(update={"encoder": "t5"}))
+        text_encoder(card.model_copy(update={"text": card.text.model_copy(update={"encoder": "t5"})}))
 
 
 def test_scripts_give_one_caption_or_one_a_frame():

@@ -45,10 +45,10 @@ def clips() -> StoryClips:
 def stories(tmp_path_factory):
     torch.manual_seed(0)
     codec, file = TinyCodec(SIZES).eval(), tmp_path_factory.mktemp("latents") / "latents.pt"
-    reading = ModelCard.model_validate(CARD).text
+    card = ModelCard.model_validate(CARD)
     told = [tell(read_edition(), seed, 16) for seed in range(4)]
     assert any(chunk.cut for story in told for chunk in story.chunks)
-    return story_latents(read_edition(), codec, text_encoder(reading), told, file, lambda figures: None)
+    return story_latents(read_edition(), codec, text_encoder(card), told, file, lambda figures: None)
 
 
 def forcing(stories, kind: type[TeacherForcing] = TeacherForcing) -> TeacherForcing:
@@ -126,7 +126,7 @@ def test_teacher_forcing_falls(stories, tmp_path):
 
 
 def test_latents_are_made_again_for_another_codec_or_other_stories(tmp_path):
-    reading, asked = text_encoder(ModelCard.model_validate(CARD).text), []
+    reading, asked = text_encoder(ModelCard.model_validate(CARD)), []
     told = [tell(read_edition(), seed, 2) for seed in range(3)]
     codecs = [TinyCodec(SIZES).eval() for _ in range(2)]
     for codec, stories in ((codecs[0], told[:2]), (codecs[0], told[:2]), (codecs[1], told[:2]), (codecs[1], told)):

@@ -21,6 +21,9 @@ class Codec(Protocol):
     def encode(self, frames: torch.Tensor) -> torch.Tensor:
         """(1 + 4k, 3, H, W) in 0..1 -> (1 + k, C, H/8, W/8), normalised as the network wants them."""
 
+    def to(self, device: str) -> Codec:
+        """The same codec on another device."""
+
     def stream(self, blocks: Iterable[torch.Tensor]) -> Iterator[torch.Tensor]:
         """For each block of latents (F, C, h, w), its frames (4F, 3, H, W); 4F - 3 for the film's first."""
 

@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from blockvid_cli import __version__
-from blockvid_cli.commands import bench, render, storyboard, train
+from blockvid_cli.commands import bench, doctor, models, render, storyboard, train
 
 app = typer.Typer(
     name="blockvid",
@@ -19,6 +19,8 @@ app = typer.Typer(
 )
 app.command()(render.render)
 app.add_typer(storyboard.app, name="storyboard")
+app.add_typer(models.app, name="models")
+app.command()(doctor.doctor)
 app.command()(bench.bench)
 app.add_typer(train.app, name="train")
 

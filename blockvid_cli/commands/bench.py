@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import json
 import sys
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
-from blockvid_cli.commands import options
+from blockvid_cli.commands import options, show
 from blockvid_cli.commands.render import recipe_of
 from blockvid_cli.errors import UsageError
 
@@ -19,7 +19,11 @@ def bench(
     size: options.Size = None,
     memory: options.Memory = None,
     device: options.Device = "auto",
-    dtype: options.Dtype = "auto",
+    precision: options.Precision = "auto",
+    profile: options.Profile = "auto",
+    offload: options.Offload = None,
+    memory_storage: options.MemoryStorage = None,
+    memory_dtype: options.MemoryDtype = None,
     quality: Annotated[bool, typer.Option("--quality", help="measure what is drawn, not how fast")] = False,
     films: Annotated[int | None, typer.Option(min=2, help="with --quality: held-out stories to draw; 100")] = None,
     as_json: options.AsJson = False,
@@ -34,6 +38,9 @@ def bench(
 
     Example: blockvid bench --model storybook --quality --films 10 --seconds 20
     """
+    from blockvid_cli.zoo.profile import Means
+
+    means = Means(profile, precision, offload, memory_storage, memory_dtype)
     if quality:
         from blockvid_cli.evaluation.quality import measure_quality
 
@@ -41,27 +48,16 @@ def bench(
             raise UsageError("--size: --quality measures a model at the size of its edition.")
         recipe = recipe_of(memory=memory)
         figures = measure_quality(
-            model or "storybook", films or 100, seconds or 60, device, dtype, recipe, tell_progress=_tell
+            model or "storybook", films or 100, seconds or 60, device, means, recipe, tell_progress=_tell
         )
     else:
         from blockvid_cli.evaluation.speed import measure
 
         if films:
             raise UsageError("--films goes with --quality.")
-        figures = measure(model, seconds or 20, size, device, dtype, recipe_of(memory=memory))
-    print(json.dumps(figures) if as_json else _table(figures))
+        figures = measure(model, seconds or 20, size, device, means, recipe_of(memory=memory))
+    print(json.dumps(figures) if as_json else show.lines(figures))
 
 
 def _tell(line: str) -> None:
     print(line, file=sys.stderr, flush=True)
-
-
-def _table(figures: dict[str, Any], indent: str = "") -> str:
-    """Figures as lines, nested ones indented."""
-    lines = []
-    for name, value in figures.items():
-        if isinstance(value, dict):
-            lines += [f"{indent}{name.replace('_', ' ')}", _table(value, indent + "  ")]
-        else:
-            lines.append(f"{indent}{name.replace('_', ' '):28} {value}")
-    return "\n".join(lines)

@@ -29,7 +29,12 @@ def render(
     memory: options.Memory = None,
     set_: options.Set = None,
     device: options.Device = "auto",
-    dtype: options.Dtype = "auto",
+    precision: options.Precision = "auto",
+    profile: options.Profile = "auto",
+    offload: options.Offload = None,
+    memory_storage: options.MemoryStorage = None,
+    memory_dtype: options.MemoryDtype = None,
+    retry: Annotated[bool, typer.Option(help="go on with a lower profile when memory runs out")] = True,
     fresh: Annotated[bool, typer.Option("--fresh", help="draw everything again")] = False,
     metadata: Annotated[bool, typer.Option(help="storyboard, recipe and seeds inside the film")] = True,
     allow_outside: options.AllowOutside = False,
@@ -44,6 +49,7 @@ def render(
     read_storyboard(story, set_ or (), allow_outside)  # a mistake is told before torch is loaded
     from blockvid_cli.order import Order, prepare
     from blockvid_cli.pipeline import render as draw
+    from blockvid_cli.zoo.profile import Means
 
     order = Order(
         story=story,
@@ -55,7 +61,8 @@ def render(
         recipe=recipe_of(steps, guidance_scale, memory),
         overrides=tuple(set_ or ()),
         device=device,
-        dtype=dtype,
+        means=Means(profile, precision, offload, memory_storage, memory_dtype),
+        retry=retry,
         fresh=fresh,
         metadata=metadata,
         allow_outside=allow_outside,

@@ -147,6 +147,30 @@ def result(values: dict[str, Any], sentence: str, as_json: bool) -> None:
     print(json.dumps(values, ensure_ascii=False) if as_json else sentence, flush=True)
 
 
+def lines(values: dict[str, Any], indent: str = "") -> str:
+    """Values as lines, nested ones indented, lists one below another."""
+    out = []
+    for name, value in values.items():
+        words = name.replace("_", " ")
+        if isinstance(value, dict):
+            out += [f"{indent}{words}", lines(value, indent + "  ")]
+        elif isinstance(value, list) and value and isinstance(value[0], str):
+            out += [f"{indent}{words}", *(f"{indent}  {item}" for item in value)]
+        else:
+            out.append(f"{indent}{words:28} {value}")
+    return "\n".join(out)
+
+
+def table(names: tuple[str, ...], rows: list[tuple[str, ...]]) -> None:
+    """Rows under names, to stdout."""
+    shown = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
+    for name in names:
+        shown.add_column(name, overflow="fold")
+    for row in rows:
+        shown.add_row(*(Text(cell) for cell in row))
+    Console(highlight=False).print(shown)
+
+
 def _drawn_as(chunk: PlannedChunk) -> str:
     """The sentence the network reads instead of a caption, on a line of its own; nothing where it reads the caption."""
     read = chunk.blocks[0].caption

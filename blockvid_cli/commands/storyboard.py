@@ -63,7 +63,7 @@ def check(
     job = prepare(Order(story, model=model, size=size, fps=fps, overrides=overrides, allow_outside=allow_outside))
     storyboard, card, plan = job.storyboard, job.card, job.plan
     recalled = recalled_chunks(plan, job.recipes[0].memory())
-    reader = text_encoder(card.text)
+    reader = text_encoder(card)
     cut = [chunk.number for chunk in plan.chunks if not reader.reads_whole(chunk.blocks[0].caption)]
     unread = [f"chunk {n}: only the first {card.text.tokens} tokens of style and caption are read" for n in cut]
     notes = [*storyboard.notes, *unread, *plan.notes]

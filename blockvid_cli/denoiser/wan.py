@@ -71,14 +71,15 @@ class WanDenoiser:
         turns = self.rope.turns(located(grid(frames, height, width), times[past:]), x.device)
         looking = Looking(self.rope, turns, memory, times[:past])
         self.places.looking = looking
-        out = self.network(
-            self._with_coordinates(x).transpose(1, 2).to(self.dtype),
-            timestep(level, len(x), height * width),
-            context.to(self.dtype),
-            return_dict=False,
-        )[0]
+        latents = self._with_coordinates(x).transpose(1, 2).to(self.dtype)
+        out = self.evaluate(latents, level.expand(len(x), -1), context.to(self.dtype))
         self.places.looking = None
         return self.reading(x, out.transpose(1, 2).float(), level.view(*level.shape, 1, 1, 1)), looking.layers
+
+    def evaluate(self, latents: torch.Tensor, level: torch.Tensor, context: torch.Tensor) -> torch.Tensor:
+        """The network's output for latents (B, C, F, H, W), levels (B, F) and captions."""
+        tokens = latents.shape[3] * latents.shape[4] // (self.patch[1] * self.patch[2])
+        return self.network(latents, timestep(level, tokens), context, return_dict=False)[0]
 
     @property
     def dtype(self) -> torch.dtype:
@@ -92,9 +93,9 @@ class WanDenoiser:
         return torch.cat([x, channels.expand(*x.shape[:2], -1, -1, -1)], 2)
 
 
-def timestep(level: torch.Tensor, batch: int, tokens: int) -> torch.Tensor:
-    """Levels (F,) or (B, F) as timesteps: (B,) where a row's frames share one, else one a token (B, F·tokens)."""
-    levels = (level if level.ndim == 2 else level.expand(batch, -1)).float() * TIMESTEPS
+def timestep(level: torch.Tensor, tokens: int) -> torch.Tensor:
+    """Levels (B, F) as timesteps: (B,) where a row's frames share one, else one a token (B, F·tokens)."""
+    levels = level.float() * TIMESTEPS
     if torch.equal(levels, levels[:, :1].expand_as(levels)):
         return levels[:, 0]
     return levels.repeat_interleave(tokens, 1)

@@ -31,7 +31,7 @@ from typing import Any
 import torch
 import yaml
 
-from blockvid_cli.card import ModelCard, find_card
+from blockvid_cli.card import ModelCard
 from blockvid_cli.errors import UsageError
 from blockvid_cli.evaluation.frechet import frechet_distance
 from blockvid_cli.evaluation.seen import Seen, Shares, accuracy, ends, flicker, look, looks, of_blocks, ratios
@@ -43,7 +43,9 @@ from blockvid_cli.storybook.drawing import draw
 from blockvid_cli.storybook.edition import Edition, read_edition
 from blockvid_cli.storybook.probe import Probe
 from blockvid_cli.storybook.world import HELD_OUT, Story, opening, returning, tell
+from blockvid_cli.zoo.find import find_model
 from blockvid_cli.zoo.load import load_codec, load_probe
+from blockvid_cli.zoo.profile import AUTO, Means
 
 ENDS = 10  # seconds at either end that drift compares
 AWAY = 30  # seconds a subject is away
@@ -61,7 +63,7 @@ class Task:
     seed: int
     model: str
     device: str
-    dtype: str
+    means: Means
     recipe: dict[str, Any]
 
 
@@ -70,7 +72,7 @@ def measure_quality(
     films: int,
     seconds: int,
     device: str = "auto",
-    dtype: str = "auto",
+    means: Means = AUTO,
     recipe: dict[str, Any] | None = None,
     workers: int | None = None,
     tell_progress: Callable[[str], None] = lambda line: None,
@@ -80,14 +82,14 @@ def measure_quality(
     Raises:
         UsageError: the model draws no picture book, or its memory recalls nothing.
     """
-    card = find_card(model)
+    card = find_model(model)
     probe, edition = load_probe(card), _edition(card)
     recipe, second = recipe or {}, edition.fps / edition.period  # blocks a second
     window = {"memory": as_many_tokens(card)}
     stories = [opening(edition, HELD_OUT + n, round(seconds * second)) for n in range(films)]
     returns = [returning(edition, HELD_OUT + n, LEAD, round(AWAY * second), BACK) for n in range(max(films // 2, 1))]
     tasks = [
-        Task(story, number, model, device, dtype, used)
+        Task(story, number, model, device, means, used)
         for group, used in ((stories, recipe), (returns, recipe), (returns, recipe | window))
         for number, story in enumerate(group)
     ]
@@ -177,7 +179,7 @@ def draw_and_look(task: Task) -> Seen:
     with TemporaryDirectory() as folder:
         file = Path(folder) / "story.yaml"
         file.write_text(yaml.safe_dump({"version": 1, "seed": task.seed, "chunks": chunks}), encoding="utf-8")
-        order = Order(file, model=task.model, device=task.device, dtype=task.dtype, recipe=task.recipe)
+        order = Order(file, model=task.model, device=task.device, means=task.means, recipe=task.recipe)
         frames = torch.cat([part.float().cpu() for part in frames_of(prepare(order))])
     return look(probe, edition, task.story, frames)
 
@@ -209,7 +211,7 @@ def _distance(films: Sequence[Seen], others: Sequence[Seen]) -> float | None:
 
 @lru_cache(maxsize=1)
 def _judge(model: str) -> tuple[Probe, Edition]:
-    card = find_card(model)
+    card = find_model(model)
     return load_probe(card), _edition(card)
 
 

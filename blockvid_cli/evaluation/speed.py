@@ -24,6 +24,7 @@ from blockvid_cli.denoiser.attention import Layer, Remembered
 from blockvid_cli.denoiser.wan import Denoiser
 from blockvid_cli.order import Job, Order, prepare
 from blockvid_cli.pipeline import Event, render
+from blockvid_cli.zoo.profile import Means
 
 COUNTED = 17  # one call in so many is counted, not timed
 SIDE = 2048  # of the yardstick's matrices
@@ -69,7 +70,7 @@ class Measured:
 
 
 def measure(
-    model: str | None, seconds: int, size: str | None, device: str, dtype: str, recipe: dict[str, Any]
+    model: str | None, seconds: int, size: str | None, device: str, means: Means, recipe: dict[str, Any]
 ) -> dict[str, Any]:
     """Draws a film of ``seconds`` with made-up captions in a temporary folder, and says what it took."""
     captions = [
@@ -82,7 +83,7 @@ def measure(
         lines = [f"- caption: {captions[i % len(captions)]}\n  duration: {length}s" for i, length in enumerate(lengths)]
         story = Path(folder) / "bench.yaml"
         story.write_text("version: 1\nchunks:\n" + "\n".join(lines) + "\n", encoding="utf-8")
-        job = prepare(Order(story, model=model, size=size, device=device, dtype=dtype, recipe=recipe))
+        job = prepare(Order(story, model=model, size=size, device=device, means=means, recipe=recipe))
         return _measured(job)
 
 
@@ -102,13 +103,14 @@ def _measured(job: Job) -> dict[str, Any]:
     blocks = [after - before for before, after in itertools.pairwise(ends)] or [0.0]
     rate = sum(m.timed for m in seen) * statistics.mean([f for m in seen for f in m.flops] or [0])
     rate /= clock.seconds["denoise"] + clock.seconds["commit"]
-    peak = yardstick(job.device, job.dtype)
+    peak = yardstick(job.device, job.drawn.precision.dtype)
     spent = sum(phases.values())
     tenth = max(len(blocks) // 10, 1)
     return {
         "model": job.card.name,
         "size": "x".join(map(str, job.plan.size)),
-        "dtype": str(job.dtype).removeprefix("torch."),
+        "precision": job.drawn.precision.name,
+        "profile": job.drawn.name,
         "device": _device_name(job.device),
         "threads": torch.get_num_threads(),
         "film_seconds": film.seconds,

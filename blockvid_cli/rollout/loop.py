@@ -10,13 +10,16 @@ Rendering, preview, evaluation and training by self-rollout are all users of thi
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 
+from blockvid_cli.denoiser.attention import Layer
+from blockvid_cli.denoiser.flow import noised
 from blockvid_cli.denoiser.rope import Rope, grid
 from blockvid_cli.denoiser.wan import Denoiser
 from blockvid_cli.rollout.memories.memory import Memory, View
+from blockvid_cli.rollout.noises import gaussian
 from blockvid_cli.rollout.recipe import Recipe
 from blockvid_cli.rollout.schedules.step import Step
 from blockvid_cli.rollout.solvers import Stepper
@@ -64,10 +67,12 @@ class Rollout:
     patch: tuple[int, int, int]
     read: Read
     device: str = "cpu"
+    finished: dict[int, tuple[Run, torch.Tensor]] = field(default_factory=dict)  # clean latents, on the CPU
 
     def moments(self, runs: Sequence[Run], done: Mapping[int, torch.Tensor] | None = None) -> Iterator[Moment]:
         """Every moment of the film; ``done`` are clean latents by block number from an earlier, unfinished render."""
         self.memory.begin(self.plan.chunks, self.rope)
+        self.finished.clear()
         for run in runs:
             yield from self._run(run, done or {})
 
@@ -80,15 +85,18 @@ class Rollout:
         view, looked = View(), ()
         for step in steps:
             group = tuple(blocks[number] for number in step.blocks)
-            if settled.issuperset(step.blocks):
+            if settled.issuperset(step.moving):
                 yield from self._resume(run, step, group, done)
                 continue
             for block in group:
-                if block.number not in drawing:
+                if block.number in step.moving and block.number not in drawing:
                     drawing[block.number] = self._start(run, block)
             if step.blocks != looked:
                 view, looked = self.memory.choose(group), step.blocks
-            x = torch.cat([drawing[number][0] for number in step.blocks])
+            held = zip(group, step.now, strict=True)
+            x = torch.cat(
+                [drawing[b.number][0] if b.number in drawing else self._held(b, now, step) for b, now in held]
+            )
             level = torch.tensor(
                 [level for level, block in zip(step.now, group, strict=True) for _ in range(block.frames)]
             )
@@ -96,14 +104,15 @@ class Rollout:
                 x[None], level.to(x.device), self.read(group), self._times(run, view, group), view
             )
             parts = velocity[0].split([block.frames for block in group])
-            for block, part, now, then in zip(group, parts, step.now, step.then, strict=True):
+            moved = [part for part in zip(group, parts, step.now, step.then, strict=True) if part[0].number in drawing]
+            for block, part, now, then in moved:
                 latents, stepper = drawing[block.number]
                 drawing[block.number] = stepper(latents, part, now, then), stepper
-            clean = [block for block, then in zip(group, step.then, strict=True) if then == recipe.levels[-1]]
+            clean = [block for block, _, _, then in moved if then == recipe.levels[-1]]
             finished = tuple((block, drawing.pop(block.number)[0]) for block in clean)
             for block, latents in finished:
                 self._commit(run, block, latents)
-            yield Moment(group, recipe.progress(step.then[0]), view, finished)
+            yield Moment(tuple(part[0] for part in moved), recipe.progress(moved[0][3]), view, finished)
 
     def _start(self, run: Run, block: Block) -> tuple[torch.Tensor, Stepper]:
         """A block's noise and its stepper; the memory hears of captions and cuts."""
@@ -112,6 +121,14 @@ class Rollout:
         span = range(chunk[0].first, chunk[-1].first + chunk[-1].frames)
         noise = run.recipe.noise(block, span, self.plan.seed, self.plan.latent).to(self.device)
         return noise, run.recipe.solver.begin(run.recipe.levels, (block.seed, block.number))
+
+    def _held(self, block: Block, level: float, step: Step) -> torch.Tensor:
+        """A finished block shown again at a level, with noise of its own in every step where that is above 0."""
+        clean = self.finished[block.number][1].to(self.device)
+        if not level:
+            return clean
+        noise = gaussian(tuple(clean.shape), "held", block.seed, block.number, *step.now)
+        return noised(clean, noise.to(clean), level)
 
     def _announce(self, block: Block) -> None:
         chunk = self.plan.chunks[block.chunk - 1]
@@ -125,6 +142,8 @@ class Rollout:
     ) -> Iterator[Moment]:
         """Blocks that are already clean: remembered in the step in which they were finished, not drawn again."""
         for block, now, then in zip(group, step.now, step.then, strict=True):
+            if now == then:
+                continue
             if now == run.recipe.levels[0]:
                 self._announce(block)
             if then == run.recipe.levels[-1]:
@@ -134,14 +153,25 @@ class Rollout:
                 yield Moment((block,), 1.0, view, ((block, latents),), resumed=True)
 
     def _commit(self, run: Run, block: Block, clean: torch.Tensor) -> None:
-        """Shows the finished block to the network once more and keeps what its layers saw."""
+        """Keeps the finished block, and what the network's layers see of it where the memory remembers."""
+        self.finished[block.number] = run, clean.cpu()
+        if self.memory.remembers:
+            self.memory.remember(block, *self._shown(run, block, clean))
+
+    def again(self, block: Block) -> tuple[list[Layer], torch.Tensor]:
+        """What the layers see of a block that was finished and committed alone: the same again."""
+        run, clean = self.finished[block.number]
+        return self._shown(run, block, clean.to(self.device))
+
+    def _shown(self, run: Run, block: Block, clean: torch.Tensor) -> tuple[list[Layer], torch.Tensor]:
+        """Shows a finished block to the network once more: each layer's tokens, and their coordinates."""
         commit = run.recipe.commit
         view = View() if commit.alone else self.memory.choose((block,))
         level = torch.full((block.frames,), commit.level, device=clean.device)
         shown = commit.shown(block, clean)
         _, layers = run.denoiser(shown[None], level, self.read((block,)), self._times(run, view, (block,)), view)
         height, width = clean.shape[2] // self.patch[1], clean.shape[3] // self.patch[2]
-        self.memory.remember(block, layers, grid(block.frames, height, width))
+        return layers, grid(block.frames, height, width)
 
     def _times(self, run: Run, view: View, group: Sequence[Block]) -> torch.Tensor:
         new = [block.first + frame for block in group for frame in range(block.frames)]
@@ -150,9 +180,9 @@ class Rollout:
 
 def settled_blocks(steps: Sequence[Step], done: set[int]) -> set[int]:
     """The done blocks that no undone block was ever denoised with: only these need not be drawn again."""
-    undone = {number for step in steps for number in step.blocks} - done
+    undone = {number for step in steps for number in step.moving} - done
     while True:
-        joined = {n for step in steps if undone.intersection(step.blocks) for n in step.blocks}
+        joined = {n for step in steps if undone.intersection(step.moving) for n in step.moving}
         if joined == undone:
             return done - undone
         undone = joined

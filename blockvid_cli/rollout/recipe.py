@@ -18,11 +18,13 @@ from blockvid_cli.errors import UsageError, choose, nearest
 from blockvid_cli.rollout.commits import COMMITS, Commit
 from blockvid_cli.rollout.memories.everything import Everything
 from blockvid_cli.rollout.memories.memory import Memory
+from blockvid_cli.rollout.memories.nothing import Nothing
 from blockvid_cli.rollout.memories.semantic import Semantic
 from blockvid_cli.rollout.memories.window import Window
 from blockvid_cli.rollout.noises import NOISES, Noise
 from blockvid_cli.rollout.schedules.all_at_once import AllAtOnce
 from blockvid_cli.rollout.schedules.block_by_block import BlockByBlock
+from blockvid_cli.rollout.schedules.matrix import Matrix
 from blockvid_cli.rollout.schedules.staircase import Staircase
 from blockvid_cli.rollout.schedules.step import Schedule
 from blockvid_cli.rollout.solvers import SOLVERS, Solver
@@ -32,11 +34,13 @@ MEMORIES: dict[str, Callable[..., Memory]] = {
     "everything": Everything,
     "window": Window,
     "semantic": Semantic,
+    "nothing": Nothing,
 }
 SCHEDULES: dict[str, Callable[..., Schedule]] = {
     "block": BlockByBlock,
     "all-at-once": AllAtOnce,
     "staircase": Staircase,
+    "matrix": Matrix,
 }
 NUMBERS = ("steps", "shift", "guidance")
 PARTS = ("schedule", "memory", "times", "noise", "solver", "commit")
@@ -78,7 +82,7 @@ def make_recipe(values: Mapping[str, Any]) -> Recipe:
         raise UsageError(f"recipe.times: '{times}' has no options; not {unwanted!r}.")
     memory, options = _part("memory", MEMORIES, values)
     memory(**options)  # its options are checked now, not after the first block
-    return Recipe(
+    recipe = Recipe(
         schedule=_made("schedule", SCHEDULES, values),
         memory=lambda: memory(**options),
         times=choose("times", TIMES, times),
@@ -88,6 +92,8 @@ def make_recipe(values: Mapping[str, Any]) -> Recipe:
         levels=_levels(values.get("steps", 6), _number("shift", values, 1.0, 0.01, 100)),
         guidance=_number("guidance", values, 1.0, 0, 100),
     )
+    next(iter(recipe.schedule.steps(1, recipe.levels)))  # a schedule may refuse so many steps
+    return recipe
 
 
 def overlaid(base: Mapping[str, Any], *others: Mapping[str, Any]) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -92,6 +92,7 @@ def make_plan(
         UsageError: the size does not fit the model, or the frame rate makes no sense.
         StoryboardError: a chunk is so short that no block can be its own.
     """
+    storyboard = replace(storyboard, negative=storyboard.negative or card.negative)
     size = _fitting(size or storyboard.size or card.size, card)
     rate = fps if fps is not None else storyboard.fps or card.fps
     if not SMALLEST_FPS <= rate <= LARGEST_FPS:

@@ -7,17 +7,18 @@ from typing import Protocol
 
 import torch
 
-from blockvid_cli.card import TextReading
+from blockvid_cli.card import ModelCard
 from blockvid_cli.errors import choose
 from blockvid_cli.text.kept import kept
 from blockvid_cli.text.sentences import DEFAULT, sentence_model
+from blockvid_cli.text.umt5 import UMT5Tokens
 
 
 class TextEncoder(Protocol):
     """Captions to tokens."""
 
     def __call__(self, captions: Sequence[str]) -> torch.Tensor:
-        """Token embeddings (captions, L, D), zeros behind each caption's last token; an empty caption is all zeros."""
+        """Token embeddings (captions, L, D), zeros behind each caption's last token."""
 
     def reads_whole(self, caption: str) -> bool:
         """Whether no token of a caption is left out."""
@@ -28,11 +29,11 @@ class MiniLMTokens:
 
     width = 384
 
-    def __init__(self, reading: TextReading) -> None:
-        self.tokens = reading.tokens
+    def __init__(self, card: ModelCard, device: str = "cpu") -> None:
+        self.tokens = card.text.tokens
 
     def __call__(self, captions: Sequence[str]) -> torch.Tensor:
-        """See ``TextEncoder``."""
+        """See ``TextEncoder``; an empty caption is all zeros."""
         out = torch.zeros(len(captions), self.tokens, self.width)
         written = [number for number, caption in enumerate(captions) if caption.strip()]
         for number, rows in zip(written, kept("minilm-tokens", [captions[n] for n in written], _read), strict=True):
@@ -50,9 +51,9 @@ def _read(captions: Sequence[str]) -> list[torch.Tensor]:
     return list(sentence_model(DEFAULT).encode(list(captions), output_value="token_embeddings", batch_size=1))
 
 
-ENCODERS: dict[str, Callable[[TextReading], TextEncoder]] = {"minilm": MiniLMTokens}
+ENCODERS: dict[str, Callable[[ModelCard, str], TextEncoder]] = {"minilm": MiniLMTokens, "umt5": UMT5Tokens}
 
 
-def text_encoder(reading: TextReading) -> TextEncoder:
-    """The encoder a card names."""
-    return choose("text encoder", ENCODERS, reading.encoder)(reading)
+def text_encoder(card: ModelCard, device: str = "cpu") -> TextEncoder:
+    """The encoder a card names; a large one reads on ``device``."""
+    return choose("text encoder", ENCODERS, card.text.encoder)(card, device)

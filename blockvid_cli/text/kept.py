@@ -12,15 +12,9 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
+from blockvid_cli.hub import cache_folder
+
 Read = Callable[[Sequence[str]], list[torch.Tensor]]
-
-
-def cache_folder() -> Path:
-    """``$BLOCKVID_HOME``, else ``blockvid`` in ``$XDG_CACHE_HOME`` or ``~/.cache``."""
-    home = os.environ.get("BLOCKVID_HOME")
-    if home:
-        return Path(home)
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "blockvid"
 
 
 def caption_hash(caption: str) -> str:

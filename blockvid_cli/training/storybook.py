@@ -12,7 +12,7 @@ from diffusers import WanTransformer3DModel
 from safetensors.torch import save_file
 from torch import nn
 
-from blockvid_cli.card import ModelCard, find_card
+from blockvid_cli.card import ModelCard
 from blockvid_cli.codec.tiny import TinyCodec, fit_principal, fold
 from blockvid_cli.denoiser.wan import WanDenoiser
 from blockvid_cli.errors import choose
@@ -30,6 +30,7 @@ from blockvid_cli.training.objectives.reconstruction import Reconstruction
 from blockvid_cli.training.objectives.teacher_forcing import Shelf, TeacherForcing
 from blockvid_cli.training.objectives.telling_apart import TellingApart, ToldClips
 from blockvid_cli.training.optimizers import muon_and_adamw
+from blockvid_cli.zoo.find import find_model
 from blockvid_cli.zoo.load import tiny_codec, wan_network
 
 OPENINGS = 2_000_000  # the first seed of first blocks
@@ -94,7 +95,7 @@ def train_network(
     edition: Edition, card: ModelCard, codec: TinyCodec, course: Course, run: Path, tell: Tell
 ) -> WanTransformer3DModel:
     """Trains the network on the latents of stories; returns it with averaged weights."""
-    encoder = text_encoder(card.text)
+    encoder = text_encoder(card)
 
     def encoded(stories: list[Story], name: str) -> StoryLatents:
         return story_latents(edition, codec, encoder, stories, run / f"{name}.pt", tell)
@@ -166,7 +167,7 @@ def retrain(course: Course, run: Path, output: Path, tell: Tell) -> Path:
         MissingModelError: there is no such card.
     """
     choose("objective", OBJECTIVES, course.objective)
-    card = find_card(course.card)
+    card = find_model(course.card)
     edition = read_edition(card.folder / str(card.edition))
     codec = train_codec(edition, card, course, run / "codec", tell)
     network = train_network(edition, card, codec, course, run / "network", tell)

@@ -9,14 +9,16 @@ Coordinates and times live on the CPU, keys and values where the network is.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import ClassVar, Protocol
 
 import torch
 
 from blockvid_cli.denoiser.attention import Layer, Recalled
 from blockvid_cli.denoiser.rope import Rope
-from blockvid_cli.story.plan import Block, PlannedChunk
+from blockvid_cli.story.plan import Block, Plan, PlannedChunk
 
 
 @dataclass(frozen=True)
@@ -40,15 +42,20 @@ class Entry:
     frames: tuple[int, ...]
     layers: tuple[Kept, ...]
 
+    def fetch(self) -> Entry:
+        """The entry with its tokens where the network is."""
+        return self
+
     def last(self, count: int) -> Entry:
         """Only its last ``count`` frames."""
-        return self._only(range(max(len(self.frames) - count, 0), len(self.frames)))
+        return self.only(range(max(len(self.frames) - count, 0), len(self.frames)))
 
     def first(self, count: int) -> Entry:
         """Only its first ``count`` frames."""
-        return self._only(range(min(count, len(self.frames))))
+        return self.only(range(min(count, len(self.frames))))
 
-    def _only(self, frames: range) -> Entry:
+    def only(self, frames: range) -> Entry:
+        """Only those of its frames, counted from 0."""
         if len(frames) == len(self.frames):
             return self
         layers = []
@@ -60,17 +67,63 @@ class Entry:
         return Entry(self.frames[frames.start : frames.stop], tuple(layers))
 
 
+@dataclass(frozen=True)
+class Stored:
+    """An entry whose tokens lie elsewhere, and how they come back; ``span`` are the frames wanted of it."""
+
+    whole: tuple[int, ...]
+    load: Callable[[], Entry]
+    span: range
+
+    @property
+    def frames(self) -> tuple[int, ...]:
+        """Numbers in the film of the frames that are wanted."""
+        return self.whole[self.span.start : self.span.stop]
+
+    def fetch(self) -> Entry:
+        """See ``Entry``."""
+        return self.load().only(self.span)
+
+    def last(self, count: int) -> Stored:
+        """Only its last ``count`` frames."""
+        return replace(self, span=self.span[max(len(self.span) - count, 0) :])
+
+    def first(self, count: int) -> Stored:
+        """Only its first ``count`` frames."""
+        return replace(self, span=self.span[:count])
+
+
+class Storage(Protocol):
+    """Where remembered tokens lie until they are looked at."""
+
+    def keep(self, entry: Entry, blocks: Sequence[Block]) -> Entry | Stored:
+        """Puts away what some finished blocks left behind."""
+
+
+class OnDevice:
+    """Where the network is, as they were drawn."""
+
+    def keep(self, entry: Entry, blocks: Sequence[Block]) -> Entry | Stored:
+        """See ``Storage``."""
+        return entry
+
+
 class View:
     """The entries that some blocks look at, in the order of their times; made anew for each block."""
 
-    def __init__(self, entries: Sequence[Entry] = ()) -> None:
-        self.entries = [entry for entry in entries if entry.frames]
-        self.frames = tuple(frame for entry in self.entries for frame in entry.frames)
+    def __init__(self, entries: Sequence[Entry | Stored] = ()) -> None:
+        self._stored = [entry for entry in entries if entry.frames]
+        self.frames = tuple(frame for entry in self._stored for frame in entry.frames)
         self._recalled: dict[int, Recalled] = {}
+
+    @cached_property
+    def entries(self) -> list[Entry]:
+        """The entries with their tokens; fetched when the first layer asks."""
+        return [entry.fetch() for entry in self._stored]
 
     def recall(self, layer: int) -> Recalled | None:
         """The tokens a layer may look at; None when nothing is remembered."""
-        if not self.entries:
+        if not self._stored:
             return None
         if layer not in self._recalled:
             kept = self.tokens(layer)
@@ -93,6 +146,9 @@ class View:
 class Memory:
     """The choice of what is kept and seen; a new one overrides what it answers differently."""
 
+    storage: Storage = OnDevice()
+    remembers: ClassVar[bool] = True
+
     def begin(self, chunks: Sequence[PlannedChunk], rope: Rope) -> None:
         """The film's chunks and the network's rotation, before the first block."""
 
@@ -103,6 +159,11 @@ class Memory:
     def choose(self, blocks: Sequence[Block]) -> View:
         """What these blocks, drawn together next, look back at."""
         raise TypeError(f"{type(self).__name__} does not choose")
+
+    def reach(self, plan: Plan) -> tuple[int, int]:
+        """The most latent frames of a film that are looked at at once, and that are kept at its end."""
+        total = sum(block.frames for block in plan.blocks)
+        return total, total
 
     def on_caption_change(self, block: Block) -> None:
         """Called before the first block of a chunk is drawn."""
@@ -115,7 +176,7 @@ class Dense(Memory):
     """Keeps every block's tokens as they come; a memory that forgets overrides ``keep``."""
 
     def __init__(self) -> None:
-        self.entries: dict[int, Entry] = {}
+        self.entries: dict[int, Entry | Stored] = {}
 
     def begin(self, chunks: Sequence[PlannedChunk], rope: Rope) -> None:
         """See ``Memory``."""
@@ -123,9 +184,9 @@ class Dense(Memory):
 
     def remember(self, block: Block, layers: Sequence[Layer], coordinates: torch.Tensor) -> None:
         """See ``Memory``."""
-        self.entries[block.number] = dense(block, layers, coordinates)
+        self.entries[block.number] = self.storage.keep(dense(block, layers, coordinates), [block])
 
-    def past(self, blocks: Sequence[Block]) -> list[Entry]:
+    def past(self, blocks: Sequence[Block]) -> list[Entry | Stored]:
         """The entries of all blocks before these, in order."""
         return [self.entries[number] for number in sorted(self.entries) if number < blocks[0].number]
 

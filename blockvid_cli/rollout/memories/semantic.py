@@ -18,7 +18,7 @@ import torch
 from blockvid_cli.denoiser.attention import Layer
 from blockvid_cli.denoiser.rope import Rope, rotate
 from blockvid_cli.errors import UsageError
-from blockvid_cli.rollout.memories.memory import Entry, Memory, View, dense
+from blockvid_cli.rollout.memories.memory import Entry, Memory, Stored, View, dense
 from blockvid_cli.rollout.noises import gaussian
 from blockvid_cli.story.plan import Block, Plan, PlannedChunk
 from blockvid_cli.text.recall import most_alike
@@ -51,7 +51,7 @@ class Semantic(Memory):
             )
         self.recent, self.top, self.tau, self.probes, self.blocks = recent, top, tau, probes, blocks
         self.sentences = sentences
-        self.bank: dict[int, Entry] = {}  # by chunk
+        self.bank: dict[int, Entry | Stored] = {}  # by chunk
         self._unfinished: list[tuple[Block, Entry, list[torch.Tensor]]] = []  # with each layer's queries (T, H, D)
 
     def begin(self, chunks: Sequence[PlannedChunk], rope: Rope) -> None:
@@ -70,7 +70,8 @@ class Semantic(Memory):
             return
         parts = [part for part in self._unfinished if part[0].chunk == block.chunk][-(self.blocks or 0) :]
         self._unfinished = [part for part in self._unfinished if part[0].chunk != block.chunk]
-        self.bank[block.chunk] = self._sparse(parts, self.seeds[block.chunk])
+        entry = self._sparse(parts, self.seeds[block.chunk])
+        self.bank[block.chunk] = self.storage.keep(entry, [part[0] for part in parts])
 
     def choose(self, blocks: Sequence[Block]) -> View:
         """See ``Memory``: recalled chunks, recent chunks, then the finished blocks of the chunk being drawn."""
@@ -89,6 +90,11 @@ class Semantic(Memory):
         others = [number - 1 for number in past if number not in recent]
         alike = most_alike(self.embeddings, others, chunk - 1, self.top)
         return tuple(number + 1 for number in alike), recent
+
+    def reach(self, plan: Plan) -> tuple[int, int]:
+        """See ``Memory``; as if no token were left out."""
+        frames = [sum(block.frames for block in chunk.blocks[-(self.blocks or 0) :]) for chunk in plan.chunks]
+        return sum(sorted(frames)[-(self.recent + self.top + 1) :]), sum(frames)
 
     def _sparse(self, parts: Sequence[tuple[Block, Entry, list[torch.Tensor]]], seed: int) -> Entry:
         """Algorithm 2 over a chunk's blocks: a layer keeps the fewest tokens that cover tau."""

@@ -8,8 +8,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from blockvid_cli.errors import UsageError
-from blockvid_cli.rollout.memories.memory import Dense, Entry, View
-from blockvid_cli.story.plan import Block
+from blockvid_cli.rollout.memories.memory import Dense, Entry, Stored, View
+from blockvid_cli.story.plan import Block, Plan
 
 
 class Window(Dense):
@@ -32,6 +32,12 @@ class Window(Dense):
         self._forget(blocks)
         return View([*head, *_taken_last(past, total - at)])
 
+    def reach(self, plan: Plan) -> tuple[int, int]:
+        """See ``Memory``."""
+        total = sum(block.frames for block in plan.blocks)
+        most = total if self.window is None else min(self.window, total)
+        return most, most
+
     def _forget(self, blocks: Sequence[Block]) -> None:
         """Blocks that can never be looked at again go."""
         oldest = blocks[0].first - (self.window or 0)
@@ -40,7 +46,7 @@ class Window(Dense):
                 del self.entries[number]
 
 
-def _taken(entries: Sequence[Entry], count: int) -> list[Entry]:
+def _taken(entries: Sequence[Entry | Stored], count: int) -> list[Entry | Stored]:
     """The first ``count`` frames of entries."""
     out = []
     for entry in entries:
@@ -49,9 +55,9 @@ def _taken(entries: Sequence[Entry], count: int) -> list[Entry]:
     return out
 
 
-def _taken_last(entries: Sequence[Entry], count: int) -> list[Entry]:
+def _taken_last(entries: Sequence[Entry | Stored], count: int) -> list[Entry | Stored]:
     """The last ``count`` frames of entries."""
-    out: list[Entry] = []
+    out: list[Entry | Stored] = []
     for entry in reversed(entries):
         out.insert(0, entry.last(min(count, len(entry.frames))))
         count -= len(out[0].frames)

@@ -1,4 +1,4 @@
-"""A step: neighbouring blocks denoised together, each from its level to its next."""
+"""A step: neighbouring blocks denoised together, each from its level to its next; a block whose level stays is held."""
 
 from __future__ import annotations
 
@@ -14,6 +14,11 @@ class Step:
     blocks: tuple[int, ...]
     now: tuple[float, ...]
     then: tuple[float, ...]
+
+    @property
+    def moving(self) -> tuple[int, ...]:
+        """The blocks that are denoised; the others are finished and only looked at, at the level they are held."""
+        return tuple(block for block, a, b in zip(self.blocks, self.now, self.then, strict=True) if a != b)
 
 
 class Schedule(Protocol):

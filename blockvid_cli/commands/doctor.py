@@ -1,0 +1,31 @@
+"""``blockvid doctor``: what this machine has, and the command that mends what it lacks."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+
+import typer
+
+from blockvid_cli.commands import options
+
+
+def doctor(as_json: options.AsJson = False) -> None:
+    """Look at this machine: device, memory, attention, ffmpeg, sentence model, disk, hub. Exit code 1 if it lacks
+    something that is needed.
+
+    Example: blockvid doctor
+    """
+    from blockvid_cli.doctor import examined
+
+    checks = examined()
+    if as_json:
+        print(json.dumps([asdict(check) for check in checks]))
+    else:
+        for check in checks:
+            mark = "ok  " if check.right else "LACK" if check.needed else "-   "
+            print(f"{mark} {check.name:18} {check.says}")
+            if not check.right and check.mend:
+                print(f"     {'':18} mend: {check.mend}")
+    if any(check.needed and not check.right for check in checks):
+        raise typer.Exit(1)

@@ -1,0 +1,240 @@
+"""Where the files of a model lie: beside its card, or in the Hugging Face hub's own cache.
+
+The cache, its variables (HF_HOME, HF_TOKEN, HF_HUB_OFFLINE, HF_ENDPOINT) and resumed downloads are the hub library's.
+In its cache a file is a link to a blob named by the file's hash: SHA-256 for large files, git's SHA-1 for small ones.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+
+from blockvid_cli.card import Files, ModelCard, bundled_models, find_card
+from blockvid_cli.errors import MissingModelError
+
+PIECE = 1 << 22  # bytes hashed at a time
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """Files of one repository at one revision, as patterns."""
+
+    repository: str
+    revision: str
+    patterns: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Download:
+    """A file of a repository: its name, bytes, and whether it is here already."""
+
+    repository: str
+    name: str
+    bytes: int
+    here: bool
+
+
+def wanted(card: ModelCard) -> list[Wanted]:
+    """What a model needs from the hub, a repository at a time; nothing for a model that lies beside its card."""
+    found: dict[tuple[str, str], list[str]] = {}
+    for part in card.files:
+        if part.repository:
+            found.setdefault((part.repository, part.revision), []).append(_pattern(part.file))
+    return [Wanted(*where, tuple(dict.fromkeys(patterns))) for where, patterns in found.items()]
+
+
+def _pattern(file: str) -> str:
+    """A file as it is, a folder with all inside."""
+    return file if Path(file).suffix else f"{file}/*"
+
+
+def place(card: ModelCard, part: Files) -> Path:
+    """Where a part lies on this machine; nothing is downloaded.
+
+    Raises:
+        MissingModelError: it lies on the hub and not, or not whole, in the cache.
+    """
+    if part.repository is None:
+        return card.folder / part.file
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import IncompleteSnapshotError, LocalEntryNotFoundError
+
+    try:
+        snapshot = snapshot_download(
+            part.repository, revision=part.revision, allow_patterns=[_pattern(part.file)], local_files_only=True
+        )
+    except (LocalEntryNotFoundError, IncompleteSnapshotError):
+        raise _absent(card, part) from None
+    found = Path(snapshot) / part.file
+    if not found.exists():
+        raise _absent(card, part)
+    return found
+
+
+def _absent(card: ModelCard, part: Files) -> MissingModelError:
+    return MissingModelError(
+        f"the model '{card.name}' is not on this machine: {part.repository}/{part.file} is absent;"
+        f" 'blockvid models pull {card.name}' brings it."
+    )
+
+
+def is_here(card: ModelCard) -> bool:
+    """Whether all files of a model are on this machine."""
+    try:
+        return all(place(card, part).exists() for part in card.files)
+    except MissingModelError:
+        return False
+
+
+def listed(card: ModelCard) -> list[Download]:
+    """Every file that a pull would see to, with its size; asks the hub.
+
+    Raises:
+        MissingModelError: the hub cannot be reached, or has no such repository.
+    """
+    from huggingface_hub import snapshot_download
+
+    files = []
+    with _telling(card):
+        for want in wanted(card):
+            found = snapshot_download(
+                want.repository, revision=want.revision, allow_patterns=list(want.patterns), dry_run=True
+            )
+            files += [Download(want.repository, f.filename, f.file_size or 0, f.is_cached) for f in found]
+    return files
+
+
+def pull(card: ModelCard) -> None:
+    """Downloads what is missing; a broken download goes on where it stopped.
+
+    Raises:
+        MissingModelError: the hub cannot be reached, or has no such repository or file.
+    """
+    from huggingface_hub import snapshot_download
+
+    with _telling(card):
+        for want in wanted(card):
+            snapshot_download(want.repository, revision=want.revision, allow_patterns=list(want.patterns))
+    for part in card.files:
+        place(card, part)
+
+
+@contextmanager
+def _telling(card: ModelCard) -> Iterator[None]:
+    """What the hub's errors mean, in one sentence."""
+    from huggingface_hub import logging
+    from huggingface_hub.errors import (
+        GatedRepoError,
+        HfHubHTTPError,
+        HTTPError,
+        RepositoryNotFoundError,
+        RevisionNotFoundError,
+    )
+
+    logging.set_verbosity_error()  # it tells of every try; one sentence at the end will do
+
+    def missing(why: str) -> MissingModelError:
+        return MissingModelError(f"the model '{card.name}' cannot be pulled: {why}.")
+
+    try:
+        yield
+    except GatedRepoError as error:
+        raise missing("its repository is gated; ask for access on the hub and set HF_TOKEN") from error
+    except (RepositoryNotFoundError, RevisionNotFoundError) as error:
+        raise missing("the hub has no such repository or revision, or HF_TOKEN may not read it") from error
+    except HfHubHTTPError as error:
+        raise missing(f"the hub answered {error.response.status_code}") from error
+    except (HTTPError, OSError) as error:  # no network, offline mode, a server in trouble
+        raise missing("the hub cannot be reached; 'blockvid doctor' looks at the way there") from error
+
+
+def known_hash(file: Path) -> str | None:
+    """The hash that a file of the hub's cache is named by; None for files elsewhere."""
+    name = file.resolve().name
+    return name if len(name) in (40, 64) and set(name) <= set("0123456789abcdef") else None
+
+
+def damaged(file: Path, known: str) -> bool:
+    """Whether a file differs from its hash: SHA-256, or the 40 digits by which git names its content."""
+    if len(known) == 64:
+        return sha256(file) != known
+    blob = file.read_bytes()
+    return hashlib.sha1(b"blob %d\0" % len(blob) + blob, usedforsecurity=False).hexdigest() != known
+
+
+def sha256(file: Path) -> str:
+    """The SHA-256 of a file, read in pieces."""
+    seen = hashlib.sha256()
+    with file.open("rb") as opened:
+        while piece := opened.read(PIECE):
+            seen.update(piece)
+    return seen.hexdigest()
+
+
+def fingerprint(card: ModelCard) -> str:
+    """What tells a model's network from another: the hash of its weights' files, or of their hashes on the hub.
+
+    Empty where the weights are not here.
+    """
+    try:
+        found = place(card, card.network)
+    except MissingModelError:
+        return ""
+    files = sorted(found.iterdir()) if found.is_dir() else [found]
+    named = [(file.name, _identity(file)) for file in files if file.is_file()]
+    return hashlib.sha256(repr(named).encode()).hexdigest() if len(named) > 1 else "".join(hash_ for _, hash_ in named)
+
+
+def _identity(file: Path) -> str:
+    """A file's SHA-256; the hub's cache knows it by name, which spares reading gigabytes."""
+    state = file.stat()
+    return known_hash(file) or _hashed(file, state.st_size, state.st_mtime_ns)
+
+
+@lru_cache(maxsize=64)
+def _hashed(file: Path, size: int, changed: int) -> str:
+    """Asked several times in a run, read once as long as the file stays the same."""
+    return sha256(file)
+
+
+def remove(card: ModelCard) -> int:
+    """Deletes what the network of a model takes in the hub's cache; returns the bytes that became free.
+
+    Captions' encoder and codec stay where another model's card names the same repository.
+    """
+    from huggingface_hub import scan_cache_dir
+
+    others = {part.repository for name in bundled_models() if name != card.name for part in find_card(name).files}
+    mine = {want.repository for want in wanted(card)} - others
+    cache = scan_cache_dir()
+    revisions = [r.commit_hash for repo in cache.repos if repo.repo_id in mine for r in repo.revisions]
+    if not revisions:
+        return 0
+    strategy = cache.delete_revisions(*revisions)
+    strategy.execute()
+    return strategy.expected_freed_size
+
+
+def cache_folder() -> Path:
+    """blockvid's own cache: ``$BLOCKVID_HOME``, else ``blockvid`` in ``$XDG_CACHE_HOME`` or ``~/.cache``."""
+    home = os.environ.get("BLOCKVID_HOME")
+    if home:
+        return Path(home)
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "blockvid"
+
+
+def agreed(card: ModelCard) -> bool:
+    """Whether a person has agreed to a model's licence on this machine."""
+    return (cache_folder() / "licences" / card.name).is_file()
+
+
+def agree(card: ModelCard) -> None:
+    """Remembers that a person has agreed, so that they are asked once."""
+    file = cache_folder() / "licences" / card.name
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text(card.licence + "\n", encoding="utf-8")
