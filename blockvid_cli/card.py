@@ -150,7 +150,7 @@ def find_card(name: str) -> ModelCard:
         MissingModelError: there is no such model.
         UsageError: the card is not a card.
     """
-    bundled = shipped("models") / name / "card.yaml"
+    bundled = shipped("models") / Path(name).name / "card.yaml" if Path(name).name == name else Path()
     for file, origin in ((bundled, "bundled"), (Path(name) / "card.yaml", "folder")):
         with suppress(OSError):  # a name that no file can have
             if file.is_file():

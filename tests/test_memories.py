@@ -9,6 +9,7 @@ from blockvid_cli.denoiser.attention import Layer
 from blockvid_cli.denoiser.rope import Rope, grid
 from blockvid_cli.errors import UsageError
 from blockvid_cli.rollout.memories.everything import Everything
+from blockvid_cli.rollout.memories.memory import Entry, Kept
 from blockvid_cli.rollout.memories.semantic import Semantic, covering, probe_rows, salience
 from blockvid_cli.rollout.memories.window import Window
 from blockvid_cli.rollout.recipe import MEMORIES, make_recipe
@@ -135,16 +136,20 @@ def test_a_cut_ends_what_is_recent_and_captions_recall_across_it(spoken):
     assert seen == [((), ()), ((1,), ()), ((1,), (2,)), ((1,), ()), ((1,), (4,))]
 
 
+def both(entry: Entry) -> list[Kept]:
+    return [entry.layer(0), entry.layer(1)]
+
+
 def test_tau_of_one_keeps_all_and_less_keeps_fewer_in_place(spoken):
     film = small.plan((2, 1), captions=["1 0", "0 1"])
     whole = filled(Semantic(tau=1.0), film, 2).bank[1]
-    assert all(kept.keys.shape[1] == 4 * ROWS * COLUMNS for kept in whole.layers)
-    assert torch.equal(whole.layers[0].keys[:, :12], layers(film.blocks[0])[0].keys)
+    assert all(kept.keys.shape[1] == 4 * ROWS * COLUMNS for kept in both(whole))
+    assert torch.equal(whole.layer(0).keys[:, :12], layers(film.blocks[0])[0].keys)
     sparse = filled(Semantic(tau=0.5), film, 2).bank[1]
-    for number, kept in enumerate(sparse.layers):
+    for number, kept in enumerate(both(sparse)):
         count = kept.keys.shape[1]
         assert 0 < count < 24
-        every = whole.layers[number]
+        every = whole.layer(number)
         for token in range(count):
             place = (every.coordinates == kept.coordinates[token]).all(1).nonzero()[0, 0]
             assert torch.equal(every.keys[:, place], kept.keys[:, token])
@@ -164,7 +169,7 @@ def test_exactly_the_salient_tokens_are_kept(spoken):
     memory = Semantic(tau=0.98, probes=4)
     memory.begin(film.chunks, Rope(24))
     memory.remember(film.blocks[0], seen, grid(2, ROWS, COLUMNS))
-    for kept in memory.bank[1].layers:
+    for kept in both(memory.bank[1]):
         assert kept.coordinates.tolist() == grid(2, ROWS, COLUMNS)[[2, 9]].tolist()
 
 
@@ -184,7 +189,7 @@ def test_the_conditional_row_decides_for_both(spoken):
         if rows == 2:
             seen = [Layer(*(torch.cat([x, torch.randn_like(x)]) for x in layer)) for layer in seen]
         memory.remember(film.blocks[0], seen, grid(2, ROWS, COLUMNS))
-    for a, b in zip(one.bank[1].layers, two.bank[1].layers, strict=True):
+    for a, b in zip(both(one.bank[1]), both(two.bank[1]), strict=True):
         assert torch.equal(a.coordinates, b.coordinates) and torch.equal(a.keys[0], b.keys[0])
         assert b.keys.shape[0] == 2
 
@@ -236,7 +241,7 @@ def test_every_memory_draws_a_film(name, spoken):
 @pytest.mark.parametrize(
     ("memory", "said"),
     [
-        ("elephant", "everything, semantic, window"),
+        ("elephant", "everything, nothing, semantic, window"),
         ("sematic", "semantic"),
         ({"name": "semantic", "taus": 0.9}, "tau"),
         ({"name": "semantic", "tau": 1.5}, "tau"),

@@ -29,6 +29,6 @@ class SkyReelsDenoiser(WanDenoiser):
             level.float() * TIMESTEPS,
             context,
             enable_diffusion_forcing=True,
-            fps=[self.rate] * len(latents),
+            fps=[self.rate],  # one for all rows
             return_dict=False,
         )[0]

@@ -88,9 +88,11 @@ def budget(card: ModelCard, plan: Plan, recipe: Recipe, rows: int, drawn: Profil
     weights = network.weights * bytes_each + round(network.wide * (drawn.precision.weight_bytes - bytes_each))
     resident = weights if drawn.offload in ("none", "model") else 3 * weights // network.layers
     frame = rows * grid * network.channels * 2 * network.layers  # remembered values of a latent frame
-    memory = frame * seen * bytes_each
+    packed = KEPT_BYTES.get(drawn.storage_dtype, bytes_each)
     if drawn.storage == "device":
-        memory += round(frame * max(kept - seen, 0) * KEPT_BYTES.get(drawn.storage_dtype, bytes_each))
+        memory = round(frame * kept * packed)
+    else:  # a layer's tokens at a time; made again from latents, all layers' of what is seen
+        memory = frame * seen * bytes_each // (1 if drawn.storage == "latents" else network.layers // 2)
     passing = rows * together * grid * network.channels * ACTIVATIONS * bytes_each
     phases = {
         "text": card.text.parameters * 2 if drawn.text_device == drawn.device else 0,

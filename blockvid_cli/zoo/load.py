@@ -158,7 +158,7 @@ def _fill_network(
         value = tensors[name].read()
         if lora is not None:
             value = lora.added(name, value)
-        value = value.to(torch.float32 if kept_full else precision.dtype)
+        value = value.to(torch.float32 if kept_full else precision.dtype, copy=True)  # the file may be a map of it
         layer = network.get_submodule(path)
         if precision.quantise and isinstance(layer, nn.Linear) and path.startswith("blocks.") and kind == "weight":
             layer = precision.quantise(layer, value)

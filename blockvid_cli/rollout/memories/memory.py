@@ -11,7 +11,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
 from typing import ClassVar, Protocol
 
 import torch
@@ -34,112 +33,99 @@ class Kept:
         here = index.to(self.keys.device)
         return Kept(self.keys[:, here], self.values[:, here], self.coordinates[index])
 
+    def only(self, frames: range) -> Kept:
+        """Only the tokens of some of the entry's frames, which are then counted from 0."""
+        frame = self.coordinates[:, 0]
+        part = self.at(((frame >= frames.start) & (frame < frames.stop)).nonzero()[:, 0])
+        return replace(part, coordinates=part.coordinates - torch.tensor([frames.start, 0, 0]))
+
 
 @dataclass(frozen=True)
 class Entry:
-    """Some remembered frames of the film, by their numbers, and what each layer kept of them."""
+    """Some remembered frames of the film, by their numbers, and what each layer kept of them.
 
-    frames: tuple[int, ...]
-    layers: tuple[Kept, ...]
-
-    def fetch(self) -> Entry:
-        """The entry with its tokens where the network is."""
-        return self
-
-    def last(self, count: int) -> Entry:
-        """Only its last ``count`` frames."""
-        return self.only(range(max(len(self.frames) - count, 0), len(self.frames)))
-
-    def first(self, count: int) -> Entry:
-        """Only its first ``count`` frames."""
-        return self.only(range(min(count, len(self.frames))))
-
-    def only(self, frames: range) -> Entry:
-        """Only those of its frames, counted from 0."""
-        if len(frames) == len(self.frames):
-            return self
-        layers = []
-        for kept in self.layers:
-            frame = kept.coordinates[:, 0]
-            part = kept.at(((frame >= frames.start) & (frame < frames.stop)).nonzero()[:, 0])
-            moved = part.coordinates - torch.tensor([frames.start, 0, 0])
-            layers.append(replace(part, coordinates=moved))
-        return Entry(self.frames[frames.start : frames.stop], tuple(layers))
-
-
-@dataclass(frozen=True)
-class Stored:
-    """An entry whose tokens lie elsewhere, and how they come back; ``span`` are the frames wanted of it."""
+    Args:
+        whole: numbers of all its frames.
+        read: what a layer kept; asked for in every pass unless ``stays``.
+        span: which of its frames are wanted.
+        stays: whether a layer's tokens, once read, may stay where the network is while a block is drawn.
+    """
 
     whole: tuple[int, ...]
-    load: Callable[[], Entry]
+    read: Callable[[int], Kept]
     span: range
+    stays: bool = True
 
     @property
     def frames(self) -> tuple[int, ...]:
         """Numbers in the film of the frames that are wanted."""
         return self.whole[self.span.start : self.span.stop]
 
-    def fetch(self) -> Entry:
-        """See ``Entry``."""
-        return self.load().only(self.span)
+    def layer(self, number: int) -> Kept:
+        """The tokens of a layer."""
+        kept = self.read(number)
+        return kept if len(self.span) == len(self.whole) else kept.only(self.span)
 
-    def last(self, count: int) -> Stored:
+    def last(self, count: int) -> Entry:
         """Only its last ``count`` frames."""
         return replace(self, span=self.span[max(len(self.span) - count, 0) :])
 
-    def first(self, count: int) -> Stored:
+    def first(self, count: int) -> Entry:
         """Only its first ``count`` frames."""
         return replace(self, span=self.span[:count])
+
+
+def at_hand(frames: Sequence[int], layers: Sequence[Kept]) -> Entry:
+    """An entry whose tokens are where the network is."""
+    return Entry(tuple(frames), tuple(layers).__getitem__, range(len(frames)))
 
 
 class Storage(Protocol):
     """Where remembered tokens lie until they are looked at."""
 
-    def keep(self, entry: Entry, blocks: Sequence[Block]) -> Entry | Stored:
-        """Puts away what some finished blocks left behind."""
+    def keep(self, frames: Sequence[int], layers: Sequence[Kept], blocks: Sequence[Block]) -> Entry:
+        """Puts away what the layers kept of some finished blocks' frames."""
 
 
 class OnDevice:
     """Where the network is, as they were drawn."""
 
-    def keep(self, entry: Entry, blocks: Sequence[Block]) -> Entry | Stored:
+    def keep(self, frames: Sequence[int], layers: Sequence[Kept], blocks: Sequence[Block]) -> Entry:
         """See ``Storage``."""
-        return entry
+        return at_hand(frames, layers)
 
 
 class View:
     """The entries that some blocks look at, in the order of their times; made anew for each block."""
 
-    def __init__(self, entries: Sequence[Entry | Stored] = ()) -> None:
-        self._stored = [entry for entry in entries if entry.frames]
-        self.frames = tuple(frame for entry in self._stored for frame in entry.frames)
+    def __init__(self, entries: Sequence[Entry] = ()) -> None:
+        self.entries = [entry for entry in entries if entry.frames]
+        self.frames = tuple(frame for entry in self.entries for frame in entry.frames)
         self._recalled: dict[int, Recalled] = {}
-
-    @cached_property
-    def entries(self) -> list[Entry]:
-        """The entries with their tokens; fetched when the first layer asks."""
-        return [entry.fetch() for entry in self._stored]
 
     def recall(self, layer: int) -> Recalled | None:
         """The tokens a layer may look at; None when nothing is remembered."""
-        if not self._stored:
+        if not self.entries:
             return None
-        if layer not in self._recalled:
-            kept = self.tokens(layer)
-            self._recalled[layer] = Recalled(kept.keys, kept.values, kept.coordinates)
-        return self._recalled[layer]
+        if layer in self._recalled:
+            return self._recalled[layer]
+        kept = self.tokens(layer)
+        recalled = Recalled(kept.keys, kept.values, kept.coordinates)
+        if all(entry.stays for entry in self.entries):
+            self._recalled[layer] = recalled
+        return recalled
 
     def tokens(self, layer: int) -> Kept:
         """All tokens of a layer, with the index of their frame among ``frames``."""
-        coordinates, first = [], 0
+        parts, first = [], 0
         for entry in self.entries:
-            coordinates.append(entry.layers[layer].coordinates + torch.tensor([first, 0, 0]))
+            kept = entry.layer(layer)
+            parts.append(replace(kept, coordinates=kept.coordinates + torch.tensor([first, 0, 0])))
             first += len(entry.frames)
         return Kept(
-            torch.cat([entry.layers[layer].keys for entry in self.entries], 1),
-            torch.cat([entry.layers[layer].values for entry in self.entries], 1),
-            torch.cat(coordinates),
+            torch.cat([part.keys for part in parts], 1),
+            torch.cat([part.values for part in parts], 1),
+            torch.cat([part.coordinates for part in parts]),
         )
 
 
@@ -176,7 +162,7 @@ class Dense(Memory):
     """Keeps every block's tokens as they come; a memory that forgets overrides ``keep``."""
 
     def __init__(self) -> None:
-        self.entries: dict[int, Entry | Stored] = {}
+        self.entries: dict[int, Entry] = {}
 
     def begin(self, chunks: Sequence[PlannedChunk], rope: Rope) -> None:
         """See ``Memory``."""
@@ -184,14 +170,14 @@ class Dense(Memory):
 
     def remember(self, block: Block, layers: Sequence[Layer], coordinates: torch.Tensor) -> None:
         """See ``Memory``."""
-        self.entries[block.number] = self.storage.keep(dense(block, layers, coordinates), [block])
+        self.entries[block.number] = self.storage.keep(*dense(block, layers, coordinates), [block])
 
-    def past(self, blocks: Sequence[Block]) -> list[Entry | Stored]:
+    def past(self, blocks: Sequence[Block]) -> list[Entry]:
         """The entries of all blocks before these, in order."""
         return [self.entries[number] for number in sorted(self.entries) if number < blocks[0].number]
 
 
-def dense(block: Block, layers: Sequence[Layer], coordinates: torch.Tensor) -> Entry:
-    """A block's entry with all its tokens."""
-    kept = tuple(Kept(layer.keys, layer.values, coordinates) for layer in layers)
-    return Entry(tuple(range(block.first, block.first + block.frames)), kept)
+def dense(block: Block, layers: Sequence[Layer], coordinates: torch.Tensor) -> tuple[range, list[Kept]]:
+    """A block's frames, and all tokens of each layer."""
+    kept = [Kept(layer.keys, layer.values, coordinates) for layer in layers]
+    return range(block.first, block.first + block.frames), kept

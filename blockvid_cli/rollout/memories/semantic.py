@@ -18,7 +18,7 @@ import torch
 from blockvid_cli.denoiser.attention import Layer
 from blockvid_cli.denoiser.rope import Rope, rotate
 from blockvid_cli.errors import UsageError
-from blockvid_cli.rollout.memories.memory import Entry, Memory, Stored, View, dense
+from blockvid_cli.rollout.memories.memory import Entry, Kept, Memory, View, at_hand, dense
 from blockvid_cli.rollout.noises import gaussian
 from blockvid_cli.story.plan import Block, Plan, PlannedChunk
 from blockvid_cli.text.recall import most_alike
@@ -51,7 +51,7 @@ class Semantic(Memory):
             )
         self.recent, self.top, self.tau, self.probes, self.blocks = recent, top, tau, probes, blocks
         self.sentences = sentences
-        self.bank: dict[int, Entry | Stored] = {}  # by chunk
+        self.bank: dict[int, Entry] = {}  # by chunk
         self._unfinished: list[tuple[Block, Entry, list[torch.Tensor]]] = []  # with each layer's queries (T, H, D)
 
     def begin(self, chunks: Sequence[PlannedChunk], rope: Rope) -> None:
@@ -64,14 +64,15 @@ class Semantic(Memory):
 
     def remember(self, block: Block, layers: Sequence[Layer], coordinates: torch.Tensor) -> None:
         """See ``Memory``; the last block of a chunk makes the chunk's entry."""
-        self._unfinished.append((block, dense(block, layers, coordinates), [layer.queries[0] for layer in layers]))
+        own = at_hand(*dense(block, layers, coordinates))
+        self._unfinished.append((block, own, [layer.queries[0] for layer in layers]))
         if block.number != self.last[block.chunk]:
             self._unfinished = self._unfinished[-(self.blocks or 0) :]
             return
         parts = [part for part in self._unfinished if part[0].chunk == block.chunk][-(self.blocks or 0) :]
         self._unfinished = [part for part in self._unfinished if part[0].chunk != block.chunk]
-        entry = self._sparse(parts, self.seeds[block.chunk])
-        self.bank[block.chunk] = self.storage.keep(entry, [part[0] for part in parts])
+        frames, kept = self._sparse(parts, self.seeds[block.chunk])
+        self.bank[block.chunk] = self.storage.keep(frames, kept, [part[0] for part in parts])
 
     def choose(self, blocks: Sequence[Block]) -> View:
         """See ``Memory``: recalled chunks, recent chunks, then the finished blocks of the chunk being drawn."""
@@ -96,11 +97,13 @@ class Semantic(Memory):
         frames = [sum(block.frames for block in chunk.blocks[-(self.blocks or 0) :]) for chunk in plan.chunks]
         return sum(sorted(frames)[-(self.recent + self.top + 1) :]), sum(frames)
 
-    def _sparse(self, parts: Sequence[tuple[Block, Entry, list[torch.Tensor]]], seed: int) -> Entry:
+    def _sparse(
+        self, parts: Sequence[tuple[Block, Entry, list[torch.Tensor]]], seed: int
+    ) -> tuple[tuple[int, ...], list[Kept]]:
         """Algorithm 2 over a chunk's blocks: a layer keeps the fewest tokens that cover tau."""
         whole = View([entry for _, entry, _ in parts])
         of_block = torch.cat(
-            [torch.full((len(entry.layers[0].coordinates),), i) for i, (_, entry, _) in enumerate(parts)]
+            [torch.full((len(entry.layer(0).coordinates),), i) for i, (_, entry, _) in enumerate(parts)]
         )
         rows = probe_rows(len(of_block), self.probes, seed)
         kept = []
@@ -112,7 +115,7 @@ class Semantic(Memory):
             probes = rotate(queries[None], tuple(t[rows.to(t.device)] for t in turns))[0]
             mass = salience(probes, keys, (of_block[rows][:, None] >= of_block[None]).to(keys.device))
             kept.append(tokens.at(covering(mass, self.tau).cpu()))
-        return Entry(whole.frames, tuple(kept))
+        return whole.frames, kept
 
 
 def recalled_chunks(plan: Plan, memory: Memory) -> list[tuple[int, ...]]:

@@ -16,10 +16,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors import safe_open
+from safetensors.torch import save_file
 
 from blockvid_cli.denoiser.attention import Layer
-from blockvid_cli.rollout.memories.memory import Entry, Kept, OnDevice, Storage, Stored, View, dense
+from blockvid_cli.rollout.memories.memory import Entry, Kept, OnDevice, Storage, View, at_hand, dense
 from blockvid_cli.story.plan import Block
 
 PLACES = ("device", "host", "disk", "latents")
@@ -29,40 +30,37 @@ Packed = dict[str, torch.Tensor]
 
 @dataclass(frozen=True)
 class PutAway:
-    """Tokens packed as ``dtype``, on the device, in main memory, or in files of ``folder``."""
+    """Tokens packed as ``dtype``, on the device, in main memory, or in files of ``folder``; read a layer at a time."""
 
     place: str
     dtype: str
     folder: Path | None = None
 
-    def keep(self, entry: Entry, blocks: Sequence[Block]) -> Stored:
+    def keep(self, frames: Sequence[int], layers: Sequence[Kept], blocks: Sequence[Block]) -> Entry:
         """See ``Storage``."""
-        keys = entry.layers[0].keys
-        device, drawn = keys.device, keys.dtype
+        device, drawn = layers[0].keys.device, layers[0].keys.dtype
         home = device if self.place == "device" else torch.device("cpu")
         packed: Packed = {}
-        for number, kept in enumerate(entry.layers):
+        for number, kept in enumerate(layers):
             for name, value in (("keys", kept.keys), ("values", kept.values)):
-                packed |= {f"{number}.{name}{part}": x.to(home) for part, x in pack(value, self.dtype).items()}
-        places = [kept.coordinates for kept in entry.layers]
-        read = self._written(packed, blocks) if self.place == "disk" else lambda: packed
+                parts = pack(value, self.dtype)
+                packed |= {f"{number}.{name}{part}": x.to(home).contiguous() for part, x in parts.items()}
+        places = [kept.coordinates for kept in layers]
+        get = self._written(packed, blocks) if self.place == "disk" else packed.get
 
-        def load() -> Entry:
-            values = read()
-            layers = []
-            for number, coordinates in enumerate(places):
-                pair = (_unpacked(values, f"{number}.{name}", device, drawn) for name in ("keys", "values"))
-                layers.append(Kept(*pair, coordinates))
-            return Entry(entry.frames, tuple(layers))
+        def read(number: int) -> Kept:
+            pair = (unpack(get, f"{number}.{name}", device, drawn) for name in ("keys", "values"))
+            return Kept(*pair, places[number])
 
-        return Stored(entry.frames, load, range(len(entry.frames)))
+        return Entry(tuple(frames), read, range(len(frames)), stays=False)
 
-    def _written(self, packed: Packed, blocks: Sequence[Block]) -> Callable[[], Packed]:
+    def _written(self, packed: Packed, blocks: Sequence[Block]) -> Callable[[str], torch.Tensor | None]:
         if self.folder is None:
             raise ValueError("a memory on disk needs a folder")
         file = self.folder / f"{blocks[0].number:05d}-{blocks[-1].number:05d}.safetensors"
-        save_file({name: value.contiguous() for name, value in packed.items()}, file)
-        return lambda: load_file(file)
+        save_file(packed, file)
+        names, opened = set(packed), safe_open(file, framework="pt")
+        return lambda name: opened.get_tensor(name) if name in names else None
 
 
 @dataclass(frozen=True)
@@ -71,16 +69,20 @@ class AsLatents:
 
     shown: Callable[[Block], tuple[Sequence[Layer], torch.Tensor]]
 
-    def keep(self, entry: Entry, blocks: Sequence[Block]) -> Stored:
+    def keep(self, frames: Sequence[int], layers: Sequence[Kept], blocks: Sequence[Block]) -> Entry:
         """See ``Storage``."""
-        places, parts = [kept.coordinates for kept in entry.layers], tuple(blocks)
+        places, parts = [kept.coordinates for kept in layers], tuple(blocks)
+        made: dict[int, Kept] = {}  # by layer; a view reads each once, and the next view's are made anew
 
-        def load() -> Entry:
-            whole = View([dense(block, *self.shown(block)) for block in parts])
-            tokens = ((whole.tokens(layer), wanted) for layer, wanted in enumerate(places))
-            return Entry(entry.frames, tuple(kept.at(_indices(kept.coordinates, wanted)) for kept, wanted in tokens))
+        def read(number: int) -> Kept:
+            if number not in made:
+                whole = View([at_hand(*dense(block, *self.shown(block))) for block in parts])
+                for layer, wanted in enumerate(places):
+                    kept = whole.tokens(layer)
+                    made[layer] = kept.at(_indices(kept.coordinates, wanted))
+            return made.pop(number)
 
-        return Stored(entry.frames, load, range(len(entry.frames)))
+        return Entry(tuple(frames), read, range(len(frames)))
 
 
 def storage(
@@ -113,13 +115,11 @@ def pack(x: torch.Tensor, dtype: str) -> Packed:
     return {"": x.to(torch.bfloat16) if dtype == "bf16" else x}
 
 
-def unpack(parts: Packed, dtype: torch.dtype) -> torch.Tensor:
-    """What ``pack`` packed, in ``dtype``."""
-    if ".scale" in parts:
-        return (parts[""].float() * parts[".scale"].float()).to(dtype)
-    return parts[""].to(dtype)
-
-
-def _unpacked(values: Packed, name: str, device: torch.device, dtype: torch.dtype) -> torch.Tensor:
-    parts = {suffix: values[name + suffix].to(device) for suffix in ("", ".scale") if name + suffix in values}
-    return unpack(parts, dtype)
+def unpack(
+    get: Callable[[str], torch.Tensor | None], name: str, device: torch.device, dtype: torch.dtype
+) -> torch.Tensor:
+    """What ``pack`` packed, on ``device`` in ``dtype``; ``get`` hands out parts by name."""
+    value, scale = (None if part is None else part.to(device) for part in (get(name), get(f"{name}.scale")))
+    if scale is not None:
+        value = value.float() * scale.float()
+    return value.to(dtype)

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from blockvid_cli.errors import UsageError
-from blockvid_cli.rollout.memories.memory import Dense, Entry, Stored, View
+from blockvid_cli.rollout.memories.memory import Dense, Entry, View
 from blockvid_cli.story.plan import Block, Plan
 
 
@@ -46,7 +46,7 @@ class Window(Dense):
                 del self.entries[number]
 
 
-def _taken(entries: Sequence[Entry | Stored], count: int) -> list[Entry | Stored]:
+def _taken(entries: Sequence[Entry], count: int) -> list[Entry]:
     """The first ``count`` frames of entries."""
     out = []
     for entry in entries:
@@ -55,9 +55,9 @@ def _taken(entries: Sequence[Entry | Stored], count: int) -> list[Entry | Stored
     return out
 
 
-def _taken_last(entries: Sequence[Entry | Stored], count: int) -> list[Entry | Stored]:
+def _taken_last(entries: Sequence[Entry], count: int) -> list[Entry]:
     """The last ``count`` frames of entries."""
-    out: list[Entry | Stored] = []
+    out: list[Entry] = []
     for entry in reversed(entries):
         out.insert(0, entry.last(min(count, len(entry.frames))))
         count -= len(out[0].frames)

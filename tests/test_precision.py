@@ -1,0 +1,69 @@
+"""Quantised weights stay close to full ones, and only the wide layers of the blocks are quantised."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from blockvid_cli.denoiser.precision import precision
+from blockvid_cli.errors import UsageError
+from blockvid_cli.rollout.memories.memory import View
+from blockvid_cli.zoo.find import find_model
+from blockvid_cli.zoo.load import load_denoiser
+from tests import tiny_wan
+
+WIDE = {"num_attention_heads": 4, "attention_head_dim": 64, "ffn_dim": 1024, "num_layers": 4}
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """A network wide enough for scales of 64 weights to mean something."""
+    home = tiny_wan.model(tmp_path_factory.mktemp("wide"), "diffusers")
+    made = tiny_wan.network(**WIDE)
+    made.save_pretrained(home / "transformer")
+    card = (home / "card.yaml").read_text()
+    for name, value in WIDE.items():
+        card = card.replace(f"{name}: {tiny_wan.NETWORK[name]}", f"{name}: {value}")
+    (home / "card.yaml").write_text(card)
+    return home
+
+
+@torch.inference_mode()
+def velocity(folder, name: str) -> torch.Tensor:
+    drawn_by = load_denoiser(find_model(str(folder)), "cpu", precision(name, "cpu"))
+    generator = torch.Generator().manual_seed(3)
+    x, text = torch.randn(1, 3, 16, 8, 12, generator=generator), torch.randn(1, 7, 32, generator=generator)
+    return drawn_by(x, torch.tensor([0.6] * 3), text, torch.arange(3.0), View())[0]
+
+
+@pytest.mark.parametrize(("name", "most"), [("bf16", 0.02), ("int8", 0.02), ("nf4", 0.06)])
+def test_a_precision_changes_the_velocity_by_little(name, most, folder):
+    full, other = velocity(folder, "fp32"), velocity(folder, name)
+    error = float((other - full).norm() / full.norm())
+    print(f"{name}: {100 * error:.2f} % of the velocity")
+    assert 1e-5 < error < most
+
+
+def test_only_wide_layers_of_blocks_are_quantised(folder):
+    from bitsandbytes.nn import Linear4bit, Linear8bitLt
+
+    for name, kind in (("int8", Linear8bitLt), ("nf4", Linear4bit)):
+        network = load_denoiser(find_model(str(folder)), "cpu", precision(name, "cpu")).network
+        quantised = {path for path, layer in network.named_modules() if isinstance(layer, kind)}
+        assert quantised and all(path.startswith("blocks.") for path in quantised)
+        assert len(quantised) == 4 * 10  # q, k, v, out twice, and the two of the feed-forward, in each block
+        assert network.proj_out.weight.dtype == torch.float32
+        assert network.blocks[0].scale_shift_table.dtype == torch.float32
+
+
+def test_what_must_be_full_stays_full_in_half_precision(folder):
+    network = load_denoiser(find_model(str(folder)), "cpu", precision("bf16", "cpu")).network
+    assert network.blocks[0].attn1.to_q.weight.dtype == torch.bfloat16
+    assert network.blocks[0].scale_shift_table.dtype == torch.float32
+    assert network.condition_embedder.time_embedder.linear_1.weight.dtype == torch.float32
+
+
+def test_an_unknown_precision_gets_a_sentence():
+    with pytest.raises(UsageError, match="nf4"):
+        precision("fp8", "cpu")
+    assert precision("auto", "cpu").name == "fp32" and precision("auto", "cuda").name == "bf16"

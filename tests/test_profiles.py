@@ -1,0 +1,178 @@
+"""Profiles: whatever lies where, a film has the same frames; what is needed is known before anything is loaded."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from imageio_ffmpeg import count_frames_and_secs
+
+from blockvid_cli import pipeline
+from blockvid_cli.card import find_card
+from blockvid_cli.errors import OutOfMemoryError
+from blockvid_cli.order import Order, prepare
+from blockvid_cli.pipeline import render
+from blockvid_cli.rollout.recipe import make_recipe
+from blockvid_cli.story.plan import make_plan
+from blockvid_cli.story.storyboard import read_storyboard
+from blockvid_cli.zoo.budget import GIB, budget, fitting, told
+from blockvid_cli.zoo.profile import LADDER, Means, below, profile
+from tests import tiny_wan
+
+
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory):
+    return tiny_wan.model(tmp_path_factory.mktemp("tiny"), "container")
+
+
+@pytest.fixture
+def minute(tmp_path):
+    chunks = "".join(f"  - caption: A swan glides past tree number {n}.\n    duration: 4s\n" for n in range(15))
+    file = tmp_path / "minute.yaml"
+    file.write_text(f"version: 1\nseed: 3\nchunks:\n{chunks}")
+    return file
+
+
+def told_of(events) -> str:
+    return " ".join(event.note for event in events)
+
+
+@pytest.mark.parametrize("name", LADDER)
+def test_every_profile_draws_all_frames(name, tiny, story):
+    events = []
+    job = prepare(Order(story, model=str(tiny), means=Means(name)))
+    film = render(job, events.append)
+    assert job.drawn.name == name and count_frames_and_secs(str(film.path))[0] == 80  # 5 s at 16 fps
+    assert "frozen" not in told_of(events) and "black" not in told_of(events)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", LADDER)
+def test_every_profile_draws_a_minute(name, tiny, minute):
+    film = render(prepare(Order(minute, model=str(tiny), means=Means(name))))
+    assert count_frames_and_secs(str(film.path))[0] == 960
+
+
+def test_profiles_of_one_precision_give_one_film(tiny, story, tmp_path):
+    def latents(name, **means):
+        order = Order(story, tmp_path / f"{name}.mp4", str(tiny), means=Means(name, "fp32", **means))
+        blocks = pipeline.frames_of(prepare(order))
+        return torch.cat(list(blocks))
+
+    whole = latents("h20")
+    assert torch.equal(whole, latents("24gb", storage="disk"))
+    assert torch.equal(whole, latents("16gb"))
+    assert float((whole - latents("12gb")).abs().max()) < 1e-5  # one tile holds so small a picture
+
+
+def test_memory_that_runs_out_goes_one_rung_down_and_on(tiny, story, monkeypatch):
+    loaded = pipeline.load_denoiser
+    tried, events = [], []
+
+    class Hungry:
+        def __init__(self, inner, most):
+            self.inner, self.most, self.network = inner, most, inner.network
+            self.rope, self.patch = inner.rope, inner.patch
+
+        def __call__(self, *arguments):
+            self.most -= 1
+            if self.most < 0:
+                raise torch.OutOfMemoryError("out of memory")
+            return self.inner(*arguments)
+
+    def load(card, device, precision):
+        tried.append(precision.name)
+        return Hungry(loaded(card, device, precision), 12 if len(tried) == 1 else 1000)
+
+    monkeypatch.setattr(pipeline, "load_denoiser", load)
+    film = render(prepare(Order(story, model=str(tiny), means=Means("h20"))), events.append)
+    assert tried == ["fp32", "bf16"] and film.frames == 80
+    assert "not enough memory to denoise" in told_of(events) and "profile 24gb" in told_of(events)
+    resumed = [event.moment for event in events if event.moment and event.moment.resumed]
+    assert len(resumed) == 2  # of 12 passes two blocks came out whole
+    tried.clear()
+    with pytest.raises(OutOfMemoryError, match="--profile"):
+        render(prepare(Order(story, model=str(tiny), means=Means("h20"), retry=False, fresh=True)))
+
+
+def test_a_block_that_comes_out_black_or_frozen_is_told_of(tiny, story, monkeypatch):
+    events = []
+    blocks = iter([torch.zeros(9, 3, 4, 4), torch.rand(1, 3, 4, 4).expand(12, -1, -1, -1), torch.rand(12, 3, 4, 4)])
+    job = prepare(Order(story, model=str(tiny)))
+    plan = replace(job.plan, blocks=job.plan.blocks[:3])
+    assert len(list(pipeline._watched(blocks, plan, events.append))) == 3
+    assert [event.note for event in events] == [
+        "chunk 1: block 1 came out black.",
+        "chunk 1: block 2 came out frozen.",
+    ]
+
+
+def test_the_ladder_goes_down():
+    names = list(LADDER)
+    assert [below(name) for name in names] == [*names[1:], None]
+
+
+def wan(model: str, size: str = "832x480", seconds: int = 60, story=None, **changes):
+    card = find_card(model)
+    board = read_storyboard(story)
+    recipe = make_recipe({**card.recipe, **changes})
+    return card, make_plan(board, card, seed=1), recipe
+
+
+@pytest.mark.parametrize(("window", "gib"), [(12, 3.2), (15, 4.0), (21, 5.6), (30, 8.0)])
+def test_remembered_tokens_weigh_what_the_table_says(window, gib, minute):
+    card, plan, recipe = wan("self-forcing", story=minute, memory={"name": "window", "window": window, "sink": 0})
+    drawn = profile("24gb", "cuda", Means())
+    kept = budget(card, plan, recipe, 1, drawn).phases["denoise"]
+    none = budget(card, plan, make_recipe({**card.recipe, "memory": "nothing"}), 1, drawn).phases["denoise"]
+    assert (kept - none) / GIB == pytest.approx(gib, rel=0.02)
+
+
+def test_phases_weigh_what_the_table_says(minute):
+    card, plan, recipe = wan("self-forcing", story=minute)
+    need = {name: budget(card, plan, recipe, 1, profile(name, "cuda", Means())).phases for name in LADDER}
+    assert need["24gb"]["text"] / GIB == pytest.approx(10.6, rel=0.02) and need["12gb"]["text"] == 0
+    none = make_recipe({**card.recipe, "memory": "nothing"})
+    weights = budget(card, plan, none, 1, profile("16gb", "cuda", Means())).phases["denoise"] / GIB
+    assert weights == pytest.approx(2.64 + 0.2, rel=0.05)
+    eight = budget(card, plan, none, 1, profile("8gb", "cuda", Means())).phases["denoise"] / GIB
+    assert eight == pytest.approx(1.32 + 0.2, rel=0.08)
+    assert need["16gb"]["decode"] / GIB == pytest.approx(3.9, rel=0.05)
+    assert 0.6 < need["12gb"]["decode"] / GIB < 0.9
+    assert need["h20"]["denoise"] > 1.9 * need["24gb"]["denoise"]
+
+
+def test_each_profile_fits_the_card_it_is_named_after(minute):
+    card, plan, recipe = wan("self-forcing", story=minute)
+    for name, room in (("24gb", 24), ("16gb", 16), ("12gb", 12), ("8gb", 8)):
+        peak = budget(card, plan, recipe, 1, profile(name, "cuda", Means())).peak
+        assert peak + 0.7 * GIB < 0.97 * room * 1e9, name
+
+
+def test_auto_takes_the_first_that_fits(minute):
+    card, plan, recipe = wan("self-forcing", story=minute)
+
+    def found(gib, means=Means()):  # noqa: B008
+        return fitting(round(gib * GIB), "cuda", means, lambda drawn: budget(card, plan, recipe, 1, drawn)).name
+
+    assert [found(gib) for gib in (23, 11.6, 9.5, 4.5, 0.5)] == ["24gb", "16gb", "12gb", "8gb", "least"]
+    assert found(0.5, Means("24gb")) == "24gb"
+    line = told(
+        profile("8gb", "cuda", Means()), budget(card, plan, recipe, 1, profile("8gb", "cuda", Means())), 8 * GIB
+    )
+    assert line.startswith("fits: ") and "int8 weights" in line and "text encoder on the CPU" in line
+
+
+def test_a_longer_film_needs_no_more(minute, tmp_path):
+    card, plan, recipe = wan("longlive", story=minute)
+    longer = tmp_path / "longer.yaml"
+    longer.write_text(minute.read_text().replace("duration: 4s", "duration: 16s"))
+    four = make_plan(read_storyboard(longer), card, seed=1)
+    drawn = profile("24gb", "cuda", Means())
+    assert len(four.blocks) > 3.9 * len(plan.blocks)
+    assert budget(card, four, recipe, 1, drawn).phases == budget(card, plan, recipe, 1, drawn).phases
+    assert np.isclose(
+        budget(card, four, recipe, 1, drawn).flops, 4 * budget(card, plan, recipe, 1, drawn).flops, rtol=0.02
+    )

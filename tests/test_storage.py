@@ -1,0 +1,69 @@
+"""Wherever remembered tokens lie, the film is the same; packed tokens stay close."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from blockvid_cli.errors import UsageError
+from blockvid_cli.order import Order, prepare
+from blockvid_cli.rollout.loop import Run
+from blockvid_cli.rollout.memories.storage import pack, storage, unpack
+from blockvid_cli.zoo.profile import Means
+from tests.small import denoiser, plan, recipe, rollout
+
+ALONE = {"name": "clean", "alone": True}
+MEMORIES = [
+    "everything",
+    {"name": "window", "window": 5, "sink": 1},
+    {"name": "semantic", "recent": 1, "top": 1, "tau": 0.9, "probes": 4},
+    {"name": "semantic", "recent": 1, "top": 1, "tau": 0.9, "probes": 4, "blocks": 1},
+]
+
+
+@torch.inference_mode()
+def film(memory, place: str, dtype: str, folder, **changes) -> torch.Tensor:
+    drawn_by, how = denoiser(), recipe(memory=memory, **changes)
+    story = plan((2, 3, 1, 2), 2, ["a red boat", "a grey cat", "a red boat again", "a grey cat again"])
+    run = rollout(story, drawn_by, how.memory())
+    run.memory.storage = storage(place, dtype, folder, run.again)
+    moments = run.moments([Run(story.blocks, how, drawn_by)])
+    return torch.cat([latents for moment in moments for _, latents in moment.finished])
+
+
+@pytest.mark.parametrize("memory", MEMORIES, ids=lambda m: m if isinstance(m, str) else f"{m['name']}{len(m)}")
+@pytest.mark.parametrize("place", ["host", "disk"])
+def test_host_and_disk_give_the_same_film_bit_for_bit(memory, place, tmp_path):
+    assert torch.equal(film(memory, place, "as-drawn", tmp_path), film(memory, "device", "as-drawn", None))
+    assert any(tmp_path.iterdir()) == (place == "disk")
+
+
+@pytest.mark.parametrize("memory", MEMORIES, ids=lambda m: m if isinstance(m, str) else f"{m['name']}{len(m)}")
+def test_latents_give_the_same_film(memory):
+    again = film(memory, "latents", "as-drawn", None, commit=ALONE)
+    assert torch.allclose(again, film(memory, "device", "as-drawn", None, commit=ALONE), atol=1e-5)
+
+
+def test_packed_tokens_change_the_film_by_little():
+    full = film("everything", "device", "as-drawn", None)
+    for dtype in ("bf16", "int8"):
+        error = float((film("everything", "device", dtype, None) - full).norm() / full.norm())
+        assert 1e-6 < error < 0.02, dtype
+
+
+def test_int8_is_within_half_a_step_of_each_tokens_head():
+    x = torch.randn(1, 9, 3, 8, generator=torch.Generator().manual_seed(0)) * torch.logspace(-3, 3, 9)[:, None, None]
+    step = x.abs().amax(-1, keepdim=True) / 127
+    packed = pack(x, "int8")
+    assert packed[""].dtype == torch.int8 and sum(v.nbytes for v in packed.values()) < 0.35 * x.nbytes
+    assert bool(
+        ((unpack(lambda name: packed.get(name[1:]), "x", x.device, x.dtype) - x).abs() <= 0.51 * step + 1e-7).all()
+    )
+
+
+def test_latents_need_a_commit_that_is_alone(story, model):
+    with pytest.raises(UsageError, match="alone: true"):
+        prepare(Order(story, model=str(model), means=Means(storage="latents")))
+    for wrong in (Means(storage="cloud"), Means(storage_dtype="int4"), Means(offload="sometimes"), Means("9gb")):
+        with pytest.raises(UsageError):
+            prepare(Order(story, model=str(model), means=wrong))
