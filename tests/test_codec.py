@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import itertools
+
 import pytest
 import torch
+from diffusers import AutoencoderKLWan
 
+from blockvid_cli.codec import wan as wan_codec
 from blockvid_cli.codec.stream import as_pictures, decode
 from blockvid_cli.codec.tiny import TinyCodec, TinySizes, fit_principal, fold
 from blockvid_cli.codec.wan import WanCodec
@@ -131,3 +135,32 @@ def test_pictures_are_bytes():
     pictures = as_pictures(torch.tensor([-1.0, 0.0, 0.5, 1.0, 2.0]).view(5, 1, 1, 1).expand(5, 3, 2, 2))
     assert pictures.dtype.name == "uint8" and pictures.shape == (5, 2, 2, 3)
     assert pictures[:, 0, 0, 0].tolist() == [0, 0, 128, 255, 255]
+
+
+@pytest.fixture(scope="module")
+def small_wan():
+    torch.manual_seed(0)
+    return AutoencoderKLWan(base_dim=8, z_dim=16, num_res_blocks=1).eval()
+
+
+def test_tiles_cover_a_picture_and_end_where_it_ends():
+    for length in (5, 32, 33, 56, 60, 104):
+        windows = wan_codec._windows(length)
+        assert windows[0].start == 0 and windows[-1].stop == length
+        assert all(b.start <= a.stop - (wan_codec.TILE - wan_codec.STRIDE) for a, b in itertools.pairwise(windows))
+
+
+@torch.inference_mode()
+def test_tiled_pictures_are_near_the_whole_ones_and_streamed_alike(small_wan):
+    z = torch.randn(4, 16, 40, 36, generator=torch.Generator().manual_seed(1))
+    whole = torch.cat(list(WanCodec(small_wan).stream(z.split(2))))
+    tiled = torch.cat(list(WanCodec(small_wan, tiled=True).stream(z.split(2))))
+    at_once = torch.cat(list(WanCodec(small_wan, tiled=True).stream([z])))
+    assert tiled.shape == whole.shape == (13, 3, 320, 288) and torch.allclose(tiled, at_once, atol=1e-5)
+    assert float((tiled - whole).abs().mean()) < 0.1 * float(whole.std())
+
+
+@torch.inference_mode()
+def test_one_tile_is_the_whole_picture(small_wan):
+    z = torch.randn(3, 16, 8, 12)
+    assert torch.equal(*(torch.cat(list(WanCodec(small_wan, tiled=t).stream([z]))) for t in (False, True)))

@@ -1,0 +1,66 @@
+"""Captions for Wan: padded with zeros, read alone, kept, and let go."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from blockvid_cli.errors import MissingModelError
+from blockvid_cli.text.encoders import text_encoder
+from blockvid_cli.text.umt5 import UMT5Tokens, cleaned
+from blockvid_cli.zoo.find import find_model
+from tests import tiny_wan
+
+
+@pytest.fixture(scope="module")
+def card(tmp_path_factory):
+    return find_model(str(tiny_wan.model(tmp_path_factory.mktemp("umt5"), "original")))
+
+
+@pytest.fixture(autouse=True)
+def home(tmp_path, monkeypatch):
+    monkeypatch.setenv("BLOCKVID_HOME", str(tmp_path / "home"))
+    return tmp_path / "home"
+
+
+@torch.inference_mode()
+def test_tokens_are_the_encoders_and_zeros_behind(card):
+    from transformers import AutoTokenizer, UMT5EncoderModel
+
+    words = "A swan glides."
+    tokenizer = AutoTokenizer.from_pretrained(card.folder / "tokenizer")
+    encoder = UMT5EncoderModel.from_pretrained(card.folder / "text_encoder").eval()
+    padded = tokenizer(words, padding="max_length", max_length=64, return_tensors="pt")
+    count = int(padded.attention_mask.sum())
+    theirs = encoder(**padded).last_hidden_state[0]
+    (ours,) = UMT5Tokens(card, dtype=torch.float32)([words])
+    assert ours.shape == (64, 32) and 5 < count < 20
+    assert torch.allclose(ours[:count], theirs[:count], atol=1e-5) and not ours[count:].any()
+
+
+def test_an_empty_caption_is_the_encoders_own_empty(card):
+    empty, _ = UMT5Tokens(card)(["", "a swan"])
+    assert empty[0].any() and not empty[1:].any()
+
+
+def test_a_caption_is_read_once_and_the_encoder_is_loaded_only_then(card, monkeypatch):
+    reader = UMT5Tokens(card)
+    first = reader(["a swan", "a boat"])
+    monkeypatch.setattr(UMT5Tokens, "_read", lambda self, captions: pytest.fail("read again"))
+    assert torch.equal(UMT5Tokens(card)(["a boat", "a  swan "]), first.flip(0))
+
+
+def test_long_captions_are_cut_and_told_of(card):
+    reader = text_encoder(card)
+    assert reader.reads_whole("a swan") and not reader.reads_whole("a swan " * 40)
+    assert reader(["a swan " * 40])[0, -1].any()
+
+
+def test_entities_and_spaces_are_cleaned():
+    assert cleaned("  a &amp;amp; b\n\t c ") == "a & b c"
+
+
+def test_missing_parts_get_a_sentence(card, tmp_path):
+    gone = card.model_copy(update={"folder": tmp_path})
+    with pytest.raises(MissingModelError, match=r"tokenizer|encoder"):
+        UMT5Tokens(gone)(["a swan"])
