@@ -98,13 +98,18 @@ def listed(card: ModelCard) -> list[Download]:
         MissingModelError: the hub cannot be reached, or has no such repository.
     """
     from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import DryRunError
 
     files = []
     with _telling(card):
         for want in wanted(card):
-            found = snapshot_download(
-                want.repository, revision=want.revision, allow_patterns=list(want.patterns), dry_run=True
-            )
+            patterns = list(want.patterns)
+            try:
+                found = snapshot_download(
+                    want.repository, revision=want.revision, allow_patterns=patterns, dry_run=True
+                )
+            except DryRunError as error:
+                raise error.__cause__ or error from error
             files += [Download(want.repository, f.filename, f.file_size or 0, f.is_cached) for f in found]
     return files
 

@@ -154,7 +154,7 @@ def _load(
         codec = load_codec(job.card, "cpu" if drawn.in_turns else job.device, drawn.codec_dtype, drawn.tiled)
     memory = job.recipes[0].memory()
     rollout = Rollout(job.plan, memory, denoiser.rope, denoiser.patch, script, job.device)
-    memory.storage = storage(drawn.storage, drawn.storage_dtype, folder, rollout.again)
+    memory.storage = storage(drawn.storage, drawn.storage_dtype, drawn.at_hand, folder, rollout.again)
     return rollout, _runs(job, around(denoiser)), codec
 
 

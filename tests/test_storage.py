@@ -26,7 +26,7 @@ def film(memory, place: str, dtype: str, folder, **changes) -> torch.Tensor:
     drawn_by, how = denoiser(), recipe(memory=memory, **changes)
     story = plan((2, 3, 1, 2), 2, ["a red boat", "a grey cat", "a red boat again", "a grey cat again"])
     run = rollout(story, drawn_by, how.memory())
-    run.memory.storage = storage(place, dtype, folder, run.again)
+    run.memory.storage = storage(place, dtype, place == "device", folder, run.again)
     moments = run.moments([Run(story.blocks, how, drawn_by)])
     return torch.cat([latents for moment in moments for _, latents in moment.finished])
 

@@ -178,7 +178,7 @@ def _drawn_as(chunk: PlannedChunk) -> str:
 
 
 def plan_table(
-    storyboard: Storyboard, model: str, plan: Plan, recalled: list[tuple[int, ...]], notes: list[str]
+    storyboard: Storyboard, model: str, plan: Plan, recalled: list[tuple[int, ...]], notes: list[str], needs: str
 ) -> None:
     """The plan as a table; captions are printed as they are, never read as markup."""
     console = Console(highlight=False)
@@ -206,6 +206,7 @@ def plan_table(
             f"at {plan.fps:g} fps and {width}x{height}, drawn by {model}"
         )
     )
+    console.print(Text(needs))
     if len(notes) > MOST_NOTES:
         notes = [*notes[: MOST_NOTES - 1], f"... and {len(notes) - MOST_NOTES + 1} more; --json has them all"]
     for note in notes:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from blockvid_cli.card import ModelCard
 from blockvid_cli.commands import options, show
 from blockvid_cli.errors import UsageError
 from blockvid_cli.story.plan import Plan
@@ -47,30 +49,56 @@ def check(
     size: options.Size = None,
     fps: options.Fps = None,
     set_: options.Set = None,
+    device: options.Device = "auto",
+    profile: options.Profile = "auto",
+    precision: options.Precision = "auto",
     as_json: options.AsJson = False,
     allow_outside: options.AllowOutside = False,
 ) -> None:
-    """Show the plan of a film: its chunks, their blocks, what had to be rounded, and as what a model reads a caption.
+    """Show the plan of a film: its chunks, their blocks, what had to be rounded, as what a model reads a caption, and
+    about how long and how much memory it will take on this machine.
 
     Example: blockvid storyboard check storyboards/swan.yaml --model storybook
     """
     read_storyboard(story, set_ or (), allow_outside)  # a mistake is told before torch is loaded
+    from blockvid_cli.estimate import estimate
     from blockvid_cli.order import Order, prepare
     from blockvid_cli.rollout.memories.semantic import recalled_chunks
-    from blockvid_cli.text.encoders import text_encoder
+    from blockvid_cli.zoo.profile import Means
 
-    overrides = tuple(set_ or ())
-    job = prepare(Order(story, model=model, size=size, fps=fps, overrides=overrides, allow_outside=allow_outside))
+    job = prepare(
+        Order(
+            story,
+            model=model,
+            size=size,
+            fps=fps,
+            overrides=tuple(set_ or ()),
+            device=device,
+            means=Means(profile, precision),
+            allow_outside=allow_outside,
+        )
+    )
     storyboard, card, plan = job.storyboard, job.card, job.plan
     recalled = recalled_chunks(plan, job.recipes[0].memory())
+    needs = estimate(job)
+    notes = [*storyboard.notes, *_unread(card, plan), *plan.notes]
+    if as_json:
+        described = _described(storyboard, card.name, plan, recalled, notes)
+        typer.echo(json.dumps(described | {"needs": asdict(needs)}, indent=2))
+    else:
+        show.plan_table(storyboard, card.name, plan, recalled, notes, str(needs))
+
+
+def _unread(card: ModelCard, plan: Plan) -> list[str]:
+    """Which captions a model reads only the beginning of; a model that is not here cannot say."""
+    from blockvid_cli.hub import is_here
+    from blockvid_cli.text.encoders import text_encoder
+
+    if not is_here(card):
+        return [f"the model '{card.name}' is not on this machine; 'blockvid models pull {card.name}' brings it"]
     reader = text_encoder(card)
     cut = [chunk.number for chunk in plan.chunks if not reader.reads_whole(chunk.blocks[0].caption)]
-    unread = [f"chunk {n}: only the first {card.text.tokens} tokens of style and caption are read" for n in cut]
-    notes = [*storyboard.notes, *unread, *plan.notes]
-    if as_json:
-        typer.echo(json.dumps(_described(storyboard, card.name, plan, recalled, notes), indent=2))
-    else:
-        show.plan_table(storyboard, card.name, plan, recalled, notes)
+    return [f"chunk {number}: only the first {card.text.tokens} tokens of style and caption are read" for number in cut]
 
 
 @app.command("import")

@@ -10,7 +10,6 @@ import itertools
 import platform
 import resource
 import statistics
-import time
 from dataclasses import dataclass, field
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -25,9 +24,9 @@ from blockvid_cli.denoiser.wan import Denoiser
 from blockvid_cli.order import Job, Order, prepare
 from blockvid_cli.pipeline import Event, render
 from blockvid_cli.zoo.profile import Means
+from blockvid_cli.zoo.yardstick import wait, yardstick
 
 COUNTED = 17  # one call in so many is counted, not timed
-SIDE = 2048  # of the yardstick's matrices
 
 
 def attention_flops(
@@ -65,7 +64,7 @@ class Measured:
         self.timed += 1
         with self.clock.phase("commit" if float(level.max()) <= self.clean + 1e-6 else "denoise"):
             out = self.denoiser(x, level, context, times, memory)
-            _wait(self.device)
+            wait(self.device)
         return out
 
 
@@ -132,24 +131,6 @@ def _measured(job: Job) -> dict[str, Any]:
         "matrix_product_gflops": round(peak / 1e9, 1),
         "denoiser_share": round(rate / peak, 3),
     }
-
-
-def yardstick(device: str, dtype: torch.dtype) -> float:
-    """Floating-point operations a second of a matrix product of SIDE x SIDE; the best of five."""
-    a, b = (torch.randn(SIDE, SIDE, device=device).to(dtype) for _ in range(2))
-    best = float("inf")
-    for _ in range(6):
-        _wait(device)
-        began = time.perf_counter()
-        _ = a @ b
-        _wait(device)
-        best = min(best, time.perf_counter() - began)
-    return 2 * SIDE**3 / best
-
-
-def _wait(device: str) -> None:
-    if device.startswith("cuda"):
-        torch.cuda.synchronize()
 
 
 def _peak_memory(device: str) -> int:

@@ -18,11 +18,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from diffusers import AutoencoderKLWan
+from torch.utils.flop_counter import FlopCounterMode
 
 from blockvid_cli.card import ModelCard
+from blockvid_cli.codec.wan import WanCodec
 from blockvid_cli.rollout.recipe import Recipe
 from blockvid_cli.story.plan import Plan
-from blockvid_cli.zoo.load import network_without_weights
+from blockvid_cli.zoo.load import codec_without_weights, network_without_weights
 from blockvid_cli.zoo.profile import LADDER, Means, Profile, profile
 
 GIB = 2**30
@@ -36,10 +39,10 @@ SHARE = 0.4  # of a device's matrix products that a denoiser reaches
 
 @dataclass(frozen=True)
 class Budget:
-    """Bytes on the device by phase, and floating-point operations of all passes."""
+    """Bytes on the device, and floating-point operations, by phase: text, denoise, decode."""
 
     phases: dict[str, int]
-    flops: float
+    flops: dict[str, float]
 
     @property
     def peak(self) -> int:
@@ -89,20 +92,36 @@ def budget(card: ModelCard, plan: Plan, recipe: Recipe, rows: int, drawn: Profil
     resident = weights if drawn.offload in ("none", "model") else 3 * weights // network.layers
     frame = rows * grid * network.channels * 2 * network.layers  # remembered values of a latent frame
     packed = KEPT_BYTES.get(drawn.storage_dtype, bytes_each)
-    if drawn.storage == "device":
-        memory = round(frame * kept * packed)
-    else:  # a layer's tokens at a time; made again from latents, all layers' of what is seen
-        memory = frame * seen * bytes_each // (1 if drawn.storage == "latents" else network.layers // 2)
+    view = 3 * frame * seen * bytes_each // 2  # keys, values, and keys as they are rotated
+    if not drawn.at_hand and drawn.storage != "latents":
+        view = 2 * view // network.layers  # a layer's at a time
+    memory = view + (round(frame * kept * packed) if drawn.storage == "device" else 0)
     passing = rows * together * grid * network.channels * ACTIVATIONS * bytes_each
     phases = {
         "text": card.text.parameters * 2 if drawn.text_device == drawn.device else 0,
         "denoise": resident + memory + passing,
         "decode": _decoding(card, plan, drawn) + (0 if drawn.in_turns else resident + memory),
     }
-    flops = sum(_flops(network, len(step.blocks) * block * grid, seen * grid) for step in steps)
+    passes = sum(_flops(network, len(step.blocks) * block * grid, seen * grid) for step in steps)
     if recipe.memory().remembers:
-        flops += len(plan.blocks) * _flops(network, block * grid, seen * grid)
-    return Budget(phases, rows * flops)
+        passes += len(plan.blocks) * _flops(network, block * grid, seen * grid)
+    captions = len({text for part in plan.blocks for text in (part.caption, part.negative)[:rows]})
+    flops = {
+        "text": 2.0 * card.text.parameters * card.text.tokens * captions,
+        "denoise": rows * passes,
+        "decode": _decoding_flops(card) * plan.latent[1] * plan.latent[2] * block * len(plan.blocks),
+    }
+    return Budget(phases, flops)
+
+
+def _decoding_flops(card: ModelCard) -> float:
+    """Operations the codec spends on a latent pixel, counted on a small picture without memory."""
+    with torch.device("meta"):
+        codec, z = codec_without_weights(card), torch.empty(3, card.latent.channels, 16, 16)
+        codec = WanCodec(codec) if isinstance(codec, AutoencoderKLWan) else codec
+        with FlopCounterMode(display=False) as counter:
+            list(codec.stream([z]))
+    return counter.get_total_flops() / (3 * 16 * 16)
 
 
 def _decoding(card: ModelCard, plan: Plan, drawn: Profile) -> int:

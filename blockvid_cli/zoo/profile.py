@@ -31,14 +31,15 @@ class Rung:
     offload: str = "none"
     storage: str = "device"
     storage_dtype: str = "as-drawn"
+    at_hand: bool = False
     codec: str = "bf16"
     tiled: bool = False
     text: str = "device"  # or "cpu"
 
 
 LADDER: dict[str, Rung] = {
-    "h20": Rung("fp32", codec="fp32"),
-    "24gb": Rung("bf16"),
+    "h20": Rung("fp32", at_hand=True, codec="fp32"),
+    "24gb": Rung("bf16", at_hand=True),
     "16gb": Rung("bf16", offload="model"),
     "12gb": Rung("bf16", offload="model", tiled=True, text="cpu"),
     "8gb": Rung("int8", offload="model", storage="host", storage_dtype="int8", tiled=True, text="cpu"),
@@ -56,6 +57,7 @@ class Profile:
     offload: str
     storage: str
     storage_dtype: str
+    at_hand: bool  # whether what a block looks at stays joined and rotated for all its passes; a copy and a half of it
     codec_dtype: torch.dtype
     tiled: bool
     text_device: str
@@ -113,6 +115,7 @@ def profile(name: str, device: str, means: Means) -> Profile:
         "model" if device == "cpu" and rung.offload != "none" else rung.offload,  # nothing to move
         rung.storage,
         rung.storage_dtype,
+        rung.at_hand,
         torch.float32 if rung.codec == "fp32" or device == "cpu" else torch.bfloat16,
         rung.tiled,
         "cpu" if rung.text == "cpu" else device,

@@ -88,13 +88,20 @@ class AsLatents:
 def storage(
     place: str,
     dtype: str,
+    at_hand: bool,
     folder: Path | None,
     shown: Callable[[Block], tuple[Sequence[Layer], torch.Tensor]],
 ) -> Storage:
-    """The storage of a name; see the module's table."""
+    """The storage of a name; see the module's table.
+
+    Args:
+        at_hand: on the device, keep what a block looks at joined and rotated for all its passes.
+        folder: for a memory on disk.
+        shown: shows a finished block to the network again; for latents.
+    """
     if place == "latents":
         return AsLatents(shown)
-    return OnDevice() if place == "device" and dtype == "as-drawn" else PutAway(place, dtype, folder)
+    return OnDevice() if place == "device" and dtype == "as-drawn" and at_hand else PutAway(place, dtype, folder)
 
 
 def _indices(coordinates: torch.Tensor, wanted: torch.Tensor) -> torch.Tensor:

@@ -1,0 +1,60 @@
+"""What a film will take, told before it is drawn: bytes and seconds by phase, here or on the card a profile names."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+
+from blockvid_cli.order import Job
+from blockvid_cli.zoo.budget import GIB, SHARE
+from blockvid_cli.zoo.profile import profile
+from blockvid_cli.zoo.yardstick import yardstick
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """Bytes on the device and seconds by phase; no seconds for a device that is not here. ``free`` bytes likewise."""
+
+    profile: str
+    device: str
+    bytes: dict[str, int]
+    seconds: dict[str, float] | None
+    free: int | None
+
+    @property
+    def peak(self) -> int:
+        """The phase that needs most."""
+        return max(self.bytes.values())
+
+    def __str__(self) -> str:
+        phases = ", ".join(f"{name} {size / GIB:.2f}" for name, size in self.bytes.items() if size)
+        out = f"needs about {phases} GiB"
+        if self.free is None:
+            return f"{out} with the profile {self.profile} on a GPU; there is none here to say how long it takes"
+        out += f" of {self.free / GIB:.1f} GiB free (profile {self.profile} on {self.device})"
+        if self.seconds is not None:
+            out += f", and about {_long(sum(self.seconds.values()))} to draw"
+        return out if self.peak <= self.free else f"{out}; this may not fit"
+
+
+def estimate(job: Job) -> Estimate:
+    """Counts what the film needs, and times a matrix product to say how long that is here.
+
+    A profile that is named is told for a GPU even where there is none.
+    """
+    asked = job.order.means.profile
+    if asked != "auto" and job.device == "cpu" and job.order.device == "auto":
+        there = profile(asked, "cuda", job.order.means)
+        return Estimate(asked, "a GPU", job.budget(there).phases, None, None)
+    needs = job.budget()
+    rates = {"denoise": job.drawn.precision.dtype, "decode": job.drawn.codec_dtype, "text": torch.bfloat16}
+    seconds = {name: needs.flops[name] / (SHARE * yardstick(job.device, rates[name])) for name in needs.flops}
+    return Estimate(job.drawn.name, job.device, needs.phases, seconds, job.free)
+
+
+def _long(seconds: float) -> str:
+    """Seconds as a person says them."""
+    if seconds < 90:
+        return f"{max(round(seconds), 1)} s"
+    return f"{seconds / 60:.0f} minutes" if seconds < 5400 else f"{seconds / 3600:.1f} hours"

