@@ -4,17 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
-from importlib import metadata
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from blockvid_cli import __version__
 from blockvid_cli.card import ModelCard, bundled_models, parse_size
 from blockvid_cli.errors import StoryboardError, UsageError, choose
-from blockvid_cli.film.project import chunk_keys
 from blockvid_cli.hub import agreed, fingerprint
 from blockvid_cli.rollout.memories.storage import DTYPES, PLACES
 from blockvid_cli.rollout.recipe import Recipe, make_recipe, overlaid
@@ -174,74 +171,6 @@ def _output(order: Order, storyboard: Storyboard) -> Path:
         if made.resolve() in [file.resolve() for file in sources]:
             raise UsageError(f"the film would overwrite {made}, from which it is made; give it another name with -o.")
     return output
-
-
-def content_keys(job: Job) -> list[str]:
-    """A content hash a chunk: it changes when anything that decides its latents does, or an earlier chunk's does.
-
-    Where blocks are drawn beside later ones, the whole film decides.
-    """
-    base = {
-        "weights": fingerprint(job.card),
-        "recipe": job.values,
-        "size": list(job.plan.size),
-        "seed": job.plan.seed,
-        "text": job.card.text.model_dump(),
-        "precision": job.drawn.precision.name,
-        "memory": job.drawn.storage_dtype,
-        "guided": job.guided,
-    }
-    joint = any(recipe.schedule.joint for recipe in job.recipes)
-    parts = [
-        {
-            "caption": chunk.blocks[0].caption,
-            "compared": chunk.compared or chunk.caption,
-            "negative": chunk.blocks[0].negative,
-            "seed": chunk.seed,
-            "cut": chunk.cut,
-            "first": chunk.blocks[0].first,
-            "blocks": len(chunk.blocks) if joint or recipe.noise.whole_chunk else None,
-            "recipe": written.recipe,
-        }
-        for chunk, written, recipe in zip(job.plan.chunks, job.storyboard.chunks, job.recipes, strict=True)
-    ]
-    return chunk_keys(parts, {**base, "film": parts if joint else None})
-
-
-def manifest(job: Job) -> dict[str, Any]:
-    """Everything needed to draw the film again."""
-    board = job.storyboard
-    chunks = [
-        {
-            "caption": chunk.caption,
-            "start": chunk.start,
-            "end": chunk.end,
-            "seed": chunk.seed,
-            "cut": chunk.cut,
-            "negative": written.negative,
-            "recipe": written.recipe,
-        }
-        for chunk, written in zip(job.plan.chunks, board.chunks, strict=True)
-    ]
-    return {
-        "blockvid": __version__,
-        "libraries": {name: metadata.version(name) for name in ("torch", "diffusers", "transformers")},
-        "title": board.title,
-        "model": job.card.name,
-        "weights": fingerprint(job.card),
-        "seed": job.plan.seed,
-        "size": list(job.plan.size),
-        "fps": job.plan.fps,
-        "frames": job.plan.frames,
-        "device": job.device.split(":")[0],
-        "precision": job.drawn.precision.name,
-        "profile": job.drawn.name,
-        "style": board.style,
-        "negative": board.negative,
-        "audio": {**asdict(board.audio), "file": str(board.audio.file)} if board.audio else None,
-        "recipe": job.values,
-        "chunks": chunks,
-    }
 
 
 def _size(text: str | None) -> tuple[int, int] | None:

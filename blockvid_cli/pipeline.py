@@ -22,16 +22,18 @@ import numpy as np
 import torch
 
 from blockvid_cli.clock import Clock
-from blockvid_cli.codec.stream import Codec, as_pictures
+from blockvid_cli.codec.stream import Codec
 from blockvid_cli.denoiser.guidance import Guided
 from blockvid_cli.denoiser.offload import brought_in_turn, waits
 from blockvid_cli.denoiser.wan import Denoiser
 from blockvid_cli.errors import OutOfMemoryError
 from blockvid_cli.film.mux import Film, write_film
+from blockvid_cli.film.pictures import pictures_of, watched
 from blockvid_cli.film.project import Project, folder_beside
-from blockvid_cli.film.sheet import contact_sheet, small
+from blockvid_cli.film.sheet import contact_sheet
 from blockvid_cli.film.subtitles import chapters_of
-from blockvid_cli.order import Job, content_keys, manifest
+from blockvid_cli.manifest import content_keys, manifest
+from blockvid_cli.order import Job
 from blockvid_cli.rollout.loop import Moment, Rollout, Run
 from blockvid_cli.rollout.memories.storage import storage
 from blockvid_cli.story.plan import Plan
@@ -42,7 +44,6 @@ from blockvid_cli.zoo.load import load_codec, load_denoiser
 from blockvid_cli.zoo.profile import below, profile
 
 TOLD_FROM = GIB  # films that need more are told of before anything is loaded
-BLACK, FROZEN = 0.02, 1e-4  # of full brightness
 
 
 @dataclass(frozen=True)
@@ -106,7 +107,7 @@ def _render(job: Job, keys: list[str], tell: Tell, clock: Clock, around: Callabl
             latents = _after_all(latents, codec, job.device)
         stills: dict[int, np.ndarray] = {}
         decoded = clock.each("decode", _guarded("decode", codec.stream(latents)))
-        pictures = _pictures(_watched(decoded, plan, tell), plan, stills)
+        pictures = pictures_of(watched(decoded, plan, lambda note: tell(Event("note", note))), plan, stills)
         with clock.phase("mux"):
             film = write_film(
                 pictures,
@@ -173,16 +174,6 @@ def _let_go(device: str) -> None:
         torch.cuda.empty_cache()
 
 
-def _watched(decoded: Iterator[torch.Tensor], plan: Plan, tell: Tell) -> Iterator[torch.Tensor]:
-    """The same frames; a block that came out black or frozen is told of as soon as it is there."""
-    for block, frames in zip(plan.blocks, decoded, strict=True):
-        still = len(frames) > 1 and float((frames[1:] - frames[:-1]).abs().amax()) < FROZEN
-        wrong = "black" if float(frames.amax()) < BLACK else "frozen" if still else ""
-        if wrong:
-            tell(Event("note", f"chunk {block.chunk}: block {block.number + 1} came out {wrong}."))
-        yield frames
-
-
 def _runs(job: Job, denoiser: Denoiser) -> list[Run]:
     """Consecutive blocks of one recipe."""
     groups = groupby(job.plan.blocks, key=lambda block: id(job.recipes[block.chunk - 1]))
@@ -221,18 +212,6 @@ def _kept(
         tell(Event("draw", moment=moment))
         for _, latents in moment.finished:
             yield latents
-
-
-def _pictures(decoded: Iterator[torch.Tensor], plan: Plan, stills: dict[int, np.ndarray]) -> Iterator[np.ndarray]:
-    """Frames (H, W, 3) uint8 one by one; the middle one of each chunk is kept in ``stills``."""
-    middles = {(chunk.first_frame + chunk.end_frame) // 2: chunk.number for chunk in plan.chunks}
-    number = 0
-    for frames in decoded:
-        for picture in as_pictures(frames):
-            if number in middles:
-                stills[middles[number]] = small(picture).copy()
-            yield picture
-            number += 1
 
 
 @torch.inference_mode()

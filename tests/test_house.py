@@ -21,7 +21,7 @@ ORDER = [
     {"denoiser", "text", "codec", "film", "storybook"},
     {"rollout"},
     {"zoo"},
-    {"order", "doctor"},
+    {"order", "doctor", "manifest"},
     {"estimate"},
     {"pipeline"},
     {"training", "evaluation"},

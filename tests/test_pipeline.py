@@ -20,9 +20,10 @@ from imageio_ffmpeg import count_frames_and_secs, read_frames
 from safetensors.torch import load_file
 
 from blockvid_cli.errors import BlockvidError, MissingModelError, OutOfMemoryError, PartialError, UsageError
+from blockvid_cli.film.pictures import pictures_of
 from blockvid_cli.film.tags import read_metadata
 from blockvid_cli.order import Order, prepare
-from blockvid_cli.pipeline import _pictures, render
+from blockvid_cli.pipeline import render
 from blockvid_cli.zoo.profile import Means
 
 
@@ -365,7 +366,7 @@ def test_the_sheet_shows_the_middle_of_each_chunk(story, model):
     frames = (
         torch.full((12, 3, 4, 4), 0.0) + torch.arange(n * 12, n * 12 + 12).view(-1, 1, 1, 1) / 255 for n in range(6)
     )
-    assert len(list(_pictures(frames, plan, stills))) == 72
+    assert len(list(pictures_of(frames, plan, stills))) == 72
     shown = {number: int(still[0, 0, 0]) for number, still in stills.items()}
     assert shown == {c.number: (c.first_frame + c.end_frame) // 2 for c in plan.chunks}
     assert all(still.base is None for still in stills.values())  # a copy, not a hold on the whole block

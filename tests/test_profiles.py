@@ -12,6 +12,7 @@ from imageio_ffmpeg import count_frames_and_secs
 from blockvid_cli import pipeline
 from blockvid_cli.card import find_card
 from blockvid_cli.errors import OutOfMemoryError
+from blockvid_cli.film.pictures import watched
 from blockvid_cli.order import Order, prepare
 from blockvid_cli.pipeline import render
 from blockvid_cli.rollout.recipe import make_recipe
@@ -102,8 +103,8 @@ def test_a_block_that_comes_out_black_or_frozen_is_told_of(tiny, story, monkeypa
     blocks = iter([torch.zeros(9, 3, 4, 4), torch.rand(1, 3, 4, 4).expand(12, -1, -1, -1), torch.rand(12, 3, 4, 4)])
     job = prepare(Order(story, model=str(tiny)))
     plan = replace(job.plan, blocks=job.plan.blocks[:3])
-    assert len(list(pipeline._watched(blocks, plan, events.append))) == 3
-    assert [event.note for event in events] == [
+    assert len(list(watched(blocks, plan, events.append))) == 3
+    assert events == [
         "chunk 1: block 1 came out black.",
         "chunk 1: block 2 came out frozen.",
     ]

@@ -1,0 +1,80 @@
+"""What a film is drawn from: hashes that say when a chunk must be drawn anew, and all it takes to draw it again."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from importlib import metadata
+from typing import Any
+
+from blockvid_cli import __version__
+from blockvid_cli.film.project import chunk_keys
+from blockvid_cli.hub import fingerprint
+from blockvid_cli.order import Job
+
+
+def content_keys(job: Job) -> list[str]:
+    """A content hash a chunk: it changes when anything that decides its latents does, or an earlier chunk's does.
+
+    Where blocks are drawn beside later ones, the whole film decides.
+    """
+    base = {
+        "weights": fingerprint(job.card),
+        "recipe": job.values,
+        "size": list(job.plan.size),
+        "seed": job.plan.seed,
+        "text": job.card.text.model_dump(),
+        "precision": job.drawn.precision.name,
+        "memory": job.drawn.storage_dtype,
+        "guided": job.guided,
+    }
+    joint = any(recipe.schedule.joint for recipe in job.recipes)
+    parts = [
+        {
+            "caption": chunk.blocks[0].caption,
+            "compared": chunk.compared or chunk.caption,
+            "negative": chunk.blocks[0].negative,
+            "seed": chunk.seed,
+            "cut": chunk.cut,
+            "first": chunk.blocks[0].first,
+            "blocks": len(chunk.blocks) if joint or recipe.noise.whole_chunk else None,
+            "recipe": written.recipe,
+        }
+        for chunk, written, recipe in zip(job.plan.chunks, job.storyboard.chunks, job.recipes, strict=True)
+    ]
+    return chunk_keys(parts, {**base, "film": parts if joint else None})
+
+
+def manifest(job: Job) -> dict[str, Any]:
+    """Everything needed to draw the film again."""
+    board = job.storyboard
+    chunks = [
+        {
+            "caption": chunk.caption,
+            "start": chunk.start,
+            "end": chunk.end,
+            "seed": chunk.seed,
+            "cut": chunk.cut,
+            "negative": written.negative,
+            "recipe": written.recipe,
+        }
+        for chunk, written in zip(job.plan.chunks, board.chunks, strict=True)
+    ]
+    return {
+        "blockvid": __version__,
+        "libraries": {name: metadata.version(name) for name in ("torch", "diffusers", "transformers")},
+        "title": board.title,
+        "model": job.card.name,
+        "weights": fingerprint(job.card),
+        "seed": job.plan.seed,
+        "size": list(job.plan.size),
+        "fps": job.plan.fps,
+        "frames": job.plan.frames,
+        "device": job.device.split(":")[0],
+        "precision": job.drawn.precision.name,
+        "profile": job.drawn.name,
+        "style": board.style,
+        "negative": board.negative,
+        "audio": {**asdict(board.audio), "file": str(board.audio.file)} if board.audio else None,
+        "recipe": job.values,
+        "chunks": chunks,
+    }
