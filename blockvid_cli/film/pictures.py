@@ -1,4 +1,4 @@
-"""Decoded frames on their way into the film: looked over by the block, made into pictures, stills kept for the sheet."""
+"""Decoded frames on their way into the film: looked over by the block, made into pictures; stills for the sheet."""
 
 from __future__ import annotations
 
