@@ -4,4 +4,5 @@ import logging
 
 __version__ = "0.1.0"
 
-logging.getLogger("bitsandbytes.backends.cpu.ops").setLevel(logging.ERROR)  # it tells of accelerators nobody asked for
+for _name in ("bitsandbytes.backends.cpu.ops", "bitsandbytes.autograd._functions"):
+    logging.getLogger(_name).setLevel(logging.ERROR)  # they tell of every cast, and of accelerators nobody asked for

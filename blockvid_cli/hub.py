@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -83,12 +83,24 @@ def _absent(card: ModelCard, part: Files) -> MissingModelError:
     )
 
 
+def require(card: ModelCard) -> None:
+    """Nothing, if all files of a model are on this machine.
+
+    Raises:
+        MissingModelError: one is not; the sentence says which, and what brings it.
+    """
+    for part in card.files:
+        home = place(card, part)
+        if not home.exists():
+            raise MissingModelError(f"the model '{card.name}' lacks {part.file}; expected at {home}.")
+
+
 def is_here(card: ModelCard) -> bool:
     """Whether all files of a model are on this machine."""
-    try:
-        return all(place(card, part).exists() for part in card.files)
-    except MissingModelError:
-        return False
+    with suppress(MissingModelError):
+        require(card)
+        return True
+    return False
 
 
 def listed(card: ModelCard) -> list[Download]:

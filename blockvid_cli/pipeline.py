@@ -32,6 +32,7 @@ from blockvid_cli.film.pictures import pictures_of, watched
 from blockvid_cli.film.project import Project, folder_beside
 from blockvid_cli.film.sheet import contact_sheet
 from blockvid_cli.film.subtitles import chapters_of
+from blockvid_cli.hub import require
 from blockvid_cli.manifest import content_keys, manifest
 from blockvid_cli.order import Job
 from blockvid_cli.rollout.loop import Moment, Rollout, Run
@@ -43,6 +44,7 @@ from blockvid_cli.zoo.budget import GIB, told
 from blockvid_cli.zoo.load import load_codec, load_denoiser
 from blockvid_cli.zoo.profile import below, profile
 
+STARVED = ("can't allocate memory", "out of memory", "ALLOC_FAILED")  # the CPU's, CUDA's, and its libraries'
 TOLD_FROM = GIB  # films that need more are told of before anything is loaded
 
 
@@ -77,19 +79,20 @@ def render(
         try:
             return _render(job, keys, tell, clock, around)
         except OutOfMemoryError as error:
-            lower = below(job.drawn.name) if job.order.retry else None
+            lower = below(job.drawn, job.order.means) if job.order.retry else None
             if lower is None:
                 raise
             tell(Event("note", f"{error} Going on with the profile {lower}."))
-            means = replace(job.order.means, profile=lower)
-            order = replace(job.order, fresh=False, means=means)
-            job = replace(job, order=order, drawn=profile(lower, job.device, means))
-            _let_go(job.device)
+        _let_go(job.device)  # after the error, which holds on to all that was loaded
+        means = replace(job.order.means, profile=lower)
+        order = replace(job.order, fresh=False, means=means)
+        job = replace(job, order=order, drawn=profile(lower, job.device, means))
 
 
 def _render(job: Job, keys: list[str], tell: Tell, clock: Clock, around: Callable[[Denoiser], Denoiser]) -> Film:
     """One try at a film; ``keys`` are those of the profile that was asked for first."""
     plan = job.plan
+    require(job.card)
     identity = {"model": job.model, "size": list(plan.size), "fps": plan.fps}
     folder = folder_beside(job.output)
     with Project.open(folder, identity, job.order.fresh) as project, TemporaryDirectory(".memory", dir=folder) as aside:
@@ -149,7 +152,7 @@ def _load(
     with clock.phase("load"), _memory_of("load"):
         tell(Event("load"))
         drawn = job.drawn
-        denoiser = load_denoiser(job.card, "cpu" if waits(drawn.offload) else job.device, drawn.precision)
+        denoiser = load_denoiser(job.card, "cpu" if waits(drawn.offload) else job.device, drawn.precision, job.plan.fps)
         if waits(drawn.offload):
             brought_in_turn(denoiser.network, drawn.offload, job.device)
         codec = load_codec(job.card, "cpu" if drawn.in_turns else job.device, drawn.codec_dtype, drawn.tiled)
@@ -223,7 +226,7 @@ def _guarded(phase: str, items: Iterator[Item]) -> Iterator[Item]:
 
 def starved(error: RuntimeError) -> bool:
     """Whether an error of torch means that memory ran out, on an accelerator or on the CPU."""
-    return isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)
+    return isinstance(error, torch.OutOfMemoryError) or any(words in str(error) for words in STARVED)
 
 
 @contextmanager

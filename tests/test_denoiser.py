@@ -27,7 +27,7 @@ def context(rows: int = 1, seed: int = 2) -> torch.Tensor:
 def test_first_block_equals_diffusers_forward():
     x, text = latents(3), context()
     stock = small.network()(x.transpose(1, 2), torch.tensor([700.0]), text, return_dict=False)[0].transpose(1, 2)
-    ours, layers = small.denoiser()(x, torch.full((3,), 0.7), text, torch.arange(3), View())
+    ours, layers = small.denoiser()(x, torch.full((3,), 0.7), text, torch.arange(3), View(recording=True))
     assert torch.allclose(ours, stock, atol=1e-6)
     assert len(layers) == 2 and layers[0].keys.shape == (1, 3 * 6, 2, 24)
 
@@ -108,10 +108,12 @@ def test_explicit_attention_equals_fused():
 def test_guidance_of_one_is_none():
     x, text = latents(2), torch.cat([context(), context(seed=5)])
     plain, _ = small.denoiser()(x, torch.full((2,), 0.6), text[:1], torch.arange(2), View())
-    guided, layers = Guided(small.denoiser(), 1.0)(x, torch.full((2,), 0.6), text, torch.arange(2), View())
+    guided, layers = Guided(small.denoiser(), 1.0)(
+        x, torch.full((2,), 0.6), text, torch.arange(2), View(recording=True)
+    )
     assert torch.allclose(plain, guided, atol=1e-6)
     assert layers[0].keys.shape[0] == 2
-    stronger, _ = Guided(small.denoiser(), 3.0)(x, torch.full((2,), 0.6), text, torch.arange(2), View())
+    stronger, _ = Guided(small.denoiser(), 3.0)(x, torch.full((2,), 0.6), text, torch.arange(2), View(recording=True))
     negative, _ = small.denoiser()(x, torch.full((2,), 0.6), text[1:], torch.arange(2), View())
     assert torch.allclose(stronger, negative + 3 * (plain - negative), atol=1e-5)
 

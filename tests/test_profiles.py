@@ -11,7 +11,7 @@ from imageio_ffmpeg import count_frames_and_secs
 
 from blockvid_cli import pipeline
 from blockvid_cli.card import find_card
-from blockvid_cli.errors import OutOfMemoryError
+from blockvid_cli.errors import OutOfMemoryError, UsageError
 from blockvid_cli.film.pictures import watched
 from blockvid_cli.order import Order, prepare
 from blockvid_cli.pipeline import render
@@ -83,9 +83,9 @@ def test_memory_that_runs_out_goes_one_rung_down_and_on(tiny, story, monkeypatch
                 raise torch.OutOfMemoryError("out of memory")
             return self.inner(*arguments)
 
-    def load(card, device, precision):
+    def load(card, device, precision, fps):
         tried.append(precision.name)
-        return Hungry(loaded(card, device, precision), 12 if len(tried) == 1 else 1000)
+        return Hungry(loaded(card, device, precision, fps), 12 if len(tried) == 1 else 1000)
 
     monkeypatch.setattr(pipeline, "load_denoiser", load)
     film = render(prepare(Order(story, model=str(tiny), means=Means("h20"))), events.append)
@@ -112,7 +112,11 @@ def test_a_block_that_comes_out_black_or_frozen_is_told_of(tiny, story, monkeypa
 
 def test_the_ladder_goes_down():
     names = list(LADDER)
-    assert [below(name) for name in names] == [*names[1:], None]
+    assert [below(profile(name, "cuda", Means()), Means()) for name in names] == [*names[1:], None]
+    quantised = Means(precision="int8")
+    assert below(profile("8gb", "cuda", quantised), quantised) is None  # quantised weights cannot wait by parts
+    with pytest.raises(UsageError, match="cannot wait by parts"):
+        profile("24gb", "cuda", Means(precision="nf4", offload="group"))
 
 
 def wan(model: str, size: str = "832x480", seconds: int = 60, story=None, **changes):

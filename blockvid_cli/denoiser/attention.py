@@ -36,6 +36,7 @@ class Recalled:
         keys, values: (B, T, H, D), keys un-rotated.
         coordinates: (T, 3): index of the remembered frame, row, column.
         bias: (T,) added to the logits, or None.
+        angles: what layers of the same coordinates share of the rotation, by ``id`` of the coordinates and times.
     """
 
     def __init__(
@@ -44,20 +45,26 @@ class Recalled:
         values: torch.Tensor,
         coordinates: torch.Tensor,
         bias: torch.Tensor | None = None,
+        angles: dict[tuple[int, bytes], tuple[torch.Tensor, torch.Tensor]] | None = None,
     ) -> None:
         self.keys, self.values, self.coordinates, self.bias = keys, values, coordinates, bias
+        self._angles = {} if angles is None else angles
         self._turned: tuple[torch.Tensor, torch.Tensor] | None = None
 
     def turned(self, rope: Rope, times: torch.Tensor) -> torch.Tensor:
         """The keys as they look when remembered frame i is at times[i]."""
         if self._turned is None or not torch.equal(self._turned[0], times):
-            turns = rope.turns(located(self.coordinates, times), self.keys.device)
-            self._turned = times, rotate(self.keys, turns)
+            now = id(self.coordinates), times.double().numpy().tobytes()
+            if now not in self._angles:
+                self._angles[now] = rope.turns(located(self.coordinates, times), self.keys.device)
+            self._turned = times, rotate(self.keys, self._angles[now])
         return self._turned[1]
 
 
 class Remembered(Protocol):
-    """What an attention may look back at."""
+    """What an attention may look back at; ``recording`` when it is told what the layers see of the new tokens."""
+
+    recording: bool
 
     def recall(self, layer: int) -> Recalled | None:
         """The remembered tokens of a layer, or None when there are none."""
@@ -70,7 +77,7 @@ def located(coordinates: torch.Tensor, times: torch.Tensor) -> torch.Tensor:
 
 @dataclass
 class Looking:
-    """One pass through the network: the new tokens' rotation, the memory and its times, and what was seen."""
+    """One pass through the network: the new tokens' rotation, the memory and its times, and what a recording one saw."""
 
     rope: Rope
     turns: tuple[torch.Tensor, torch.Tensor]
@@ -106,7 +113,8 @@ class LookingBack:
         query = attn.norm_q(attn.to_q(hidden_states)).unflatten(2, split)
         key = attn.norm_k(attn.to_k(hidden_states)).unflatten(2, split)
         value = attn.to_v(hidden_states).unflatten(2, split)
-        looking.layers.append(Layer(query, key, value))
+        if looking.memory.recording:
+            looking.layers.append(Layer(query, key, value))
         seen, values, bias = rotate(key, looking.turns), value, None
         recalled = looking.memory.recall(self.layer)
         if recalled is not None:

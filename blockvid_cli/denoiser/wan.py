@@ -27,7 +27,8 @@ class Denoiser(Protocol):
         memory: what may be looked back at.
 
     Returns:
-        The velocity (B, F, C, H, W), noise minus clean, and each layer's un-rotated queries, keys and values.
+        The velocity (B, F, C, H, W), noise minus clean, and each layer's un-rotated queries, keys and values; of these
+        none where the memory is not recording, for they are many times what a pass needs.
     """
 
     def __call__(

@@ -39,11 +39,10 @@ class Run:
 
 @dataclass(frozen=True)
 class Moment:
-    """After a step: what was drawn, how far it is (0..1), what it looked back at, and what is finished."""
+    """After a step: what was drawn, how far it is (0..1), and what is finished."""
 
     blocks: tuple[Block, ...]
     progress: float
-    view: View
     finished: tuple[tuple[Block, torch.Tensor], ...] = ()  # clean latents (F, C, H, W)
     resumed: bool = False
 
@@ -92,6 +91,7 @@ class Rollout:
                 if block.number in step.moving and block.number not in drawing:
                     drawing[block.number] = self._start(run, block)
             if step.blocks != looked:
+                view = View()  # the one before goes first: views are the largest thing there is
                 view, looked = self.memory.choose(group), step.blocks
             held = zip(group, step.now, strict=True)
             x = torch.cat(
@@ -100,9 +100,8 @@ class Rollout:
             level = torch.tensor(
                 [level for level, block in zip(step.now, group, strict=True) for _ in range(block.frames)]
             )
-            velocity, _ = run.denoiser(
-                x[None], level.to(x.device), self.read(group), self._times(run, view, group), view
-            )
+            times = self._times(run, view, group)
+            velocity = run.denoiser(x[None], level.to(x.device), self.read(group), times, view)[0]
             parts = velocity[0].split([block.frames for block in group])
             moved = [part for part in zip(group, parts, step.now, step.then, strict=True) if part[0].number in drawing]
             for block, part, now, then in moved:
@@ -111,8 +110,8 @@ class Rollout:
             clean = [block for block, _, _, then in moved if then == recipe.levels[-1]]
             finished = tuple((block, drawing.pop(block.number)[0]) for block in clean)
             for block, latents in finished:
-                self._commit(run, block, latents)
-            yield Moment(tuple(part[0] for part in moved), recipe.progress(moved[0][3]), view, finished)
+                self._commit(run, block, latents, view if group == (block,) else None)
+            yield Moment(tuple(part[0] for part in moved), recipe.progress(moved[0][3]), finished)
 
     def _start(self, run: Run, block: Block) -> tuple[torch.Tensor, Stepper]:
         """A block's noise and its stepper; the memory hears of captions and cuts."""
@@ -148,25 +147,30 @@ class Rollout:
                 self._announce(block)
             if then == run.recipe.levels[-1]:
                 latents = done[block.number].to(self.device)
-                view = self.memory.choose(group)
                 self._commit(run, block, latents)
-                yield Moment((block,), 1.0, view, ((block, latents),), resumed=True)
+                yield Moment((block,), 1.0, ((block, latents),), resumed=True)
 
-    def _commit(self, run: Run, block: Block, clean: torch.Tensor) -> None:
+    def _commit(self, run: Run, block: Block, clean: torch.Tensor, view: View | None = None) -> None:
         """Keeps the finished block, and what the network's layers see of it where the memory remembers."""
         self.finished[block.number] = run, clean.cpu()
         if self.memory.remembers:
-            self.memory.remember(block, *self._shown(run, block, clean))
+            self.memory.remember(block, *self._shown(run, block, clean, view))
 
     def again(self, block: Block) -> tuple[list[Layer], torch.Tensor]:
         """What the layers see of a block that was finished and committed alone: the same again."""
         run, clean = self.finished[block.number]
         return self._shown(run, block, clean.to(self.device))
 
-    def _shown(self, run: Run, block: Block, clean: torch.Tensor) -> tuple[list[Layer], torch.Tensor]:
-        """Shows a finished block to the network once more: each layer's tokens, and their coordinates."""
+    def _shown(
+        self, run: Run, block: Block, clean: torch.Tensor, view: View | None = None
+    ) -> tuple[list[Layer], torch.Tensor]:
+        """Shows a finished block to the network once more: each layer's tokens, and their coordinates.
+
+        ``view`` is what the block looked back at while it was drawn, where it was drawn by itself.
+        """
         commit = run.recipe.commit
-        view = View() if commit.alone else self.memory.choose((block,))
+        view = View() if commit.alone else view or self.memory.choose((block,))
+        view.recording = True
         level = torch.full((block.frames,), commit.level, device=clean.device)
         shown = commit.shown(block, clean)
         _, layers = run.denoiser(shown[None], level, self.read((block,)), self._times(run, view, (block,)), view)

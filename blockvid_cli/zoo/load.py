@@ -98,8 +98,8 @@ def codec_without_weights(card: ModelCard) -> nn.Module:
         return choose("codec", CODECS, card.codec.kind)(card.codec.config)
 
 
-def load_denoiser(card: ModelCard, device: str, precision: Precision) -> WanDenoiser:
-    """The card's network with its weights, brought to the denoiser's contract.
+def load_denoiser(card: ModelCard, device: str, precision: Precision, fps: float | None = None) -> WanDenoiser:
+    """The card's network with its weights, brought to the denoiser's contract, for films of ``fps`` (the card's).
 
     Raises:
         MissingModelError: the weights are absent, damaged, or not of this network.
@@ -110,7 +110,7 @@ def load_denoiser(card: ModelCard, device: str, precision: Precision) -> WanDeno
     _fill_network(network, found.tensors, precision, device, lora)
     network.eval().requires_grad_(False)
     if isinstance(network, SkyReelsV2Transformer3DModel):
-        return SkyReelsDenoiser(network, card.network.predicts, card.fps)
+        return SkyReelsDenoiser(network, card.network.predicts, fps or card.fps)
     return WanDenoiser(network, card.network.predicts)
 
 

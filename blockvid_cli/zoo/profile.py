@@ -13,11 +13,13 @@ how many frames a film has, and all but the precisions give the same film.
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import dataclass, replace
 
 import torch
 
-from blockvid_cli.denoiser.precision import Precision, precision
+from blockvid_cli.denoiser.offload import waits
+from blockvid_cli.denoiser.precision import KEPT, Precision, precision
 from blockvid_cli.errors import UsageError, choose
 
 OFFLOADS = ("none", "model", "group", "sequential")
@@ -108,6 +110,12 @@ def profile(name: str, device: str, means: Means) -> Profile:
     if wanted["offload"] not in OFFLOADS:
         raise UsageError(f"--offload: give {', '.join(OFFLOADS)}; not '{wanted['offload']}'.")
     rung = replace(rung, **wanted)
+    if waits(rung.offload) and rung.precision in KEPT:
+        raise UsageError(
+            f"--offload {rung.offload}: quantised weights ({rung.precision}) cannot wait by parts; give model."
+        )
+    if waits(rung.offload) and rung.storage == "latents":
+        raise UsageError(f"--memory-storage: latents needs the network whole; not with --offload {rung.offload}.")
     return Profile(
         name,
         device,
@@ -122,8 +130,10 @@ def profile(name: str, device: str, means: Means) -> Profile:
     )
 
 
-def below(name: str) -> str | None:
-    """The next profile that needs less; None below the last."""
+def below(drawn: Profile, means: Means) -> str | None:
+    """The next profile that needs less and can be had with what a person asked for; None below the last."""
     names = list(LADDER)
-    at = names.index(name) + 1
-    return names[at] if at < len(names) else None
+    for name in names[names.index(drawn.name) + 1 :]:
+        with suppress(UsageError):
+            return profile(name, drawn.device, means).name
+    return None

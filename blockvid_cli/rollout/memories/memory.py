@@ -9,6 +9,7 @@ Coordinates and times live on the CPU, keys and values where the network is.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import ClassVar, Protocol
@@ -98,10 +99,13 @@ class OnDevice:
 class View:
     """The entries that some blocks look at, in the order of their times; made anew for each block."""
 
-    def __init__(self, entries: Sequence[Entry] = ()) -> None:
+    def __init__(self, entries: Sequence[Entry] = (), recording: bool = False) -> None:
         self.entries = [entry for entry in entries if entry.frames]
+        self.recording = recording
         self.frames = tuple(frame for entry in self.entries for frame in entry.frames)
         self._recalled: dict[int, Recalled] = {}
+        self._places: dict[bytes, torch.Tensor] = {}  # layers that keep the same tokens share coordinates
+        self._angles: dict[tuple[int, bytes], tuple[torch.Tensor, torch.Tensor]] = {}
 
     def recall(self, layer: int) -> Recalled | None:
         """The tokens a layer may look at; None when nothing is remembered."""
@@ -110,23 +114,26 @@ class View:
         if layer in self._recalled:
             return self._recalled[layer]
         kept = self.tokens(layer)
-        recalled = Recalled(kept.keys, kept.values, kept.coordinates)
+        recalled = Recalled(kept.keys, kept.values, kept.coordinates, angles=self._angles)
         if all(entry.stays for entry in self.entries):
             self._recalled[layer] = recalled
         return recalled
 
     def tokens(self, layer: int) -> Kept:
         """All tokens of a layer, with the index of their frame among ``frames``."""
-        parts, first = [], 0
-        for entry in self.entries:
-            kept = entry.layer(layer)
-            parts.append(replace(kept, coordinates=kept.coordinates + torch.tensor([first, 0, 0])))
-            first += len(entry.frames)
-        return Kept(
-            torch.cat([part.keys for part in parts], 1),
-            torch.cat([part.values for part in parts], 1),
-            torch.cat([part.coordinates for part in parts]),
-        )
+        parts = [entry.layer(layer) for entry in self.entries]
+        keys = torch.cat([part.keys for part in parts], 1)
+        values = torch.cat([part.values for part in parts], 1)
+        return Kept(keys, values, self._located([part.coordinates for part in parts]))
+
+    def _located(self, parts: Sequence[torch.Tensor]) -> torch.Tensor:
+        """Coordinates of all entries' tokens, frames counted through; one tensor for all layers of equal parts."""
+        same = b"".join(part.numpy().tobytes() for part in parts)
+        if same not in self._places:
+            firsts = itertools.accumulate((len(entry.frames) for entry in self.entries[:-1]), initial=0)
+            moved = [part + torch.tensor([first, 0, 0]) for part, first in zip(parts, firsts, strict=True)]
+            self._places[same] = torch.cat(moved)
+        return self._places[same]
 
 
 class Memory:
