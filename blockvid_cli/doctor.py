@@ -45,8 +45,17 @@ def examined() -> list[Check]:
 
 
 def _python() -> list[Check]:
-    found = ", ".join(f"{name} {metadata.version(name)}" for name in LIBRARIES)
-    return [Check("python", True, f"{platform.python_version()} on {platform.system()} {platform.machine()}; {found}")]
+    found, lacking = [], []
+    for name in LIBRARIES:
+        try:
+            found.append(f"{name} {metadata.version(name)}")
+        except metadata.PackageNotFoundError:
+            lacking.append(name)
+    says = f"{platform.python_version()} on {platform.system()} {platform.machine()}; {', '.join(found)}"
+    if lacking:
+        mend = f"{sys.executable} -m pip install {' '.join(lacking)}"
+        return [Check("python", False, f"{says}; lacks {', '.join(lacking)}", True, mend)]
+    return [Check("python", True, says, True)]
 
 
 def _device() -> list[Check]:
@@ -57,12 +66,12 @@ def _device() -> list[Check]:
         return [Check("device", True, f"cpu; {why}"), memory, Check("dtypes", True, "fp32, bf16, int8, nf4")]
     name, capability = torch.cuda.get_device_name(), ".".join(map(str, torch.cuda.get_device_capability()))
     free, total = torch.cuda.mem_get_info()
-    half = torch.cuda.is_bf16_supported()
+    half = torch.cuda.is_bf16_supported(including_emulation=False)
     return [
         Check("device", True, f"{name}, compute {capability}, CUDA {torch.version.cuda}, driver {_driver()}"),
         Check("device memory", True, f"{free / GIB:.1f} of {total / GIB:.1f} GiB free"),
         memory,
-        Check("dtypes", half, "fp32, bf16, int8, nf4" if half else "fp32; this card computes no bf16"),
+        Check("dtypes", half, "fp32, bf16, int8, nf4" if half else "fp32; bf16 is emulated on this card, and slow"),
     ]
 
 
@@ -141,5 +150,5 @@ def _reached(endpoint: str) -> tuple[bool, str]:
     try:
         with urlopen(Request(endpoint, method="HEAD"), timeout=5) as answer:
             return True, f"{endpoint} answers {answer.status}"
-    except OSError as error:
+    except (OSError, ValueError) as error:
         return False, f"{endpoint} cannot be reached ({error}); models that are here can be drawn with"

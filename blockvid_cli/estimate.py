@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 
 from blockvid_cli.order import Job
-from blockvid_cli.zoo.budget import GIB, SHARE
+from blockvid_cli.zoo.budget import GIB, SHARE, fits
 from blockvid_cli.zoo.profile import profile
 from blockvid_cli.zoo.yardstick import yardstick
 
@@ -35,7 +35,7 @@ class Estimate:
         out += f" of {self.free / GIB:.1f} GiB free (profile {self.profile} on {self.device})"
         if self.seconds is not None:
             out += f", and about {_long(sum(self.seconds.values()))} to draw"
-        return out if self.peak <= self.free else f"{out}; this may not fit"
+        return out if fits(self.peak, self.free, self.device) else f"{out}; this may not fit"
 
 
 def estimate(job: Job) -> Estimate:
@@ -48,8 +48,12 @@ def estimate(job: Job) -> Estimate:
         there = profile(asked, "cuda", job.order.means)
         return Estimate(asked, "a GPU", job.budget(there).phases, None, None)
     needs = job.budget()
-    rates = {"denoise": job.drawn.precision.dtype, "decode": job.drawn.codec_dtype, "text": torch.bfloat16}
-    seconds = {name: needs.flops[name] / (SHARE * yardstick(job.device, rates[name])) for name in needs.flops}
+    places = {
+        "text": (job.drawn.text_device, torch.bfloat16),
+        "denoise": (job.device, job.drawn.precision.dtype),
+        "decode": (job.device, job.drawn.codec_dtype),
+    }
+    seconds = {name: flops / (SHARE * yardstick(*places[name])) for name, flops in needs.flops.items() if flops}
     return Estimate(job.drawn.name, job.device, needs.phases, seconds, job.free)
 
 

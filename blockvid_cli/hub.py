@@ -6,6 +6,7 @@ In its cache a file is a link to a blob named by the file's hash: SHA-256 for la
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
 from collections.abc import Iterator
@@ -15,8 +16,9 @@ from functools import lru_cache
 from pathlib import Path
 
 from blockvid_cli.card import Files, ModelCard, bundled_models, find_card
-from blockvid_cli.errors import MissingModelError
+from blockvid_cli.errors import BlockvidError, MissingModelError, PartialError, UsageError
 
+UNREACHED = "the hub cannot be reached; 'blockvid doctor' looks at the way there"
 PIECE = 1 << 22  # bytes hashed at a time
 
 
@@ -49,8 +51,8 @@ def wanted(card: ModelCard) -> list[Wanted]:
 
 
 def _pattern(file: str) -> str:
-    """A file as it is, a folder with all inside."""
-    return file if Path(file).suffix else f"{file}/*"
+    """A file as it is, a folder with all inside; what ends like weights is a file."""
+    return file if Path(file).suffix in (".safetensors", ".pt", ".pth", ".bin", ".ckpt") else f"{file}/*"
 
 
 def place(card: ModelCard, part: Files) -> Path:
@@ -62,14 +64,16 @@ def place(card: ModelCard, part: Files) -> Path:
     if part.repository is None:
         return card.folder / part.file
     from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import IncompleteSnapshotError, LocalEntryNotFoundError
+    from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
 
     try:
         snapshot = snapshot_download(
             part.repository, revision=part.revision, allow_patterns=[_pattern(part.file)], local_files_only=True
         )
-    except (LocalEntryNotFoundError, IncompleteSnapshotError):
+    except LocalEntryNotFoundError:  # also a snapshot that is not whole
         raise _absent(card, part) from None
+    except HFValidationError as error:
+        raise UsageError(f"the card of '{card.name}': '{part.repository}' is no repository of the hub.") from error
     found = Path(snapshot) / part.file
     if not found.exists():
         raise _absent(card, part)
@@ -84,11 +88,17 @@ def _absent(card: ModelCard, part: Files) -> MissingModelError:
 
 
 def require(card: ModelCard) -> None:
-    """Nothing, if all files of a model are on this machine.
+    """Nothing, if all files of a model are on this machine and may be used.
 
     Raises:
         MissingModelError: one is not; the sentence says which, and what brings it.
+        UsageError: its licence is non-commercial, and nobody agreed to that yet.
     """
+    if card.noncommercial and not agreed(card):
+        raise UsageError(
+            f"the weights of '{card.name}' are for non-commercial use ({card.licence});"
+            f" agree to that once with 'blockvid models pull {card.name}'."
+        )
     for part in card.files:
         home = place(card, part)
         if not home.exists():
@@ -98,8 +108,7 @@ def require(card: ModelCard) -> None:
 def is_here(card: ModelCard) -> bool:
     """Whether all files of a model are on this machine."""
     with suppress(MissingModelError):
-        require(card)
-        return True
+        return all(place(card, part).exists() for part in card.files)
     return False
 
 
@@ -166,8 +175,16 @@ def _telling(card: ModelCard) -> Iterator[None]:
         raise missing("the hub has no such repository or revision, or HF_TOKEN may not read it") from error
     except HfHubHTTPError as error:
         raise missing(f"the hub answered {error.response.status_code}") from error
-    except (HTTPError, OSError) as error:  # no network, offline mode, a server in trouble
-        raise missing("the hub cannot be reached; 'blockvid doctor' looks at the way there") from error
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise PartialError("the disk of the hub's cache is full; make room, and the pull goes on.") from error
+        if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
+            raise BlockvidError(
+                f"the hub's cache cannot be written to ({error.strerror}: {error.filename})."
+            ) from error
+        raise missing(UNREACHED) from error
+    except HTTPError as error:
+        raise missing(UNREACHED) from error
 
 
 def known_hash(file: Path) -> str | None:
@@ -194,17 +211,20 @@ def sha256(file: Path) -> str:
 
 
 def fingerprint(card: ModelCard) -> str:
-    """What tells a model's network from another: the hash of its weights' files, or of their hashes on the hub.
-
-    Empty where the weights are not here.
+    """What tells a model's network from another: the hash of its weights' files, or of their hashes on the hub, and of
+    what is added to them. Empty where they are not here.
     """
+    parts: list[Files] = [card.network, *([card.network.lora] if card.network.lora else [])]
     try:
-        found = place(card, card.network)
+        homes = [place(card, part) for part in parts]
     except MissingModelError:
         return ""
-    files = sorted(found.iterdir()) if found.is_dir() else [found]
-    named = [(file.name, _identity(file)) for file in files if file.is_file()]
-    return hashlib.sha256(repr(named).encode()).hexdigest() if len(named) > 1 else "".join(hash_ for _, hash_ in named)
+    found = [file for home in homes for file in (sorted(home.iterdir()) if home.is_dir() else [home])]
+    named = [(file.name, _identity(file)) for file in found if file.is_file()]
+    if len(named) < 2:
+        return "".join(identity for _, identity in named)
+    lora = card.network.lora.scale if card.network.lora else None
+    return hashlib.sha256(repr((named, lora)).encode()).hexdigest()
 
 
 def _identity(file: Path) -> str:
@@ -220,15 +240,20 @@ def _hashed(file: Path, size: int, changed: int) -> str:
 
 
 def remove(card: ModelCard) -> int:
-    """Deletes what the network of a model takes in the hub's cache; returns the bytes that became free.
+    """Deletes what a model alone takes in the hub's cache; returns the bytes that became free.
 
-    Captions' encoder and codec stay where another model's card names the same repository.
+    A repository that another model on this machine needs stays.
     """
     from huggingface_hub import scan_cache_dir
+    from huggingface_hub.errors import CacheNotFound
 
-    others = {part.repository for name in bundled_models() if name != card.name for part in find_card(name).files}
-    mine = {want.repository for want in wanted(card)} - others
-    cache = scan_cache_dir()
+    others = [find_card(name) for name in bundled_models() if name != card.name]
+    shared = {part.repository for other in others if is_here(other) for part in other.files}
+    mine = {want.repository for want in wanted(card)} - shared
+    try:
+        cache = scan_cache_dir()
+    except CacheNotFound:
+        return 0
     revisions = [r.commit_hash for repo in cache.repos if repo.repo_id in mine for r in repo.revisions]
     if not revisions:
         return 0

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,8 @@ import torch
 
 from blockvid_cli.card import ModelCard, bundled_models, parse_size
 from blockvid_cli.errors import StoryboardError, UsageError, choose
-from blockvid_cli.hub import agreed, fingerprint
+from blockvid_cli.film.project import folder_beside
+from blockvid_cli.hub import fingerprint
 from blockvid_cli.rollout.memories.storage import DTYPES, PLACES
 from blockvid_cli.rollout.recipe import Recipe, make_recipe, overlaid
 from blockvid_cli.story.plan import Plan, make_plan
@@ -20,7 +22,7 @@ from blockvid_cli.story.storyboard import Storyboard, read_storyboard
 from blockvid_cli.storybook.reading import as_drawn
 from blockvid_cli.zoo.budget import Budget, budget, fitting, free_memory
 from blockvid_cli.zoo.find import find_model
-from blockvid_cli.zoo.profile import AUTO, Means, Profile
+from blockvid_cli.zoo.profile import AUTO, LADDER, Means, Profile
 
 DEFAULT_MODEL = "storybook"
 READERS: dict[str, Callable[[Plan, ModelCard], Plan]] = {"as-written": lambda plan, card: plan, "storybook": as_drawn}
@@ -94,11 +96,6 @@ def prepare(order: Order) -> Job:
     """
     storyboard = read_storyboard(order.story, order.overrides, order.allow_outside)
     card = find_model(order.model or _model(storyboard, order.allow_outside))
-    if card.noncommercial and not agreed(card):
-        raise UsageError(
-            f"the weights of '{card.name}' are for non-commercial use ({card.licence});"
-            f" agree to that once with 'blockvid models pull {card.name}'."
-        )
     seed = storyboard.seed if order.seed is None else order.seed
     size = _size(order.size) or storyboard.size
     plan = make_plan(storyboard, card, seed=seed, size=size, fps=storyboard.fps if order.fps is None else order.fps)
@@ -108,13 +105,15 @@ def prepare(order: Order) -> Job:
     values = overlaid(card.recipe, storyboard.recipe, order.recipe)
     recipes = _recipes(storyboard, card, values)
     output = _output(order, storyboard)
-    drawn, free = _drawn(order, card, plan, recipes)
+    drawn, free = _drawn(order, card, plan, recipes, output)
     return Job(order, storyboard, card, plan, values, recipes, output, drawn, free)
 
 
-def _drawn(order: Order, card: ModelCard, plan: Plan, recipes: tuple[Recipe, ...]) -> tuple[Profile, int]:
-    """The profile that fits the device, and the bytes free there."""
+def _drawn(order: Order, card: ModelCard, plan: Plan, recipes: tuple[Recipe, ...], output: Path) -> tuple[Profile, int]:
+    """The profile that fits the device, and the bytes free there; a film that was begun goes on with its profile."""
     device, means = device_named(order.device), order.means
+    if means.profile == "auto" and not order.fresh:
+        means = replace(means, profile=begun_with(output, device) or "auto")
     for what, name, known in (("storage", means.storage, PLACES), ("dtype", means.storage_dtype, DTYPES)):
         if name is not None:
             choose(f"memory {what}", dict.fromkeys(known), name)
@@ -124,17 +123,27 @@ def _drawn(order: Order, card: ModelCard, plan: Plan, recipes: tuple[Recipe, ...
     return fitting(free, device, means, lambda drawn: budget(card, plan, recipes[0], rows, drawn)), free
 
 
+def begun_with(output: Path, device: str) -> str | None:
+    """The profile by which a film was begun on such a device; None where there is no such film, or no such profile."""
+    try:
+        begun = json.loads((folder_beside(output) / "manifest.json").read_text(encoding="utf-8"))
+        name, kind = begun["profile"], begun["device"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+    return name if name in LADDER and kind == device.split(":")[0] else None
+
+
 def _model(storyboard: Storyboard, allow_outside: bool) -> str:
-    """The storyboard's model: a bundled name, or a folder below the storyboard's own."""
+    """The storyboard's model: a name that has a card, or a folder or file below the storyboard's own folder."""
     name, home = storyboard.model or DEFAULT_MODEL, storyboard.source.parent.resolve()
-    folder = (home / name).resolve()
-    if name in bundled_models() or not folder.is_dir():
+    place = (home / name).resolve()
+    if name in bundled_models() or (Path(name).name == name and not place.exists()):
         return name
-    if not allow_outside and not folder.is_relative_to(home):
+    if not allow_outside and not place.is_relative_to(home):
         raise StoryboardError(
             f"{storyboard.source}: model: {name} lies outside the storyboard's folder; --allow-outside"
         )
-    return str(folder)
+    return str(place)
 
 
 def _recipes(storyboard: Storyboard, card: ModelCard, values: dict[str, Any]) -> tuple[Recipe, ...]:

@@ -14,8 +14,6 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from itertools import groupby
-from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import TypeVar
 
 import numpy as np
@@ -45,6 +43,8 @@ from blockvid_cli.zoo.load import load_codec, load_denoiser
 from blockvid_cli.zoo.profile import below, profile
 
 STARVED = ("can't allocate memory", "out of memory", "ALLOC_FAILED")  # the CPU's, CUDA's, and its libraries'
+EMPTY = 1e-3  # deviation of a block's latents, which is about 1
+MEMORY = ".memory"  # the folder of a memory on disk, in the project
 TOLD_FROM = GIB  # films that need more are told of before anything is loaded
 
 
@@ -82,7 +82,7 @@ def render(
             lower = below(job.drawn, job.order.means) if job.order.retry else None
             if lower is None:
                 raise
-            tell(Event("note", f"{error} Going on with the profile {lower}."))
+            tell(Event("note", f"{error} Going on with the profile {lower}; chunks drawn so far stay as they are."))
         _let_go(job.device)  # after the error, which holds on to all that was loaded
         means = replace(job.order.means, profile=lower)
         order = replace(job.order, fresh=False, means=means)
@@ -95,11 +95,11 @@ def _render(job: Job, keys: list[str], tell: Tell, clock: Clock, around: Callabl
     require(job.card)
     identity = {"model": job.model, "size": list(plan.size), "fps": plan.fps}
     folder = folder_beside(job.output)
-    with Project.open(folder, identity, job.order.fresh) as project, TemporaryDirectory(".memory", dir=folder) as aside:
+    with Project.open(folder, identity, job.order.fresh) as project:
         project.write_manifest(manifest(job))
         if (needs := job.budget()).peak > TOLD_FROM:
             tell(Event("note", told(job.drawn, needs, job.free)))
-        rollout, runs, codec = _load(job, Path(aside), tell, clock, around)
+        rollout, runs, codec = _load(job, tell, clock, around)
         done = dict(_finished(project, plan, keys))
         for note in (*job.storyboard.notes, *project.notes):
             tell(Event("note", note))
@@ -131,20 +131,19 @@ def _render(job: Job, keys: list[str], tell: Tell, clock: Clock, around: Callabl
 @torch.inference_mode()
 def frames_of(job: Job) -> Iterator[torch.Tensor]:
     """The film's frames (F, 3, H, W) in 0..1, block by block; nothing is kept or written. For measures."""
-    with TemporaryDirectory() as aside:
-        rollout, runs, codec = _load(job, Path(aside))
-        codec.to(job.device)
-        yield from codec.stream(latents for moment in rollout.moments(runs) for _, latents in moment.finished)
+    require(job.card)
+    rollout, runs, codec = _load(job)
+    codec.to(job.device)
+    yield from codec.stream(latents for moment in rollout.moments(runs) for _, latents in moment.finished)
 
 
 def _load(
     job: Job,
-    folder: Path,
     tell: Tell = lambda event: None,
     clock: Clock | None = None,
     around: Callable[[Denoiser], Denoiser] = lambda denoiser: denoiser,
 ) -> tuple[Rollout, list[Run], Codec]:
-    """Text, network and codec, and what is drawn by which recipe; ``folder`` is for a memory on disk."""
+    """Text, network and codec, and what is drawn by which recipe."""
     clock = clock or Clock()
     with clock.phase("text"), _memory_of("text"):
         tell(Event("text"))
@@ -158,7 +157,9 @@ def _load(
         codec = load_codec(job.card, "cpu" if drawn.in_turns else job.device, drawn.codec_dtype, drawn.tiled)
     memory = job.recipes[0].memory()
     rollout = Rollout(job.plan, memory, denoiser.rope, denoiser.patch, script, job.device)
-    memory.storage = storage(drawn.storage, drawn.storage_dtype, drawn.at_hand, folder, rollout.again)
+    memory.storage = storage(
+        drawn.storage, drawn.storage_dtype, drawn.at_hand, folder_beside(job.output) / MEMORY, rollout.again
+    )
     return rollout, _runs(job, around(denoiser)), codec
 
 
@@ -184,7 +185,8 @@ def _runs(job: Job, denoiser: Denoiser) -> list[Run]:
     for _, group in groups:
         blocks = tuple(group)
         recipe = job.recipes[blocks[0].chunk - 1]
-        runs.append(Run(blocks, recipe, Guided(denoiser, recipe.guidance) if job.guided else denoiser))
+        in_turn = not recipe.memory().remembers
+        runs.append(Run(blocks, recipe, Guided(denoiser, recipe.guidance, in_turn) if job.guided else denoiser))
     return runs
 
 
@@ -209,6 +211,8 @@ def _kept(
         for block, latents in moment.finished:
             chunk = plan.chunks[block.chunk - 1]
             so_far = [latents] if block.number == chunk.blocks[0].number else [*so_far, latents]
+            if not moment.resumed and float(latents.std((1, 2, 3)).max()) < EMPTY:
+                tell(Event("note", f"chunk {block.chunk}: block {block.number + 1} came out empty."))
             if not moment.resumed:
                 total = sum(part.frames for part in chunk.blocks)
                 project.save_take(chunk.number, torch.cat(so_far).float().cpu(), keys[chunk.number - 1], total)

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import shutil
+
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 from blockvid_cli.errors import MissingModelError
 from blockvid_cli.text.encoders import text_encoder
@@ -58,6 +61,15 @@ def test_long_captions_are_cut_and_told_of(card):
 
 def test_entities_and_spaces_are_cleaned():
     assert cleaned("  a &amp;amp; b\n\t c ") == "a & b c"
+
+
+def test_an_encoder_that_is_not_whole_is_refused(card, tmp_path):
+    folder = shutil.copytree(card.folder, tmp_path / "model")
+    tensors = load_file(folder / "text_encoder" / "model.safetensors")
+    tensors = {name: value for name, value in tensors.items() if "block.1" not in name}
+    save_file(tensors, folder / "text_encoder" / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(MissingModelError, match="lacks .* tensors"):
+        UMT5Tokens(card.model_copy(update={"folder": folder}))(["a swan that was never read"])
 
 
 def test_missing_parts_get_a_sentence(card, tmp_path):

@@ -55,7 +55,7 @@ def velocity(network) -> torch.Tensor:
 
 def test_every_name_of_the_published_shapes_goes_there_and_back():
     for name in ("wan2.1-t2v-1.3b", "wan2.1-t2v-14b", "skyreels-v2-df-1.3b"):
-        names = list(network_without_weights(find_card(name)).state_dict())
+        names = list(network_without_weights(find_card(name).network).state_dict())
         originals = [to_original(n) for n in names]
         assert [to_diffusers(n) for n in originals] == names and len(set(originals)) == len(names)
         assert "blocks.0.self_attn.q.weight" in originals and "head.modulation" in originals
@@ -74,10 +74,10 @@ def test_wrappers_come_off_in_any_order(wrappers):
 
 def test_published_shapes_have_the_published_numbers():
     small, large = (find_card(f"wan2.1-t2v-{size}") for size in ("1.3b", "14b"))
-    assert sizes(small).weights == 1_418_996_800 and len(network_without_weights(small).state_dict()) == 825
-    assert sizes(large).weights == 14_288_491_584 and len(network_without_weights(large).state_dict()) == 1095
+    assert sizes(small).weights == 1_418_996_800 and len(network_without_weights(small.network).state_dict()) == 825
+    assert sizes(large).weights == 14_288_491_584 and len(network_without_weights(large.network).state_dict()) == 1095
     sky = find_card("skyreels-v2-df-1.3b")
-    assert sizes(sky).weights == 1_435_525_696 and len(network_without_weights(sky).state_dict()) == 830
+    assert sizes(sky).weights == 1_435_525_696 and len(network_without_weights(sky.network).state_dict()) == 830
 
 
 def test_cards_name_a_home_and_a_licence():
@@ -94,7 +94,7 @@ def test_cards_name_a_home_and_a_licence():
 def test_every_layout_verifies_and_is_the_same_network(layout, models):
     card = find_model(str(models[layout]))
     found = {finding.part: finding.says for finding in verified(card)}
-    total = len(network_without_weights(card).state_dict())
+    total = len(network_without_weights(card.network).state_dict())
     assert f"{total} of {total} tensors fit" in found["network"] and "unknown" not in found["network"]
     loaded, plain_one = (load_denoiser(c, "cpu", FULL) for c in (card, find_model(str(models["diffusers"]))))
     drawn, same = velocity(loaded), velocity(plain_one)
@@ -137,7 +137,7 @@ def test_a_diffusers_folder_needs_no_card(copy):
     card = find_model(str(folder))
     assert card.network.config["num_layers"] == 2 and card.codec.config["base_dim"] == 8
     assert card.text.repository is None and card.recipe["solver"] == "unipc"
-    total = len(network_without_weights(card).state_dict())
+    total = len(network_without_weights(card.network).state_dict())
     assert f"{total} of {total}" in verified(card)[0].says and "shards" in verified(card)[0].says
 
 
@@ -258,6 +258,28 @@ def test_a_bad_file_gets_one_sentence_and_exit_3(spoil, layout, words, copy, cap
     assert "must not run" not in capfd.readouterr().out
 
 
+def test_a_pickle_of_the_old_format_is_read(models, tmp_path):
+    file = tmp_path / "old.pt"
+    want = tiny_wan.weights(tiny_wan.network(), original=True)
+    torch.save({"generator_ema": None, "generator": want}, file, _use_new_zipfile_serialization=False)
+    from blockvid_cli.zoo.checkpoint import read_checkpoint
+
+    found = read_checkpoint(file)
+    assert "'generator'" in found.layout and len(found.tensors) == len(want)
+
+
+def test_a_picture_to_video_folder_is_refused(copy):
+    folder = copy("diffusers")
+    (folder / "card.yaml").unlink()
+    config = folder / "transformer" / "config.json"
+    config.write_text(config.read_text().replace('"in_channels": 16', '"in_channels": 36'))
+    with pytest.raises(MissingModelError, match="36 channels"):
+        find_model(str(folder))
+    config.write_text(config.read_text().replace('"in_channels": 36', '"num_layers": "two"'))
+    with pytest.raises(BlockvidError, match="config"):
+        network_without_weights(find_model(str(folder)).network)
+
+
 def test_converting_there_and_back_gives_the_same_weights(models, tmp_path):
     there, back = tmp_path / "there.safetensors", tmp_path / "back.safetensors"
     assert convert(models["container"] / "model.pt", there, "diffusers", "as-stored") == convert(
@@ -270,6 +292,9 @@ def test_converting_there_and_back_gives_the_same_weights(models, tmp_path):
         convert(there, back, "original", "as-stored")
     convert(there, back, "original", "bf16", force=True)
     assert all(value.dtype == torch.bfloat16 for value in load_file(back).values())
+    from blockvid_cli.zoo.checkpoint import read_checkpoint
+
+    assert "once original Wan names in 'generator_ema'" in read_checkpoint(there).layout  # its family is not forgotten
 
 
 def test_a_model_that_is_not_here_says_how_it_is_had():
@@ -311,12 +336,16 @@ def test_commands_that_cannot_say_why(command, words):
 def test_a_non_commercial_licence_is_asked_for_once(story, tmp_path, monkeypatch):
     from blockvid_cli import hub
     from blockvid_cli.order import Order, prepare
+    from blockvid_cli.pipeline import render
 
     monkeypatch.setenv("BLOCKVID_HOME", str(tmp_path / "home"))
+    job = prepare(Order(story, model="causvid"))  # a plan and an estimate need no agreement
     with pytest.raises(UsageError, match="non-commercial"):
-        prepare(Order(story, model="causvid"))
+        render(job)
     hub.agree(find_card("causvid"))
-    assert prepare(Order(story, model="causvid")).card.name == "causvid"
+    with pytest.raises(MissingModelError, match="blockvid models pull causvid"):
+        render(job)
+    assert not story.with_suffix(".blockvid").exists()  # a render that cannot begin leaves nothing behind
 
 
 def test_a_fit_counts_and_names():

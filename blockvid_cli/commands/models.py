@@ -71,16 +71,19 @@ def pull(model: Name, yes: Yes = False, as_json: options.AsJson = False) -> None
     card = find_model(model)
     if not wanted(card):
         raise UsageError(f"the model '{card.name}' lies at {card.folder}; there is nothing to pull.")
-    files = listed(card)
-    missing = sum(file.bytes for file in files if not file.here)
-    _tell(f"{card.name}: {len(files)} files, {missing / 1e9:.1f} GB to download; licence {card.licence}")
+    _tell(f"{card.name}: licence {card.licence}")
     if card.noncommercial and not agreed(card):
         if not yes and not typer.confirm("These weights are for non-commercial use only. Do you agree?", err=True):
             raise UsageError(f"the licence of '{card.name}' was not agreed to; nothing was downloaded.")
         agree(card)
-    elif missing and not yes and not typer.confirm("Download?", default=True, err=True):
-        raise UsageError("nothing was downloaded.")
-    pull_files(card)
+    missing = 0
+    if not is_here(card):
+        files = listed(card)
+        missing = sum(file.bytes for file in files if not file.here)
+        _tell(f"{len(files)} files, {missing / 1e9:.1f} GB to download")
+        if missing and not yes and not typer.confirm("Download?", default=True, err=True):
+            raise UsageError("nothing was downloaded.")
+        pull_files(card)
     show.result({"model": card.name, "bytes": missing}, f"{card.name} is here", as_json)
 
 
@@ -118,6 +121,7 @@ def convert(
     names: Annotated[str, typer.Option("--to", help="whose names: diffusers or original")] = "diffusers",
     dtype: Annotated[str, typer.Option(help="as-stored, fp32, bf16 or fp16")] = "as-stored",
     force: Annotated[bool, typer.Option("--force", help="replace a file that is there")] = False,
+    as_json: options.AsJson = False,
 ) -> None:
     """Write a network's weights in another layout, as one safetensors file.
 
@@ -126,11 +130,11 @@ def convert(
     from blockvid_cli.zoo.convert import convert as converted
 
     count = converted(source, target, names, dtype, force)
-    typer.echo(f"{target}: {count} tensors in {names} names")
+    show.result({"file": str(target), "tensors": count}, f"{target}: {count} tensors in {names} names", as_json)
 
 
 @app.command()
-def rm(model: Name, yes: Yes = False) -> None:
+def rm(model: Name, yes: Yes = False, as_json: options.AsJson = False) -> None:
     """Delete a model from the hub's cache; parts that other models share stay.
 
     Example: blockvid models rm causvid
@@ -140,7 +144,8 @@ def rm(model: Name, yes: Yes = False) -> None:
         raise UsageError(f"the model '{card.name}' came with blockvid or lies in a folder of yours; it is not removed.")
     if not yes and not typer.confirm(f"Delete {card.name} from the cache?", err=True):
         raise UsageError("nothing was deleted.")
-    typer.echo(f"{card.name}: {remove(card) / 1e9:.1f} GB freed")
+    freed = remove(card)
+    show.result({"model": card.name, "bytes": freed}, f"{card.name}: {freed / 1e9:.1f} GB freed", as_json)
 
 
 def _brief(card: ModelCard) -> dict[str, Any]:

@@ -77,7 +77,7 @@ def located(coordinates: torch.Tensor, times: torch.Tensor) -> torch.Tensor:
 
 @dataclass
 class Looking:
-    """One pass through the network: the new tokens' rotation, the memory and its times, and what a recording one saw."""
+    """One pass through the network: the new tokens' rotation, the memory and its times, and what it recorded."""
 
     rope: Rope
     turns: tuple[torch.Tensor, torch.Tensor]

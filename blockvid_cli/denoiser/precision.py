@@ -33,11 +33,13 @@ class Precision:
 
 
 def int8(layer: nn.Linear, weight: torch.Tensor) -> nn.Linear:
-    """LLM.int8: a scale a row; rare large activations are multiplied in full (Dettmers et al. 2022)."""
+    """LLM.int8: a scale a row; activations above 6 are multiplied in full (Dettmers et al. 2022)."""
     from bitsandbytes.nn import Int8Params, Linear8bitLt
 
     has_bias = layer.bias is not None
-    kept = Linear8bitLt(layer.in_features, layer.out_features, has_bias, has_fp16_weights=False, device="meta")
+    kept = Linear8bitLt(
+        layer.in_features, layer.out_features, has_bias, has_fp16_weights=False, threshold=6.0, device="meta"
+    )
     kept.weight = Int8Params(weight, requires_grad=False, has_fp16_weights=False)
     return kept
 

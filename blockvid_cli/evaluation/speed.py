@@ -40,6 +40,15 @@ CPU_ATTENTION = {torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: att
 
 
 @dataclass
+class Tally:
+    """What was counted: calls, those that were timed, and the operations of the others."""
+
+    flops: list[int] = field(default_factory=list)
+    calls: int = 0
+    timed: int = 0
+
+
+@dataclass
 class Measured:
     """A denoiser around a denoiser that times its calls; those at or below ``clean`` are commits."""
 
@@ -47,21 +56,19 @@ class Measured:
     clean: float
     clock: Clock
     device: str
-    flops: list[int] = field(default_factory=list)
-    calls: int = 0
-    timed: int = 0
+    tally: Tally
 
     def __call__(
         self, x: torch.Tensor, level: torch.Tensor, context: torch.Tensor, times: torch.Tensor, memory: Remembered
     ) -> tuple[torch.Tensor, list[Layer]]:
         """See ``Denoiser``."""
-        self.calls += 1
-        if self.calls % COUNTED == 0:
+        self.tally.calls += 1
+        if self.tally.calls % COUNTED == 0:
             with self.clock.phase("counting"), FlopCounterMode(display=False, custom_mapping=CPU_ATTENTION) as counter:
                 out = self.denoiser(x, level, context, times, memory)
-            self.flops.append(counter.get_total_flops())
+            self.tally.flops.append(counter.get_total_flops())
             return out
-        self.timed += 1
+        self.tally.timed += 1
         with self.clock.phase("commit" if float(level.max()) <= self.clean + 1e-6 else "denoise"):
             out = self.denoiser(x, level, context, times, memory)
             wait(self.device)
@@ -87,11 +94,10 @@ def measure(
 
 
 def _measured(job: Job) -> dict[str, Any]:
-    clock, seen, ends = Clock(), [], []
+    clock, tally, ends = Clock(), Tally(), []
 
     def around(denoiser: Denoiser) -> Denoiser:
-        seen.append(Measured(denoiser, job.recipes[0].commit.level, clock, job.device))
-        return seen[-1]
+        return Measured(denoiser, job.recipes[0].commit.level, clock, job.device, tally)
 
     def tell(event: Event) -> None:
         if event.moment and event.moment.finished:
@@ -100,10 +106,10 @@ def _measured(job: Job) -> dict[str, Any]:
     film = render(job, tell, clock, around)
     phases = {name: round(seconds, 3) for name, seconds in clock.seconds.items() if name != "counting"}
     blocks = [after - before for before, after in itertools.pairwise(ends)] or [0.0]
-    rate = sum(m.timed for m in seen) * statistics.mean([f for m in seen for f in m.flops] or [0])
-    rate /= clock.seconds["denoise"] + clock.seconds["commit"]
+    rate = tally.timed * statistics.mean(tally.flops or [0])
+    rate /= clock.seconds["denoise"] + clock.seconds.get("commit", 0.0)
     peak = yardstick(job.device, job.drawn.precision.dtype)
-    spent = sum(phases.values())
+    spent, counted = sum(phases.values()), job.drawn.precision.quantise is None
     tenth = max(len(blocks) // 10, 1)
     return {
         "model": job.card.name,
@@ -127,9 +133,9 @@ def _measured(job: Job) -> dict[str, Any]:
                 3,
             ),
         },
-        "denoiser_gflops": round(rate / 1e9, 1),
+        "denoiser_gflops": round(rate / 1e9, 1) if counted else None,  # quantised products are not counted
         "matrix_product_gflops": round(peak / 1e9, 1),
-        "denoiser_share": round(rate / peak, 3),
+        "denoiser_share": round(rate / peak, 3) if counted else None,
     }
 
 

@@ -44,7 +44,7 @@ def unfinished_name(path: Path) -> Path:
 
 def remove_unfinished(folder: Path) -> None:
     """Removes what killed processes left below ``folder``; what cannot be removed stays."""
-    for path in folder.rglob(".*.tmp"):
+    for path in (*folder.rglob(".*.tmp"), *(folder / ".memory").glob("*.safetensors")):
         with suppress(OSError):
             path.unlink()
 

@@ -66,9 +66,14 @@ class UMT5Tokens:
 
         home = place(self.card, self.card.text)
         try:
-            encoder = UMT5EncoderModel.from_pretrained(home, local_files_only=True, dtype=self.dtype)
+            encoder, found = UMT5EncoderModel.from_pretrained(
+                home, local_files_only=True, dtype=self.dtype, output_loading_info=True
+            )
         except (OSError, ValueError, SafetensorError) as error:
             raise MissingModelError(f"{home}: the text encoder cannot be read ({error}).") from error
+        absent = sorted(found["missing_keys"])
+        if absent:
+            raise MissingModelError(f"{home}: the text encoder lacks {len(absent)} tensors, the first is {absent[0]}.")
         encoder = encoder.to(self.device).eval()
         rows = []
         for caption in captions:

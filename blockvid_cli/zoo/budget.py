@@ -15,13 +15,14 @@ import os
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 
 import torch
 from diffusers import AutoencoderKLWan
 from torch.utils.flop_counter import FlopCounterMode
 
-from blockvid_cli.card import ModelCard
+from blockvid_cli.card import ModelCard, NetworkWeights, Weights
 from blockvid_cli.codec.wan import WanCodec
 from blockvid_cli.rollout.recipe import Recipe
 from blockvid_cli.story.plan import Plan
@@ -30,10 +31,12 @@ from blockvid_cli.zoo.profile import LADDER, Means, Profile, profile
 
 GIB = 2**30
 ACTIVATIONS = 16  # values a token and channel of a pass that are alive at once
+MODULATION = 30  # more of them, in full precision, where frames are at levels of their own
 DECODING = 5240  # values a pixel that are alive at once in Wan's codec, with its 96 channels
 TILE = 256  # pixels a side of a decoded tile
 KEPT_BYTES = {"int8": 1.03, "bf16": 2.0}  # a value of a remembered token; int8 has a scale a head
 SPARE = 0.7 * GIB  # what a GPU's driver and its libraries take
+WORDS = 64  # tokens of a usual caption
 SHARE = 0.4  # of a device's matrix products that a denoiser reaches
 
 
@@ -63,13 +66,19 @@ class Sizes:
 
 def sizes(card: ModelCard) -> Sizes:
     """The true sizes of a card's network, from a build without memory."""
-    network = network_without_weights(card)
+    return _sizes(card.network.model_dump_json())
+
+
+@lru_cache(maxsize=16)
+def _sizes(part: str) -> Sizes:
+    """Built once for each network in a run; ``part`` is the card's, as JSON."""
+    network = network_without_weights(NetworkWeights.model_validate_json(part))
     wide = sum(
         layer.weight.numel()
         for name, layer in network.named_modules()
         if isinstance(layer, torch.nn.Linear) and name.startswith("blocks.")
     )
-    config = card.network.config
+    config = network.config
     channels = config["num_attention_heads"] * config["attention_head_dim"]
     weights = sum(value.numel() for value in network.parameters())
     return Sizes(weights, wide, channels, config["num_layers"], tuple(config["patch_size"]))
@@ -96,7 +105,9 @@ def budget(card: ModelCard, plan: Plan, recipe: Recipe, rows: int, drawn: Profil
     if not drawn.at_hand and drawn.storage != "latents":
         view = 2 * view // network.layers  # a layer's at a time
     memory = view + (round(frame * kept * packed) if drawn.storage == "device" else 0)
-    passing = rows * together * grid * network.channels * ACTIVATIONS * bytes_each
+    own_levels = card.network.kind == "skyreels" or any(len(set(step.now)) > 1 for step in steps)
+    alive = ACTIVATIONS * bytes_each + (4 * MODULATION if own_levels else 0)
+    passing = (rows if recipe.memory().remembers else 1) * together * grid * network.channels * alive
     phases = {
         "text": card.text.parameters * 2 if drawn.text_device == drawn.device else 0,
         "denoise": resident + memory + passing,
@@ -107,17 +118,22 @@ def budget(card: ModelCard, plan: Plan, recipe: Recipe, rows: int, drawn: Profil
         passes += len(plan.blocks) * _flops(network, block * grid, seen * grid)
     captions = len({text for part in plan.blocks for text in (part.caption, part.negative)[:rows]})
     flops = {
-        "text": 2.0 * card.text.parameters * card.text.tokens * captions,
+        "text": 2.0 * card.text.parameters * WORDS * captions,
         "denoise": rows * passes,
-        "decode": _decoding_flops(card) * plan.latent[1] * plan.latent[2] * block * len(plan.blocks),
+        "decode": _decoding_flops(card.codec.model_dump_json(), card.latent.channels)
+        * plan.latent[1]
+        * plan.latent[2]
+        * block
+        * len(plan.blocks),
     }
     return Budget(phases, flops)
 
 
-def _decoding_flops(card: ModelCard) -> float:
+@lru_cache(maxsize=16)
+def _decoding_flops(part: str, channels: int) -> float:
     """Operations the codec spends on a latent pixel, counted on a small picture without memory."""
     with torch.device("meta"):
-        codec, z = codec_without_weights(card), torch.empty(3, card.latent.channels, 16, 16)
+        codec, z = codec_without_weights(Weights.model_validate_json(part)), torch.empty(3, channels, 16, 16)
         codec = WanCodec(codec) if isinstance(codec, AutoencoderKLWan) else codec
         with FlopCounterMode(display=False) as counter:
             list(codec.stream([z]))
@@ -143,9 +159,14 @@ def fitting(free: int, device: str, means: Means, needs: Callable[[Profile], Bud
     names = usual if means.profile == "auto" else [means.profile]
     for name in names:
         found = profile(name, device, means)
-        if needs(found).peak + (SPARE if device != "cpu" else 0) <= free:
+        if fits(needs(found).peak, free, device):
             return found
     return profile(names[-1], device, means)
+
+
+def fits(peak: int, free: int, device: str) -> bool:
+    """Whether a phase has room, beside what a GPU's driver takes."""
+    return peak + (0 if device == "cpu" else SPARE) <= free
 
 
 def free_memory(device: str) -> int:
@@ -162,6 +183,6 @@ def free_memory(device: str) -> int:
 
 def told(drawn: Profile, needs: Budget, free: int) -> str:
     """The plan in a line: whether it fits, and how."""
-    fits = "fits" if needs.peak <= free else "may not fit"
+    word = "fits" if fits(needs.peak, free, drawn.device) else "may not fit"
     where = "main memory" if drawn.device == "cpu" else drawn.device
-    return f"{fits}: {needs.peak / GIB:.1f} of {free / GIB:.1f} GiB free in {where} (profile {drawn.name}: {drawn})."
+    return f"{word}: {needs.peak / GIB:.1f} of {free / GIB:.1f} GiB free in {where} (profile {drawn.name}: {drawn})."

@@ -7,10 +7,11 @@ from __future__ import annotations
 
 import json
 import pickle
+import struct
+import zipfile
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from zipfile import BadZipFile
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -18,6 +19,10 @@ from safetensors import SafetensorError, safe_open
 from blockvid_cli.errors import MissingModelError
 from blockvid_cli.zoo.layouts import CONTAINERS, is_original, plain, to_diffusers
 
+DAMAGED = (
+    *(RuntimeError, OSError, EOFError, ValueError, KeyError, IndexError, TypeError, AttributeError, AssertionError),
+    *(struct.error, zipfile.BadZipFile),
+)
 PICKLES = (".pt", ".pth", ".bin", ".ckpt")
 
 
@@ -46,15 +51,19 @@ def read_checkpoint(place: Path) -> Checkpoint:
     """
     files = weight_files(place)
     raw: dict[str, Stored] = {}
-    container = ""
+    container = once = ""
     for file in files:
-        part, container = _pickled(file) if file.suffix in PICKLES else (_safetensors(file), container)
+        if file.suffix in PICKLES:
+            part, container = _pickled(file)
+        else:
+            part, once = _safetensors(file)
         raw |= part
     names = {plain(name): name for name in raw}
     original = is_original(names)
     layout = ("original Wan" if original else "diffusers") + (f" names in '{container}'" if container else " names")
     if len(files) > 1:
         layout += f", {len(files)} shards"
+    layout += f", once {once}" if once else ""
     renamed = {to_diffusers(name) if original else name: raw[whole] for name, whole in names.items()}
     return Checkpoint(place, layout, renamed)
 
@@ -76,7 +85,7 @@ def weight_files(place: Path) -> list[Path]:
             raise MissingModelError(f"there are no weights in {place}; expected .safetensors or .pt files.")
         return found
     try:
-        shards = sorted(set(json.loads(indexes[0].read_text(encoding="utf-8"))["weight_map"].values()))
+        shards = sorted(set(map(str, json.loads(indexes[0].read_text(encoding="utf-8"))["weight_map"].values())))
     except (OSError, ValueError, KeyError, AttributeError, TypeError) as error:
         raise MissingModelError(f"{indexes[0]}: this index of shards cannot be read ({error}).") from error
     absent = [shard for shard in shards if Path(shard).name != shard or not (place / shard).is_file()]
@@ -87,13 +96,15 @@ def weight_files(place: Path) -> list[Path]:
     return [place / shard for shard in shards]
 
 
-def _safetensors(file: Path) -> dict[str, Stored]:
+def _safetensors(file: Path) -> tuple[dict[str, Stored], str]:
+    """The tensors of a safetensors file, and the layout it was converted from ("" for none)."""
     try:
         opened = safe_open(file, framework="pt")
-        return {
+        tensors = {
             name: Stored(tuple(opened.get_slice(name).get_shape()), lambda name=name: opened.get_tensor(name))
             for name in opened.keys()  # noqa: SIM118
         }
+        return tensors, (opened.metadata() or {}).get("layout", "")
     except (SafetensorError, OSError) as error:
         raise MissingModelError(f"{file}: these weights are damaged or not whole ({_first_line(error)}).") from error
 
@@ -101,14 +112,18 @@ def _safetensors(file: Path) -> dict[str, Stored]:
 def _pickled(file: Path) -> tuple[dict[str, Stored], str]:
     """The tensors of a ``.pt`` file, and the container's key they lay under ("" for none)."""
     try:
-        values = torch.load(file, map_location="cpu", mmap=True, weights_only=True)
+        whole = zipfile.is_zipfile(file)  # files of before 2020 are none, and cannot be mapped
+        if not whole and file.open("rb").read(2) == b"PK":
+            raise ValueError("its end is missing")
+        values = torch.load(file, map_location="cpu", mmap=whole, weights_only=True)
     except pickle.UnpicklingError as error:
         raise MissingModelError(
             f"{file}: refused, since this pickle holds more than tensors and could run code; ask for safetensors."
         ) from error
-    except (RuntimeError, OSError, EOFError, ValueError, KeyError, BadZipFile) as error:
+    except DAMAGED as error:
         raise MissingModelError(f"{file}: these weights are damaged or not whole ({_first_line(error)}).") from error
-    container = next((key for key in CONTAINERS if isinstance(values, Mapping) and key in values), "")
+    inside = values if isinstance(values, Mapping) else {}
+    container = next((key for key in CONTAINERS if isinstance(inside.get(key), Mapping) and inside[key]), "")
     held = values[container] if container else values
     tensors = dict(_tensors(held)) if isinstance(held, Mapping) else {}
     if not tensors:

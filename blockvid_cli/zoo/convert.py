@@ -5,9 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import save_file
 
-from blockvid_cli.errors import UsageError, choose
+from blockvid_cli.errors import BlockvidError, UsageError, choose
+from blockvid_cli.film.disk import writing
 from blockvid_cli.zoo.checkpoint import read_checkpoint
 from blockvid_cli.zoo.layouts import to_original
 
@@ -28,10 +30,17 @@ def convert(source: Path, target: Path, names: str, dtype: str, force: bool = Fa
     if target.exists() and not force:
         raise UsageError(f"{target} is there already; choose another name, or replace it with --force.")
     tensors = {}
-    for name, stored in read_checkpoint(source).tensors.items():
+    found = read_checkpoint(source)
+    for name, stored in found.tensors.items():
         value = stored.read()
         tensors[rename(name)] = (value if kind is None else value.to(kind)).contiguous()
     part = target.with_suffix(".part")
-    save_file(tensors, part)
-    part.replace(target)
+    with writing(target):
+        try:
+            save_file(tensors, part, metadata={"layout": found.layout})
+            part.replace(target)
+        except SafetensorError as error:
+            raise BlockvidError(f"{target} cannot be written ({error}).") from error
+        finally:
+            part.unlink(missing_ok=True)
     return len(tensors)

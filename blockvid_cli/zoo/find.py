@@ -47,7 +47,14 @@ def _of_folder(folder: Path) -> ModelCard:
         raise MissingModelError(
             f"{folder}: its network is a {config.get('_class_name')}; blockvid draws with {' or '.join(CLASSES)}."
         )
-    width = int(config.get("num_attention_heads", 0)) * int(config.get("attention_head_dim", 0))
+    channels = find_card(WIDTHS[1536]).latent.channels
+    if config.get("image_dim") or [config.get("in_channels", 16), config.get("out_channels", 16)] != [channels] * 2:
+        raise MissingModelError(
+            f"{folder}: its network reads {config.get('in_channels')} channels or a picture; blockvid draws with"
+            f" text-to-video networks of {channels} channels in and out."
+        )
+    heads, head = config.get("num_attention_heads"), config.get("attention_head_dim")
+    width = heads * head if isinstance(heads, int) and isinstance(head, int) else 0
     base = find_card("skyreels-v2-df-1.3b" if kind == "skyreels" else WIDTHS.get(width, WIDTHS[1536]))
     sizes = {name: value for name, value in config.items() if not name.startswith("_")}
     here = {"repository": None}

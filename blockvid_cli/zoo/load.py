@@ -14,7 +14,7 @@ import torch
 from diffusers import AutoencoderKLWan, SkyReelsV2Transformer3DModel, WanTransformer3DModel
 from torch import nn
 
-from blockvid_cli.card import Files, ModelCard
+from blockvid_cli.card import Files, ModelCard, NetworkWeights, Weights
 from blockvid_cli.codec.stream import Codec
 from blockvid_cli.codec.tiny import TinyCodec, TinySizes
 from blockvid_cli.codec.wan import WanCodec
@@ -31,12 +31,17 @@ from blockvid_cli.zoo.lora import Lora, read_lora
 
 def wan_network(config: dict[str, Any]) -> WanTransformer3DModel:
     """A Wan network of these sizes, with diffusers' random weights."""
-    return WanTransformer3DModel(**{**config, "patch_size": tuple(config["patch_size"])})
+    return WanTransformer3DModel(**_as_tuples(config))
 
 
 def skyreels_network(config: dict[str, Any]) -> SkyReelsV2Transformer3DModel:
     """A SkyReels-V2 network of these sizes, with diffusers' random weights."""
-    return SkyReelsV2Transformer3DModel(**{**config, "patch_size": tuple(config["patch_size"])})
+    return SkyReelsV2Transformer3DModel(**_as_tuples(config))
+
+
+def _as_tuples(config: dict[str, Any]) -> dict[str, Any]:
+    """Lists as tuples, which is how diffusers wants them."""
+    return {name: tuple(value) if isinstance(value, list) else value for name, value in config.items()}
 
 
 def tiny_codec(config: dict[str, Any]) -> TinyCodec:
@@ -86,16 +91,31 @@ def compared(module: nn.Module, tensors: Mapping[str, Stored]) -> Fit:
     )
 
 
-def network_without_weights(card: ModelCard) -> nn.Module:
-    """The card's network in its true sizes, on the meta device: shapes and names, no memory."""
+def network_without_weights(part: NetworkWeights) -> nn.Module:
+    """A card's network in its true sizes, on the meta device: shapes and names, no memory."""
     with torch.device("meta"):
-        return choose("network", NETWORKS, card.network.kind)(card.network.config)
+        return _made("network", NETWORKS, part)
 
 
-def codec_without_weights(card: ModelCard) -> nn.Module:
-    """The card's codec, likewise."""
+def codec_without_weights(part: Weights) -> nn.Module:
+    """A card's codec, likewise."""
     with torch.device("meta"):
-        return choose("codec", CODECS, card.codec.kind)(card.codec.config)
+        return _made("codec", CODECS, part)
+
+
+def _made(what: str, table: Mapping[str, Callable[[dict[str, Any]], nn.Module]], part: Weights) -> nn.Module:
+    """A module of a part's kind and sizes.
+
+    Raises:
+        UsageError: there is no such kind, or its sizes are none.
+    """
+    try:
+        return choose(what, table, part.kind)(part.config)
+    except (TypeError, ValueError, KeyError, RuntimeError, AttributeError) as error:
+        first = (str(error).splitlines() or [type(error).__name__])[0]
+        raise UsageError(
+            f"{what}.config: a network of kind '{part.kind}' cannot have these sizes ({first})."
+        ) from error
 
 
 def load_denoiser(card: ModelCard, device: str, precision: Precision, fps: float | None = None) -> WanDenoiser:
@@ -104,7 +124,7 @@ def load_denoiser(card: ModelCard, device: str, precision: Precision, fps: float
     Raises:
         MissingModelError: the weights are absent, damaged, or not of this network.
     """
-    network = network_without_weights(card)
+    network = network_without_weights(card.network)
     found = _opened(network, card, card.network)
     lora = lora_of(network, card) if card.network.lora else None
     _fill_network(network, found.tensors, precision, device, lora)
@@ -175,7 +195,7 @@ def _put(network: nn.Module, path: str, layer: nn.Module) -> None:
 
 def load_codec(card: ModelCard, device: str, dtype: torch.dtype = torch.float32, tiled: bool = False) -> Codec:
     """The card's codec with its weights; ``tiled`` decodes large pictures piece by piece where the codec can."""
-    codec = choose("codec", CODECS, card.codec.kind)(card.codec.config)
+    codec = _made("codec", CODECS, card.codec)
     _fill(codec, card, card.codec)
     codec = codec.eval().requires_grad_(False)
     if isinstance(codec, AutoencoderKLWan):

@@ -1,4 +1,4 @@
-"""Low-rank changes of a network's weights, as PEFT, diffusers, kohya and ComfyUI name them; merged on reading.
+"""Low-rank changes of a network's weights, as PEFT, diffusers and ComfyUI name them; merged on reading.
 
 W + scale · (alpha / rank) · B A       (Hu et al. 2021, "LoRA"); alpha is the rank where a file says nothing
 """

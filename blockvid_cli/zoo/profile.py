@@ -7,8 +7,8 @@
     8gb     as 12gb, 8-bit weights, remembered tokens in main memory and in 8 bits
     least   as 12gb, blocks of weights come to the device one after another, remembered tokens in main memory
 
-``auto`` takes the first of these that fits into the memory that is free; ``budget`` does the sums. None of them changes
-how many frames a film has, and all but the precisions give the same film.
+``auto`` takes the first of these that fits into the memory that is free, on a GPU from ``24gb`` on; ``budget`` does the
+sums. None of them changes how many frames a film has, and all but the precisions give the same film.
 """
 
 from __future__ import annotations

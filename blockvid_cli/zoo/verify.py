@@ -29,10 +29,10 @@ def verified(card: ModelCard) -> list[Finding]:
     Raises:
         MissingModelError: a part is absent, damaged, or not what the card says; the first that is.
     """
-    network = network_without_weights(card)
+    network = network_without_weights(card.network)
     found = [
         _weights(card, card.network, "network", network),
-        _weights(card, card.codec, "codec", codec_without_weights(card)),
+        _weights(card, card.codec, "codec", codec_without_weights(card.codec)),
     ]
     if card.network.lora:
         lora = lora_of(network, card)

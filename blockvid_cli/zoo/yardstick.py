@@ -25,4 +25,4 @@ def yardstick(device: str, dtype: torch.dtype) -> float:
 def wait(device: str) -> None:
     """Until a device has done what it was told."""
     if device.startswith("cuda"):
-        torch.cuda.synchronize()
+        torch.cuda.synchronize(device)

@@ -18,7 +18,7 @@ import torch
 from blockvid_cli.denoiser.attention import Layer
 from blockvid_cli.denoiser.rope import Rope, rotate
 from blockvid_cli.errors import UsageError
-from blockvid_cli.rollout.memories.memory import Entry, Kept, Memory, View, at_hand, dense
+from blockvid_cli.rollout.memories.memory import Entry, Kept, Memory, View, dense
 from blockvid_cli.rollout.noises import gaussian
 from blockvid_cli.story.plan import Block, Plan, PlannedChunk
 from blockvid_cli.text.recall import most_alike
@@ -64,8 +64,8 @@ class Semantic(Memory):
 
     def remember(self, block: Block, layers: Sequence[Layer], coordinates: torch.Tensor) -> None:
         """See ``Memory``; the last block of a chunk makes the chunk's entry."""
-        own = at_hand(*dense(block, layers, coordinates))
-        self._unfinished.append((block, own, [layer.queries[0] for layer in layers]))
+        own = self.storage.keep(*dense(block, layers, coordinates), [block])
+        self._unfinished.append((block, own, [layer.queries[0].cpu() for layer in layers]))
         if block.number != self.last[block.chunk]:
             self._unfinished = self._unfinished[-(self.blocks or 0) :]
             return
@@ -102,14 +102,12 @@ class Semantic(Memory):
     ) -> tuple[tuple[int, ...], list[Kept]]:
         """Algorithm 2 over a chunk's blocks: a layer keeps the fewest tokens that cover tau."""
         whole = View([entry for _, entry, _ in parts])
-        of_block = torch.cat(
-            [torch.full((len(entry.layer(0).coordinates),), i) for i, (_, entry, _) in enumerate(parts)]
-        )
+        of_block = torch.cat([torch.full((len(queries[0]),), i) for i, (_, _, queries) in enumerate(parts)])
         rows = probe_rows(len(of_block), self.probes, seed)
         kept = []
         for number in range(len(parts[0][2])):
             tokens = whole.tokens(number)
-            queries = torch.cat([queries[number] for _, _, queries in parts])[rows.to(tokens.keys.device)]
+            queries = torch.cat([queries[number] for _, _, queries in parts])[rows].to(tokens.keys.device)
             turns = self.rope.turns(tokens.coordinates, tokens.keys.device)
             keys = rotate(tokens.keys[:1], turns)[0]
             probes = rotate(queries[None], tuple(t[rows.to(t.device)] for t in turns))[0]

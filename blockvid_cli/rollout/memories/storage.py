@@ -11,15 +11,18 @@ very film that ``device`` gives; so does ``latents`` where a block is committed 
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from safetensors import safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save
 
 from blockvid_cli.denoiser.attention import Layer
+from blockvid_cli.film.disk import writing
 from blockvid_cli.rollout.memories.memory import Entry, Kept, OnDevice, Storage, View, at_hand, dense
 from blockvid_cli.story.plan import Block
 
@@ -57,9 +60,13 @@ class PutAway:
     def _written(self, packed: Packed, blocks: Sequence[Block]) -> Callable[[str], torch.Tensor | None]:
         if self.folder is None:
             raise ValueError("a memory on disk needs a folder")
-        file = self.folder / f"{blocks[0].number:05d}-{blocks[-1].number:05d}.safetensors"
-        save_file(packed, file)
+        file = self.folder / f"{os.getpid()}-{blocks[0].number:05d}-{blocks[-1].number:05d}.safetensors"
+        with writing(file):
+            self.folder.mkdir(parents=True, exist_ok=True)
+            file.write_bytes(save(packed))
         names, opened = set(packed), safe_open(file, framework="pt")
+        with suppress(OSError):  # where files that are open can go, the room is free when nobody remembers the block
+            file.unlink()
         return lambda name: opened.get_tensor(name) if name in names else None
 
 
