@@ -6,19 +6,16 @@ In its cache a file is a link to a blob named by the file's hash: SHA-256 for la
 
 from __future__ import annotations
 
-import errno
 import hashlib
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 
-from blockvid_cli.card import Files, ModelCard, bundled_models, find_card
-from blockvid_cli.errors import BlockvidError, MissingModelError, PartialError, UsageError
+from blockvid_cli.card import Files, ModelCard
+from blockvid_cli.errors import MissingModelError, UsageError
 
-UNREACHED = "the hub cannot be reached; 'blockvid doctor' looks at the way there"
 PIECE = 1 << 22  # bytes hashed at a time
 
 
@@ -29,16 +26,6 @@ class Wanted:
     repository: str
     revision: str
     patterns: tuple[str, ...]
-
-
-@dataclass(frozen=True)
-class Download:
-    """A file of a repository: its name, bytes, and whether it is here already."""
-
-    repository: str
-    name: str
-    bytes: int
-    here: bool
 
 
 def wanted(card: ModelCard) -> list[Wanted]:
@@ -112,81 +99,6 @@ def is_here(card: ModelCard) -> bool:
     return False
 
 
-def listed(card: ModelCard) -> list[Download]:
-    """Every file that a pull would see to, with its size; asks the hub.
-
-    Raises:
-        MissingModelError: the hub cannot be reached, or has no such repository.
-    """
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import DryRunError
-
-    files = []
-    with _telling(card):
-        for want in wanted(card):
-            patterns = list(want.patterns)
-            try:
-                found = snapshot_download(
-                    want.repository, revision=want.revision, allow_patterns=patterns, dry_run=True
-                )
-            except DryRunError as error:
-                raise error.__cause__ or error from error
-            files += [Download(want.repository, f.filename, f.file_size or 0, f.is_cached) for f in found]
-    return files
-
-
-def pull(card: ModelCard) -> None:
-    """Downloads what is missing; a broken download goes on where it stopped.
-
-    Raises:
-        MissingModelError: the hub cannot be reached, or has no such repository or file.
-    """
-    from huggingface_hub import snapshot_download
-
-    with _telling(card):
-        for want in wanted(card):
-            snapshot_download(want.repository, revision=want.revision, allow_patterns=list(want.patterns))
-    for part in card.files:
-        place(card, part)
-
-
-@contextmanager
-def _telling(card: ModelCard) -> Iterator[None]:
-    """What the hub's errors mean, in one sentence."""
-    from huggingface_hub import logging
-    from huggingface_hub.errors import (
-        GatedRepoError,
-        HfHubHTTPError,
-        HTTPError,
-        RepositoryNotFoundError,
-        RevisionNotFoundError,
-    )
-
-    logging.set_verbosity_error()  # it tells of every try; one sentence at the end will do
-
-    def missing(why: str) -> MissingModelError:
-        return MissingModelError(f"the model '{card.name}' cannot be pulled: {why}.")
-
-    try:
-        yield
-    except GatedRepoError as error:
-        raise missing("its repository is gated; ask for access on the hub and set HF_TOKEN") from error
-    except (RepositoryNotFoundError, RevisionNotFoundError) as error:
-        raise missing("the hub has no such repository or revision, or HF_TOKEN may not read it") from error
-    except HfHubHTTPError as error:
-        raise missing(f"the hub answered {error.response.status_code}") from error
-    except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise PartialError("the disk of the hub's cache is full; make room, and the pull goes on.") from error
-        if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
-            raise BlockvidError(
-                f"the hub's cache cannot be written to ({error.strerror}: {error.filename})."
-            ) from error
-        raise missing(UNREACHED) from error
-    except HTTPError as error:
-        raise missing(UNREACHED) from error
-
-
 def known_hash(file: Path) -> str | None:
     """The hash that a file of the hub's cache is named by; None for files elsewhere."""
     name = file.resolve().name
@@ -237,29 +149,6 @@ def _identity(file: Path) -> str:
 def _hashed(file: Path, size: int, changed: int) -> str:
     """Asked several times in a run, read once as long as the file stays the same."""
     return sha256(file)
-
-
-def remove(card: ModelCard) -> int:
-    """Deletes what a model alone takes in the hub's cache; returns the bytes that became free.
-
-    A repository that another model on this machine needs stays.
-    """
-    from huggingface_hub import scan_cache_dir
-    from huggingface_hub.errors import CacheNotFound
-
-    others = [find_card(name) for name in bundled_models() if name != card.name]
-    shared = {part.repository for other in others if is_here(other) for part in other.files}
-    mine = {want.repository for want in wanted(card)} - shared
-    try:
-        cache = scan_cache_dir()
-    except CacheNotFound:
-        return 0
-    revisions = [r.commit_hash for repo in cache.repos if repo.repo_id in mine for r in repo.revisions]
-    if not revisions:
-        return 0
-    strategy = cache.delete_revisions(*revisions)
-    strategy.execute()
-    return strategy.expected_freed_size
 
 
 def cache_folder() -> Path:

@@ -41,6 +41,14 @@ def test_levels_a_frame_equal_diffusers_timesteps_a_token():
     assert torch.allclose(ours, stock, atol=1e-6)
 
 
+def test_rows_drawn_in_turn_are_the_rows_drawn_together():
+    x, text = torch.randn(1, 2, *small.LATENT), torch.cat([context(), context(seed=9)])
+    arguments = (x, torch.full((2,), 0.6), text, torch.arange(2), View())
+    together, layers = Guided(small.denoiser(), 3.0)(*arguments)
+    in_turn, _ = Guided(small.denoiser(), 3.0, in_turn=True)(*arguments)
+    assert torch.allclose(together, in_turn, atol=1e-5) and not layers  # nothing is recorded that nobody asked for
+
+
 def test_shared_level_is_a_scalar_timestep():
     assert timestep(torch.tensor([0.5, 0.5]).expand(3, -1), 6).tolist() == [500, 500, 500]
     assert timestep(torch.tensor([[0.5, 0.25]]), 2).tolist() == [[500, 500, 250, 250]]

@@ -68,6 +68,16 @@ def test_profiles_of_one_precision_give_one_film(tiny, story, tmp_path):
     assert float((whole - latents("12gb")).abs().max()) < 1e-5  # one tile holds so small a picture
 
 
+def test_a_film_goes_on_with_the_profile_it_was_begun_with(tiny, story, monkeypatch):
+    first = prepare(Order(story, model=str(tiny), means=Means("8gb")))
+    render(first)
+    again = prepare(Order(story, model=str(tiny)))
+    assert again.drawn.name == "8gb" and prepare(Order(story, model=str(tiny), fresh=True)).drawn.name == "h20"
+    events = []
+    render(again, events.append)
+    assert all(event.moment.resumed for event in events if event.moment)
+
+
 def test_memory_that_runs_out_goes_one_rung_down_and_on(tiny, story, monkeypatch):
     loaded = pipeline.load_denoiser
     tried, events = [], []

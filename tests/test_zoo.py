@@ -153,6 +153,14 @@ def test_a_file_takes_the_card_of_its_family(tmp_path):
         torch.save({layout: tensors} if layout else tensors, file)
         card = find_model(str(file))
         assert card.recipe == find_card(family).recipe and card.name == file.stem and card.network.repository is None
+    (tmp_path / "original").mkdir()
+    save_file(
+        {"patch_embedding.weight": torch.zeros(1536, 1), "head.head.bias": torch.zeros(1)},
+        tmp_path / "original" / "diffusion_pytorch_model.safetensors",
+    )
+    (tmp_path / "original" / "Wan2.1_VAE.pth").write_bytes(b"")
+    card = find_model(str(tmp_path / "original"))
+    assert card.recipe == find_card("wan2.1-t2v-1.3b").recipe and card.network.file == "original"
 
 
 # What may be wrong with a file; each a function of the folder, and words of the sentence.

@@ -11,8 +11,9 @@ import typer
 from blockvid_cli.card import ModelCard, bundled_models, find_card
 from blockvid_cli.commands import options, show
 from blockvid_cli.errors import UsageError
-from blockvid_cli.hub import agree, agreed, is_here, listed, place, remove, wanted
-from blockvid_cli.hub import pull as pull_files
+from blockvid_cli.hub import agree, agreed, is_here, place, wanted
+from blockvid_cli.pull import listed, remove
+from blockvid_cli.pull import pull as pull_files
 
 app = typer.Typer(
     no_args_is_help=True,

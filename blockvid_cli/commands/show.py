@@ -44,7 +44,7 @@ class Teller:
         self.plan = job.plan
         self.began: float | None = None
         self.drawn = 0  # blocks drawn in this run, not resumed
-        self.finished = 0
+        self.ended: set[int] = set()  # blocks; some are told of again when a render goes on with another profile
 
     def figures(self, event: Event) -> dict[str, Any]:
         """An event as plain values: phase, chunk, block, done (0..1), speed (film seconds a second), eta (seconds)."""
@@ -56,11 +56,11 @@ class Teller:
             return out
         if not moment.resumed:
             self.began = self.began or time.monotonic()
-        self.finished += len(moment.finished)
+        self.ended |= {block.number for block, _ in moment.finished}
         self.drawn += 0 if moment.resumed else len(moment.finished)
         blocks, block = len(self.plan.blocks), moment.blocks[0]
         part = 0.0 if moment.finished else moment.progress * len(moment.blocks)
-        done = min((self.finished + part) / blocks, 1.0)
+        done = min((len(self.ended) + part) / blocks, 1.0)
         spent = time.monotonic() - self.began if self.began else 0.0
         out |= {
             "chunk": block.chunk,
@@ -73,7 +73,7 @@ class Teller:
         if self.drawn and spent > 0:
             rate = self.drawn / spent
             seconds = self.plan.frames / self.plan.fps / blocks
-            out |= {"speed": round(rate * seconds, 2), "eta": round((blocks - self.finished) / rate, 1)}
+            out |= {"speed": round(rate * seconds, 2), "eta": round((blocks - len(self.ended)) / rate, 1)}
         return out
 
 

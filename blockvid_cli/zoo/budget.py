@@ -24,6 +24,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from blockvid_cli.card import ModelCard, NetworkWeights, Weights
 from blockvid_cli.codec.wan import WanCodec
+from blockvid_cli.denoiser.offload import waits
 from blockvid_cli.rollout.recipe import Recipe
 from blockvid_cli.story.plan import Plan
 from blockvid_cli.zoo.load import codec_without_weights, network_without_weights
@@ -42,10 +43,14 @@ SHARE = 0.4  # of a device's matrix products that a denoiser reaches
 
 @dataclass(frozen=True)
 class Budget:
-    """Bytes on the device, and floating-point operations, by phase: text, denoise, decode."""
+    """Bytes on the device, and floating-point operations, by phase: text, denoise, decode.
+
+    ``main`` are bytes of main memory beside a GPU: captions' encoder, weights that wait, tokens that are remembered.
+    """
 
     phases: dict[str, int]
     flops: dict[str, float]
+    main: int
 
     @property
     def peak(self) -> int:
@@ -126,7 +131,15 @@ def budget(card: ModelCard, plan: Plan, recipe: Recipe, rows: int, drawn: Profil
         * block
         * len(plan.blocks),
     }
-    return Budget(phases, flops)
+    return Budget(phases, flops, 0 if drawn.device == "cpu" else _in_main_memory(card, drawn, weights, frame * kept))
+
+
+def _in_main_memory(card: ModelCard, drawn: Profile, weights: int, values: int) -> int:
+    """Captions are read, and their encoder gone, before the rest comes."""
+    text = card.text.parameters * 2 if drawn.text_device == "cpu" else 0
+    packed = KEPT_BYTES.get(drawn.storage_dtype, drawn.precision.dtype.itemsize)
+    kept = round(values * packed) if drawn.storage == "host" else 0
+    return max(text, (weights if waits(drawn.offload) else 0) + kept)
 
 
 @lru_cache(maxsize=16)
@@ -185,4 +198,7 @@ def told(drawn: Profile, needs: Budget, free: int) -> str:
     """The plan in a line: whether it fits, and how."""
     word = "fits" if fits(needs.peak, free, drawn.device) else "may not fit"
     where = "main memory" if drawn.device == "cpu" else drawn.device
-    return f"{word}: {needs.peak / GIB:.1f} of {free / GIB:.1f} GiB free in {where} (profile {drawn.name}: {drawn})."
+    main = f", and {needs.main / GIB:.1f} GiB of main memory" if needs.main else ""
+    return (
+        f"{word}: {needs.peak / GIB:.1f} of {free / GIB:.1f} GiB free in {where}{main} (profile {drawn.name}: {drawn})."
+    )

@@ -3,7 +3,8 @@
     storybook, self-forcing, ...      models/<name>/card.yaml
     a folder with a card.yaml         what that card says
     a diffusers folder                transformer/ and, where they are there, vae/, text_encoder/, tokenizer/
-    a weights file                    a network in any layout; codec and captions are those of its family
+    a weights file, or a folder       a network in any layout; codec and captions are those of its family
+    of them
 
 A checkpoint without a card takes the card of its family, told by its sizes and by how its file names its tensors.
 """
@@ -34,8 +35,8 @@ def find_model(name: str) -> ModelCard:
         return find_card(name)
     if place.is_dir() and not (place / "card.yaml").is_file() and (place / "transformer" / "config.json").is_file():
         return _of_folder(place)
-    if place.is_file():
-        return _of_file(place)
+    if place.is_file() or (place.is_dir() and not (place / "card.yaml").is_file() and any(place.glob("*.safetensors"))):
+        return _of_weights(place)
     return find_card(name)
 
 
@@ -68,8 +69,9 @@ def _of_folder(folder: Path) -> ModelCard:
     return base.model_copy(update={**changes, "name": folder.resolve().name, "folder": folder, "origin": "folder"})
 
 
-def _of_file(file: Path) -> ModelCard:
-    """A network alone."""
+def _of_weights(file: Path) -> ModelCard:
+    """A network alone: a file, or a folder with one or its shards, as the original repositories have them."""
+    file = file.resolve()
     found = read_checkpoint(file)
     base = find_card(_family(found))
     network = base.network.model_copy(update={"repository": None, "file": file.name, "lora": None, "sha256": None})
