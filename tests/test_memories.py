@@ -140,6 +140,14 @@ def both(entry: Entry) -> list[Kept]:
     return [entry.layer(0), entry.layer(1)]
 
 
+def test_elsewhere_recalls_other_shots_alone(spoken):
+    film = small.plan((1,) * 5, captions=["1 0", "0 1", "1 0", "1 0", "1 0"], cuts=(False, True, False, True, False))
+    memory = Semantic(recent=1, top=2, elsewhere=True)
+    memory.begin(film.chunks, Rope(24))
+    seen = [memory.seen(chunk, range(1, chunk)) for chunk in range(1, 6)]
+    assert seen == [((), ()), ((1,), ()), ((1,), (2,)), ((1, 3), ()), ((1, 3), (4,))]
+
+
 def test_tau_of_one_keeps_all_and_less_keeps_fewer_in_place(spoken):
     film = small.plan((2, 1), captions=["1 0", "0 1"])
     whole = filled(Semantic(tau=1.0), film, 2).bank[1]

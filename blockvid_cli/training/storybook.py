@@ -57,7 +57,7 @@ class Course:
     stories: int = 350
     story_blocks: int = 24
     openings: int = 2000
-    network_steps: int = 6000
+    network_steps: int = 5400
     probe_stories: int = 400
     probe_steps: int = 800
     objective: str = "own-rollout"

@@ -3,8 +3,9 @@
     chunks     0 0 0 | 1 1 | 2 2 2 | 3 3 3        a story's blocks; the target is the second block of chunk 3
     context    recalled: the last blocks of 0 and 1, recent: the last block of 2, then the block before the target
 
-What is recent ends with a cut: of other shots only recalled chunks are seen. These are the very blocks that the bundled
-recipe's memory would show (semantic, recent 1, top 2, blocks 1).
+What is recent ends with a cut: of other shots only recalled chunks are seen. These are the very blocks that a
+semantic memory shows with recent 1, top 2 and blocks 1. The bundled recipe recalls less, one chunk and of other shots
+alone, since so small a network sometimes drew a subject twice where this shot's past showed it in another place.
 """
 
 from __future__ import annotations

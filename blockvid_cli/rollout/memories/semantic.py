@@ -32,6 +32,7 @@ class Semantic(Memory):
     tau: the share of the probes' attention that the kept tokens of a chunk cover; 1 keeps all.
     probes: query rows that look for salient tokens: this many of the chunk's last, and as many random others.
     blocks: a chunk is remembered by this many of its last blocks; None for all (a long chunk then costs more).
+    elsewhere: recall chunks of other shots only; what this shot looks like, the recent chunks show.
     sentences: the sentence-transformers model that compares captions.
     """
 
@@ -42,6 +43,7 @@ class Semantic(Memory):
         tau: float = 0.98,
         probes: int = 64,
         blocks: int | None = None,
+        elsewhere: bool = False,
         sentences: str = DEFAULT,
     ) -> None:
         if recent < 0 or top < 0 or probes < 1 or (blocks is not None and blocks < 1) or not 0 < tau <= 1:
@@ -50,7 +52,7 @@ class Semantic(Memory):
                 f" and tau above 0 and at most 1; not {recent}, {top}, {probes}, {blocks} and {tau}."
             )
         self.recent, self.top, self.tau, self.probes, self.blocks = recent, top, tau, probes, blocks
-        self.sentences = sentences
+        self.elsewhere, self.sentences = elsewhere, sentences
         self.bank: dict[int, Entry] = {}  # by chunk
         self._unfinished: list[tuple[Block, Entry, list[torch.Tensor]]] = []  # with each layer's queries (T, H, D)
 
@@ -88,7 +90,8 @@ class Semantic(Memory):
         past = [number for number in sorted(self.bank if finished is None else finished) if number < chunk]
         split = max(len(past) - self.recent, 0)
         recent = tuple(number for number in past[split:] if self.shots[number] == self.shots[chunk])
-        others = [number - 1 for number in past if number not in recent]
+        here = self.shots[chunk] if self.elsewhere else None
+        others = [number - 1 for number in past if number not in recent and self.shots[number] != here]
         alike = most_alike(self.embeddings, others, chunk - 1, self.top)
         return tuple(number + 1 for number in alike), recent
 
