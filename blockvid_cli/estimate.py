@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 
 from blockvid_cli.order import Job
-from blockvid_cli.zoo.budget import GIB, SHARE, fits
+from blockvid_cli.zoo.budget import GIB, SHARE, fits, operations
 from blockvid_cli.zoo.profile import profile
 from blockvid_cli.zoo.yardstick import yardstick
 
@@ -53,7 +53,8 @@ def estimate(job: Job) -> Estimate:
         "denoise": (job.device, job.drawn.precision.dtype),
         "decode": (job.device, job.drawn.codec_dtype),
     }
-    seconds = {name: flops / (SHARE * yardstick(*places[name])) for name, flops in needs.flops.items() if flops}
+    counted = operations(job.card, job.plan, job.recipes[0], job.rows)
+    seconds = {name: flops / (SHARE * yardstick(*places[name])) for name, flops in counted.items() if flops}
     return Estimate(job.drawn.name, job.device, needs.phases, seconds, job.free)
 
 

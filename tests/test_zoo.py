@@ -283,7 +283,8 @@ def test_a_picture_to_video_folder_is_refused(copy):
     config.write_text(config.read_text().replace('"in_channels": 16', '"in_channels": 36'))
     with pytest.raises(MissingModelError, match="36 channels"):
         find_model(str(folder))
-    config.write_text(config.read_text().replace('"in_channels": 36', '"num_layers": "two"'))
+    text = config.read_text().replace('"in_channels": 36', '"in_channels": 16')
+    config.write_text(text.replace('"num_layers": 2', '"num_layers": "two"'))
     with pytest.raises(BlockvidError, match="config"):
         network_without_weights(find_model(str(folder)).network)
 

@@ -17,19 +17,22 @@ def waits(offload: str) -> bool:
 
 
 def brought_in_turn(network: nn.Module, offload: str, device: str) -> None:
-    """Lets blocks ("group") or single layers ("sequential") of a network in main memory come when they are used.
-
-    What belongs to no block or layer is small and goes to the device for good.
-    """
-    blocks = list(network.blocks)
-    leaves = [module for block in blocks for module in block.modules() if not any(True for _ in module.children())]
-    waiting = blocks if offload == "group" else leaves
-    away = {id(parameter) for module in waiting for parameter in module.parameters()}
+    """Lets parts of a network in main memory come when they are used; what is in none goes to the device for good."""
+    parts = waiting(network, offload)
+    away = {id(parameter) for part in parts for parameter in part.parameters()}
     for parameter in network.parameters():
         if id(parameter) not in away:
             parameter.data = parameter.data.to(device)
-    for module in waiting:
-        Turn(module, device)
+    for part in parts:
+        Turn(part, device)
+
+
+def waiting(network: nn.Module, offload: str) -> list[nn.Module]:
+    """The parts that wait: the network's blocks ("group"), or the single layers of its blocks ("sequential")."""
+    blocks = list(network.blocks)
+    if offload == "group":
+        return blocks
+    return [module for block in blocks for module in block.modules() if not any(True for _ in module.children())]
 
 
 class Turn:

@@ -43,13 +43,12 @@ SHARE = 0.4  # of a device's matrix products that a denoiser reaches
 
 @dataclass(frozen=True)
 class Budget:
-    """Bytes on the device, and floating-point operations, by phase: text, denoise, decode.
+    """Bytes on the device by phase: text, denoise, decode.
 
     ``main`` are bytes of main memory beside a GPU: captions' encoder, weights that wait, tokens that are remembered.
     """
 
     phases: dict[str, int]
-    flops: dict[str, float]
     main: int
 
     @property
@@ -118,11 +117,21 @@ def budget(card: ModelCard, plan: Plan, recipe: Recipe, rows: int, drawn: Profil
         "denoise": resident + memory + passing,
         "decode": _decoding(card, plan, drawn) + (0 if drawn.in_turns else resident + memory),
     }
+    return Budget(phases, 0 if drawn.device == "cpu" else _in_main_memory(card, drawn, weights, frame * kept))
+
+
+def operations(card: ModelCard, plan: Plan, recipe: Recipe, rows: int) -> dict[str, float]:
+    """Floating-point operations of a film by phase."""
+    network = sizes(card)
+    grid = plan.latent[1] // network.patch[1] * (plan.latent[2] // network.patch[2])
+    block = max(block.frames for block in plan.blocks)
+    steps = list(recipe.schedule.steps(len(plan.blocks), recipe.levels))
+    seen, _ = recipe.memory().reach(plan)
     passes = sum(_flops(network, len(step.blocks) * block * grid, seen * grid) for step in steps)
     if recipe.memory().remembers:
         passes += len(plan.blocks) * _flops(network, block * grid, seen * grid)
     captions = len({text for part in plan.blocks for text in (part.caption, part.negative)[:rows]})
-    flops = {
+    return {
         "text": 2.0 * card.text.parameters * WORDS * captions,
         "denoise": rows * passes,
         "decode": _decoding_flops(card.codec.model_dump_json(), card.latent.channels)
@@ -131,7 +140,6 @@ def budget(card: ModelCard, plan: Plan, recipe: Recipe, rows: int, drawn: Profil
         * block
         * len(plan.blocks),
     }
-    return Budget(phases, flops, 0 if drawn.device == "cpu" else _in_main_memory(card, drawn, weights, frame * kept))
 
 
 def _in_main_memory(card: ModelCard, drawn: Profile, weights: int, values: int) -> int:

@@ -22,7 +22,7 @@ from blockvid_cli.denoiser.attention import Layer
 from blockvid_cli.denoiser.flow import levels, noised, shifted
 from blockvid_cli.denoiser.rope import grid
 from blockvid_cli.denoiser.wan import WanDenoiser
-from blockvid_cli.rollout.memories.memory import Entry, Kept, View
+from blockvid_cli.rollout.memories.memory import Entry, Kept, View, at_hand
 from blockvid_cli.training.latents import StoryLatents
 from blockvid_cli.training.objectives.objective import tiled
 from blockvid_cli.training.windows import Windows, windows
@@ -175,17 +175,15 @@ class TeacherForcing:
 
 def _entry(layers: Sequence[Layer], where: torch.Tensor, number: int, entries: int, copies: int, frames: int) -> Entry:
     """Row ``number`` of every window as an entry for B·copies rows."""
-    return Entry(
-        tuple(range(frames)),
-        tuple(
-            Kept(
-                layer.keys[number::entries].repeat_interleave(copies, 0),
-                layer.values[number::entries].repeat_interleave(copies, 0),
-                where,
-            )
-            for layer in layers
-        ),
-    )
+    kept = [
+        Kept(
+            layer.keys[number::entries].repeat_interleave(copies, 0),
+            layer.values[number::entries].repeat_interleave(copies, 0),
+            where,
+        )
+        for layer in layers
+    ]
+    return at_hand(range(frames), kept)
 
 
 def _dropped(context: torch.Tensor, dice: torch.Generator) -> torch.Tensor:
