@@ -32,7 +32,7 @@ def test_the_codec_gives_back_held_out_stories():
     of_subject = error[(subject > 0.5).expand_as(error)]
     psnr, psnr_subject = (-10 * torch.log10(e.square().mean()) for e in (error, of_subject))
     print(f"codec: {psnr:.1f} dB, subject {psnr_subject:.1f} dB")
-    assert psnr > 32 and psnr_subject > 24
+    assert psnr > 33 and psnr_subject > 25
 
 
 @pytest.mark.slow
@@ -50,5 +50,5 @@ def test_captions_are_drawn_to_the_last_second():
     assert min(right["setting"], right["colour"], right["action"]) >= 0.9
     assert min(right["subject"], right["light"]) >= 0.85
     assert min(figures["drift_ratio"].values()) >= 0.9
-    assert figures["flicker"]["border_over_inner"] <= 1.5 * figures["flicker"]["world"]
-    assert figures["return_accuracy"]["own_memory"] > figures["return_accuracy"]["window"]
+    assert figures["flicker"]["border_over_inner"] <= 1.7 * figures["flicker"]["world"]
+    assert figures["return_accuracy"]["own_memory"] > figures["return_accuracy"]["window"] + 0.3
