@@ -70,7 +70,7 @@ class Job:
     @property
     def rows(self) -> int:
         """Rows of the batch: the film, and beside it the unguided film where there is guidance."""
-        return 2 if self.guided else 1
+        return _rows(self.recipes)
 
     def budget(self, drawn: Profile | None = None) -> Budget:
         """What the film needs of the device."""
@@ -84,7 +84,7 @@ class Job:
     @property
     def guided(self) -> bool:
         """Whether any chunk is drawn with guidance; then all are drawn with two rows."""
-        return any(recipe.guidance != 1 for recipe in self.recipes)
+        return self.rows > 1
 
 
 def prepare(order: Order) -> Job:
@@ -119,8 +119,13 @@ def _drawn(order: Order, card: ModelCard, plan: Plan, recipes: tuple[Recipe, ...
             choose(f"memory {what}", dict.fromkeys(known), name)
     if means.storage == "latents" and not all(recipe.commit.alone for recipe in recipes):
         raise UsageError("--memory-storage: latents needs a recipe whose commit has alone: true; give host or disk.")
-    free, rows = free_memory(device), 2 if any(recipe.guidance != 1 for recipe in recipes) else 1
-    return fitting(free, device, means, lambda drawn: budget(card, plan, recipes[0], rows, drawn)), free
+    free = free_memory(device)
+    return fitting(free, device, means, lambda drawn: budget(card, plan, recipes[0], _rows(recipes), drawn)), free
+
+
+def _rows(recipes: tuple[Recipe, ...]) -> int:
+    """Rows of the batch: two as soon as one chunk is guided."""
+    return 2 if any(recipe.guidance != 1 for recipe in recipes) else 1
 
 
 def begun_with(output: Path, device: str) -> str | None:

@@ -18,7 +18,6 @@ UNREACHED = "the hub cannot be reached; 'blockvid doctor' looks at the way there
 class Download:
     """A file of a repository: its name, bytes, and whether it is here already."""
 
-    repository: str
     name: str
     bytes: int
     here: bool
@@ -43,7 +42,7 @@ def listed(card: ModelCard) -> list[Download]:
                 )
             except DryRunError as error:
                 raise error.__cause__ or error from error
-            files += [Download(want.repository, f.filename, f.file_size or 0, f.is_cached) for f in found]
+            files += [Download(f.filename, f.file_size or 0, f.is_cached) for f in found]
     return files
 
 

@@ -11,7 +11,7 @@ from diffusers import AutoencoderKLWan
 from safetensors.torch import save_file
 from torch import nn
 
-from blockvid_cli.card import ModelCard, find_card
+from blockvid_cli.card import find_card
 from blockvid_cli.zoo.layouts import to_original
 from blockvid_cli.zoo.load import skyreels_network, wan_network
 
@@ -137,8 +137,3 @@ def index_of(folder: Path) -> dict[str, str]:
     """The weight map of a sharded folder."""
     file = folder / "transformer" / "diffusion_pytorch_model.safetensors.index.json"
     return json.loads(file.read_text())["weight_map"]
-
-
-def read_card(folder: Path) -> ModelCard:
-    """The card of a folder."""
-    return find_card(str(folder))
