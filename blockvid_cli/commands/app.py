@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from blockvid_cli import __version__
-from blockvid_cli.commands import bench, doctor, models, render, storyboard, train
+from blockvid_cli.commands import bench, data, doctor, eval, models, render, storyboard, train
 
 app = typer.Typer(
     name="blockvid",
@@ -21,6 +21,8 @@ app.command()(render.render)
 app.add_typer(storyboard.app, name="storyboard")
 app.add_typer(models.app, name="models")
 app.command()(doctor.doctor)
+app.command("eval")(eval.evaluate)
+app.add_typer(data.app, name="data")
 app.command()(bench.bench)
 app.add_typer(train.app, name="train")
 

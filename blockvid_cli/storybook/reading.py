@@ -49,6 +49,18 @@ class Words:
     others: Sequence[str]
 
 
+@dataclass(frozen=True)
+class Said:
+    """What a caption asks for; without a colour the subject is one that was seen before, without a subject nobody."""
+
+    subject: str | None
+    colour: str | None
+    setting: str
+    light: str
+    action: str
+    weather: tuple[str, ...]
+
+
 @dataclass
 class Reader:
     """Reads the captions of a film in order, and remembers who, where and when."""
@@ -62,16 +74,21 @@ class Reader:
 
     def __call__(self, text: str, style: str = "") -> str:
         """The picture book's sentence for one caption; a film's style may say where and when."""
+        said = self.read(text, style)
+        return caption(said.subject, said.colour, said.setting, said.light, said.action, *said.weather)
+
+    def read(self, text: str, style: str = "") -> Said:
+        """What one caption asks for; see ``__call__``."""
         words = re.findall(r"[a-z]+", text.lower().replace("no one", "nobody"))
         self._place(words, text, style)
         here = self._first(words, self.words.subjects, self.edition.subjects)
         absent = not here and not _any(words, self.words.same) and _any(words, self.words.empty)
         self.who = (here and here[1]) or self.who or self._guess(text, "subjects", "a {}", ALIKE)
-        weather = [WEATHERS[name] for name in self.edition.weathers if name in words]
+        weather = tuple(WEATHERS[name] for name in self.edition.weathers if name in words)
         if absent or not self.who:
-            return caption(None, None, self.setting, self.light, "rest", *weather)
+            return Said(None, None, self.setting, self.light, "rest", weather)
         colour = self._colour(words, here[0] if here else 0, text)
-        return caption(self.who, colour, self.setting, self.light, self._action(words), *weather)
+        return Said(self.who, colour, self.setting, self.light, self._action(words), weather)
 
     def _place(self, words: Sequence[str], text: str, style: str) -> None:
         """Where and when: said by the caption, by the style, before, or the nearest."""
@@ -141,10 +158,14 @@ def read_words(file: Path) -> Words:
     return Words(**yaml.safe_load(file.read_text("utf-8")))
 
 
+def reader_of(card: ModelCard) -> Reader:
+    """A reader for a model that draws the picture book, who has read nothing yet."""
+    return Reader(read_edition(card.folder / str(card.edition)), read_words(card.folder / "words.yaml"))
+
+
 def as_drawn(plan: Plan, card: ModelCard) -> Plan:
     """The plan with every chunk told, compared and drawn by the sentence that its caption stands for."""
-    reader = Reader(read_edition(card.folder / str(card.edition)), read_words(card.folder / "words.yaml"))
-    chunks = []
+    reader, chunks = reader_of(card), []
     for chunk in plan.chunks:
         sentence = reader(chunk.caption, chunk.blocks[0].caption.removesuffix(chunk.caption))
         blocks = tuple(replace(block, caption=sentence) for block in chunk.blocks)

@@ -1,0 +1,297 @@
+"""``blockvid eval``: whole films through the command; scores beside the same worked out with the film in memory."""
+
+from __future__ import annotations
+
+import csv
+import io
+import itertools
+import json
+import os
+import sys
+from fractions import Fraction
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+from PIL import Image
+
+from blockvid_cli.__main__ import main
+from blockvid_cli.evaluation import films as many
+from blockvid_cli.evaluation.backends.flow import Dis
+from blockvid_cli.evaluation.backends.looks import Subject
+from blockvid_cli.evaluation.footage import Frame, look_over
+from blockvid_cli.evaluation.footage import frames as decoded
+from blockvid_cli.evaluation.scores import Settings, score
+from blockvid_cli.evaluation.spans import Protocol
+from blockvid_cli.film.encode import encode
+
+GOLD = os.environ.get("BLOCKVID_LTX2")  # FastVideo's fastvideo/tests/eval/asset/ltx2.mp4, 832x480, 120 frames
+
+
+def write(path: Path, pictures, fps: int = 12) -> Path:
+    pictures = list(pictures)
+    height, width = pictures[0].shape[:2]
+    encode(pictures, path, rate=Fraction(fps), size=(width, height), total=len(pictures), crf=12)
+    return path
+
+
+def pan(frames: int, blur: float = 0.0, speed: float = 2.0):
+    """A texture that passes by, ever more blurred."""
+    noise = np.random.default_rng(5).integers(0, 255, (96, 400, 3), dtype=np.uint8)
+    wide = cv2.normalize(cv2.GaussianBlur(noise, (0, 0), 2), None, 0, 255, cv2.NORM_MINMAX)
+    for number in range(frames):
+        at = int(number * speed)
+        sigma = blur * number / frames
+        picture = wide[:, at : at + 128]
+        yield cv2.GaussianBlur(picture, (0, 0), sigma) if sigma > 0.1 else np.ascontiguousarray(picture)
+
+
+@pytest.fixture(scope="module")
+def pair(tmp_path_factory) -> tuple[Path, Path]:
+    """A film, and the same with growing blur."""
+    folder = tmp_path_factory.mktemp("films")
+    return write(folder / "sharp.mp4", pan(47)), write(folder / "blurred.mp4", pan(47, blur=5.0))
+
+
+def run(*arguments: object) -> int:
+    """The command, in this process; its exit code."""
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(SystemExit) as end:
+        patch.setattr(sys, "argv", ["blockvid", *map(str, arguments)])
+        main()
+    return end.value.code
+
+
+def out_of(capsys, *arguments: object) -> str:
+    assert run("eval", *arguments) == 0
+    return capsys.readouterr().out
+
+
+# One film
+
+
+def test_scores_are_those_of_the_whole_film_in_memory(pair):
+    result = score(pair[0], Settings())
+    film = [frame.rgb.astype(np.float64) for frame in decoded(look_over(pair[0]))]
+    assert result["frames"] == len(film) == 47 and result["size"] == [128, 96] and result["fps"] == 12
+    still = [1 - np.abs(a - b).mean() / 255 for a, b in itertools.pairwise(film)]
+    measures = result["measures"]
+    assert measures["temporal_flickering"]["value"] == pytest.approx(np.mean(still), abs=1e-6)
+    inside = [np.mean(still[4 * n : 4 * n + 3]) for n in range(10)]  # 47 // 10 frames a segment, pairs inside it
+    assert measures["temporal_flickering"]["segments"] == pytest.approx(inside, abs=1e-6)
+    looks = Subject().encode([Frame(n, rgb.astype(np.uint8)) for n, rgb in enumerate(film)])
+    looks /= np.linalg.norm(looks, axis=1, keepdims=True)
+    near, far = (looks[1:] * looks[:-1]).sum(1), looks[1:] @ looks[0]
+    assert measures["subject_consistency_builtin"]["value"] == pytest.approx(((near + far) / 2).mean(), abs=1e-5)
+    frames = [Frame(n, rgb.astype(np.uint8)) for n, rgb in enumerate(film)]
+    smooth = [
+        1 - np.abs(Dis().between(frames[n - 1], frames[n + 1]).astype(float) - film[n]).mean() / 255
+        for n in range(1, 46, 2)
+    ]
+    assert measures["motion_smoothness_builtin"]["value"] == pytest.approx(np.mean(smooth), abs=1e-6)
+    likeness = result["vde"]["paper"]["subject"]["segments"]
+    first = looks[:4].mean(0)
+    assert likeness[3] == pytest.approx((looks[12:16] @ first).mean() / np.linalg.norm(first), abs=1e-5)
+
+
+def test_drift_errors_are_those_of_the_segments(pair):
+    result = score(pair[1], Settings())
+    for errors in result["vde"].values():
+        for error in errors.values():
+            m = error["segments"]
+            if not m[0]:  # everything moves, nothing of the background stays in place
+                assert error["measure"] == "background_staticness_builtin" and error["reason"] == "zero_reference"
+                continue
+            by_hand = sum((10 - i) * abs(m[i] - m[0]) / m[0] for i in range(1, 10))
+            assert error["value"] == pytest.approx(by_hand)
+            assert error["normalised"] == pytest.approx(by_hand / 45)
+    assert result["vde"]["reference"]["clarity"]["measure"] == "imaging_quality_builtin"
+    assert result["vde"]["paper"]["clarity"]["measure"] == "laplacian_variance"
+
+
+def test_blur_is_drift_of_clarity(pair):
+    sharp, blurred = (score(path, Settings())["vde"] for path in pair)
+    for profile in ("reference", "paper"):
+        assert blurred[profile]["clarity"]["value"] > 3 * sharp[profile]["clarity"]["value"]
+
+
+def test_a_film_too_short_has_reasons_and_no_numbers(tmp_path):
+    result = score(write(tmp_path / "one.mp4", pan(1)), Settings())
+    reasons = {name: measure["reason"] for name, measure in result["measures"].items()}
+    assert reasons["temporal_flickering"] == reasons["motion_smoothness_builtin"] == "too_few_frames"
+    assert result["measures"]["imaging_quality_builtin"]["value"] > 0
+    assert all(
+        (error["value"], error["reason"]) == (None, "too_short")
+        for errors in result["vde"].values()
+        for error in errors.values()
+    )
+    short = score(write(tmp_path / "short.mp4", pan(12)), Settings())["vde"]["reference"]
+    assert short["motion"] == {**short["motion"], "value": None, "reason": "unscored_segment"}
+
+
+def test_a_black_film_has_no_drift_to_speak_of(tmp_path):
+    result = score(write(tmp_path / "black.mp4", np.zeros((30, 48, 64, 3), np.uint8)), Settings())
+    assert result["vde"]["paper"]["clarity"]["reason"] == "zero_reference"
+    assert result["vde"]["reference"]["motion"]["value"] == 0
+
+
+def test_every_second_frame_is_said_so(pair):
+    whole, thinned = score(pair[0], Settings()), score(pair[0], Settings(sample_fps=6))
+    assert (thinned["frames"], thinned["fps"], thinned["settings"]["stride"]) == (24, 6, 2)
+    assert thinned["seconds"] == whole["seconds"]
+    assert thinned["measures"]["temporal_flickering"]["value"] < whole["measures"]["temporal_flickering"]["value"]
+
+
+def test_the_long_protocol_scores_clips_of_two_seconds(pair):
+    result = score(pair[0], Settings(protocol=Protocol.LONG))
+    film = [frame.rgb.astype(np.float64) for frame in decoded(look_over(pair[0]))]
+    still = [1 - np.abs(a - b).mean() / 255 for a, b in itertools.pairwise(film)]
+    by_hand = (np.mean(still[0:23]) + np.mean(still[23:46])) / 2  # frames 0-23, and 23-46: the last reaches back
+    assert result["measures"]["temporal_flickering"]["value"] == pytest.approx(by_hand, abs=1e-6)
+    subject = result["measures"]["subject_consistency_builtin"]
+    assert subject["value"] == subject["within_clips"] and 0 < subject["between_clips"] <= 1
+
+
+# The command
+
+
+def test_films_are_compared_and_the_best_is_marked(pair, capsys):
+    said = out_of(capsys, *pair)
+    (line,) = [line for line in said.splitlines() if "imaging quality" in line]
+    sharp, blurred = line.split("↑")[1].split(" * ")
+    assert float(sharp) > float(blurred)
+    assert said.count("VDE, reference profile") == said.count("VDE, paper profile") == 1
+
+
+def test_a_film_alone_shows_its_course(pair, capsys):
+    said = out_of(capsys, pair[1])
+    (line,) = [line for line in said.splitlines() if "imaging quality" in line]
+    assert line.rstrip()[-10] == "█" and line.rstrip()[-1] in "▁▂"
+
+
+def test_csv_json_and_markdown_say_the_same(pair, capsys):
+    films = json.loads(out_of(capsys, *pair, "--json"))["films"]
+    rows = list(csv.DictReader(io.StringIO(out_of(capsys, *pair, "--csv"))))
+    page = out_of(capsys, *pair, "--markdown")
+    for film, row in zip(films, rows, strict=True):
+        value = film["vde"]["paper"]["clarity"]["value"]
+        assert float(row["vde.paper.clarity"]) == pytest.approx(value, rel=1e-4)
+        assert row["film"] == film["film"] and not row["error"]
+        assert f"{value:.4f}" in page or f"{value:.2f}" in page
+    assert page.splitlines()[0] == "| | sharp | blurred |"
+
+
+def test_one_bad_film_costs_the_others_nothing(pair, tmp_path, capsys):
+    bad = tmp_path / "bad.mp4"
+    bad.write_bytes(b"no film")
+    assert run("eval", pair[0], bad, tmp_path / "absent.mp4", "--csv") == 1
+    out, err = capsys.readouterr()
+    rows = list(csv.DictReader(io.StringIO(out)))
+    assert rows[0]["temporal_flickering"] and not rows[0]["error"]
+    assert "bad.mp4" in rows[1]["error"] and "there is no such file" in rows[2]["error"]
+    assert err.count("blockvid: ") == 2
+
+
+def test_a_film_is_scored_once(pair, tmp_path, monkeypatch):
+    story = tmp_path / "story.yaml"
+    story.write_text("version: 1\nchunks: [{caption: A swan., duration: 2}, {caption: A boat., duration: 2}]\n")
+    asked = []
+    monkeypatch.setattr(many, "score", lambda film, settings, tell: asked.append(settings) or score(film, settings))
+
+    def ask(**changes):
+        before = len(asked)
+        (result,) = many.score_films([(pair[0], None)], Settings(**changes), fresh=False)
+        return result, len(asked) - before
+
+    first, times = ask(stride=3)
+    assert times == 1 and first["sha256"]
+    assert ask(stride=3) == (first, 0)
+    assert ask(stride=4)[1] == 1
+    assert ask(stride=3, storyboard=story)[1] == 1
+    story.write_text(story.read_text().replace("swan", "cat"))
+    assert ask(stride=3, storyboard=story)[1] == 1
+    (again,) = many.score_films([(pair[0], None)], Settings(stride=3), fresh=True)
+    assert again == first and len(asked) == 5
+
+
+def test_films_are_scored_side_by_side(pair):
+    alone = [score(path, Settings(stride=2))["measures"] for path in pair]
+    told = []
+    films = [(path, None) for path in pair]
+    both = many.score_films(films, Settings(stride=2), 2, True, lambda number, done: told.append((number, done)))
+    assert [result["measures"] for result in both] == alone
+    assert sorted(told) == [(0, 1.0), (1, 1.0)]
+
+
+def test_the_plot_is_a_picture(pair, tmp_path):
+    assert run("eval", *pair, "--plot", tmp_path / "drift.png") == 0
+    with Image.open(tmp_path / "drift.png") as picture:
+        assert picture.format == "PNG" and min(picture.size) > 400
+        assert len(picture.convert("RGB").getcolors(1 << 20)) > 50
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        ((), "no film is named"),
+        (("FILM", "--json", "--csv"), "do not go together"),
+        (("FILM", "--stride", "2", "--sample-fps", "4"), "do not go together"),
+        (("FILM", "--tier", "vbnech"), "Did you mean 'vbench'"),
+        (("FILM", "--segments", "one"), "--segments one"),
+        (("FILM", "--segments", "storyboard"), "--storyboard"),
+        (("FILM", "--use", "imaging"), "MEASURE=BACKEND"),
+        (("FILM", "--use", "image_quality=pyiqa:musiq"), "imaging_quality"),
+        (("--suite", "FILM"), "xpected"),
+        (("--import-vbench", "absent.json"), "absent.json"),
+    ],
+)
+def test_what_is_wrong_is_told_in_a_sentence(pair, capsys, arguments, sentence):
+    code = run("eval", *(pair[0] if part == "FILM" else part for part in arguments))
+    said = capsys.readouterr().err
+    assert code in (1, 2) and sentence in said and "Traceback" not in said
+
+
+# Captions
+
+
+def test_the_probe_reads_whether_a_picture_book_film_shows_its_captions(tmp_path):
+    from blockvid_cli.storybook.drawing import draw
+    from blockvid_cli.storybook.edition import read_edition
+    from blockvid_cli.storybook.world import HELD_OUT, opening
+    from blockvid_cli.zoo.find import find_model
+
+    card = find_model("storybook")
+    edition = read_edition(card.folder / card.edition)
+    story = opening(edition, HELD_OUT + 3, 24)
+    drawn = (draw(story, edition)[0].permute(0, 2, 3, 1) * 255).round().byte().numpy()
+    film = write(tmp_path / "world.mp4", drawn, edition.fps)
+    second = edition.period / edition.fps
+    right, wrong = tmp_path / "right.yaml", tmp_path / "wrong.yaml"
+    lines = [f"  - {{caption: {c.caption!r}, duration: {c.blocks * second:g}s}}" for c in story.chunks]
+    right.write_text("\n".join(["version: 1", "chunks:", *lines]))
+    other = "A purple car rests in the city at night."
+    wrongs = [f"  - {{caption: {other}, duration: {c.blocks * second:g}s}}" for c in story.chunks]
+    wrong.write_text("\n".join(["version: 1", "chunks:", *wrongs]))
+    good, bad = (score(film, Settings(storyboard=path))["adherence"] for path in (right, wrong))
+    assert good["value"] > 0.9 and bad["value"] < 0.5
+    assert [chunk["caption"] for chunk in good["chunks"]] == [c.caption for c in story.chunks]
+    assert set(good["chunks"][0]["right"]) <= {"subject", "colour", "setting", "light", "action"}
+    assert good["backend"] == "probe of storybook"
+
+
+def test_other_films_need_clip_to_be_read(pair, tmp_path):
+    story = tmp_path / "story.yaml"
+    story.write_text("version: 1\nchunks: [{caption: A swan., duration: 4}]\n")
+    assert score(pair[0], Settings(storyboard=story))["adherence"]["reason"] == "only_picture_books_without_clip"
+
+
+# Real footage
+
+
+@pytest.mark.skipif(not GOLD, reason="BLOCKVID_LTX2 names no file: FastVideo's tests/eval/asset/ltx2.mp4")
+def test_real_footage_scores_what_vbench_scores():
+    """VBench's own figures of the clip, as FastVideo records them (tests/eval/reference_scores/vbench.*.json)."""
+    measures = score(Path(GOLD), Settings())["measures"]
+    assert measures["temporal_flickering"]["value"] == pytest.approx(0.979452, abs=1e-3)
+    assert measures["motion_smoothness_builtin"]["value"] == pytest.approx(0.989725, abs=2e-3)
+    assert measures["dynamic_degree_builtin"]["value"] == 1
