@@ -295,3 +295,29 @@ def test_real_footage_scores_what_vbench_scores():
     assert measures["temporal_flickering"]["value"] == pytest.approx(0.979452, abs=1e-3)
     assert measures["motion_smoothness_builtin"]["value"] == pytest.approx(0.989725, abs=2e-3)
     assert measures["dynamic_degree_builtin"]["value"] == 1
+
+
+# Drift that was put there
+
+
+@pytest.mark.slow
+def test_drifts_are_ranked_by_the_scores_that_are_meant_for_them(tmp_path, capsys):
+    assert run("data", "demo", "--bench", tmp_path / "drifts", "--stories", 1) == 0
+    capsys.readouterr()
+    drifts = json.loads(out_of(capsys, "--suite", tmp_path / "drifts", "--json"))["drifts"]
+    assert set(drifts) == {"blur", "hue", "identity", "freeze", "jitter", "cut"}
+    for kind, found in drifts.items():
+        meant = {name: score for name, score in found.items() if score["meant"]}
+        assert meant and all(score["ordered"] == score["stories"] == 1 for score in meant.values()), kind
+    change = {kind: {name: abs(score["change"]) for name, score in found.items()} for kind, found in drifts.items()}
+    for name, kind, times in (
+        ("vde.reference.clarity", "blur", 5),
+        ("vde.paper.clarity", "blur", 2),
+        ("vde.paper.subject", "identity", 1.5),
+        ("vde.reference.motion", "jitter", 5),
+        ("vde.reference.background", "cut", 5),
+        ("imaging_quality_builtin", "blur", 5),
+        ("motion_smoothness_builtin", "jitter", 5),
+    ):
+        others = [changes[name] for other, changes in change.items() if other != kind]
+        assert change[kind][name] > times * max(others), (name, kind)

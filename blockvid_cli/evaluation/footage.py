@@ -31,7 +31,6 @@ if TYPE_CHECKING:
 Value = TypeVar("Value")
 UNEVEN = 0.25  # of the mean: how far frame durations spread before a film's rate is called variable
 GUESSED = 24.0  # frames a second where a file says nothing
-JUMP = 10.0, 20.0  # seconds, and times the usual gap: beyond both, the clock was set and no frame lasted that long
 LISTS = (b"#EXTM3U", b"ffconcat version", b"<MPD", b"[playlist]")  # how files begin that name others
 
 
@@ -210,6 +209,8 @@ def _decoded(stream: VideoStream, troubles: list[Exception]) -> Iterator[av.Vide
         except (av.FFmpegError, OSError) as error:
             troubles.append(error)
             found = ()
+        except IndexError:  # PyAV's, at the end of a file in which another stream began on the way
+            found = ()
         yield from found
         if packet is None:
             return
@@ -242,7 +243,6 @@ def _rate(clocks: Sequence[np.ndarray], declared: float) -> tuple[float, bool]:
     """
     gaps = min((np.diff(clock) for clock in clocks), key=lambda gaps: np.count_nonzero(gaps < 0))
     gaps = gaps[gaps >= 0]  # neither where a joined film begins anew, nor beside a frame without time
-    gaps = gaps[gaps <= max(JUMP[0], JUMP[1] * float(np.median(gaps)))] if len(gaps) else gaps
     if not gaps.sum():
         return declared or GUESSED, False
     measured = 1 / float(gaps.mean())
