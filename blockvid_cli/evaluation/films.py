@@ -95,8 +95,10 @@ def _scored(
         file = cache_folder() / "scores" / f"{content[:32]}-{_key(settings, asked)}.json"
         found = None if fresh else _read(file)
         result = found or {"sha256": content, **score(film, settings, tell)}
-    except (BlockvidError, OSError) as error:
+    except BlockvidError as error:
         return {"film": str(film), "error": str(error)}
+    except OSError as error:
+        return {"film": str(film), "error": f"{film}: this file cannot be read ({error.strerror or error})."}
     if not found:
         with suppress(BlockvidError):  # a cache that cannot be written to costs time and nothing else
             write_whole(file, json.dumps(result).encode())
