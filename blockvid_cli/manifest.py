@@ -7,12 +7,12 @@ from importlib import metadata
 from typing import Any
 
 from blockvid_cli import __version__
-from blockvid_cli.film.project import chunk_keys
+from blockvid_cli.film.chain import Chain, chain
 from blockvid_cli.hub import fingerprint
 from blockvid_cli.order import Job
 
 
-def content_keys(job: Job) -> list[str]:
+def content(job: Job) -> Chain:
     """A content hash a chunk: it changes when anything that decides its latents does, or an earlier chunk's does.
 
     Where blocks are drawn beside later ones, the whole film decides.
@@ -41,7 +41,7 @@ def content_keys(job: Job) -> list[str]:
         }
         for chunk, written, recipe in zip(job.plan.chunks, job.storyboard.chunks, job.recipes, strict=True)
     ]
-    return chunk_keys(parts, {**base, "film": parts if joint else None})
+    return chain(parts, {**base, "film": parts if joint else None}, {} if joint else job.choices)
 
 
 def manifest(job: Job) -> dict[str, Any]:
@@ -53,6 +53,7 @@ def manifest(job: Job) -> dict[str, Any]:
             "start": chunk.start,
             "end": chunk.end,
             "seed": chunk.seed,
+            "take": chunk.take,
             "cut": chunk.cut,
             "negative": written.negative,
             "recipe": written.recipe,

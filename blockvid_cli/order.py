@@ -13,6 +13,7 @@ import torch
 
 from blockvid_cli.card import ModelCard, bundled_models, parse_size
 from blockvid_cli.errors import StoryboardError, UsageError, choose
+from blockvid_cli.film.chain import Choices, read_choices
 from blockvid_cli.film.project import folder_beside
 from blockvid_cli.hub import fingerprint
 from blockvid_cli.rollout.memories.storage import DTYPES, PLACES
@@ -44,6 +45,7 @@ class Order:
     means: Means = AUTO
     retry: bool = True  # with a lower profile when memory runs out
     fresh: bool = False
+    choices: Choices | None = None  # which takes; None: as the project has chosen
     metadata: bool = True
     allow_outside: bool = False
 
@@ -59,6 +61,7 @@ class Job:
     values: dict[str, Any]  # the recipe in names and numbers
     recipes: tuple[Recipe, ...]  # one a chunk
     output: Path
+    choices: Choices  # which takes are in the film, where not the first
     drawn: Profile  # on which device, how
     free: int  # bytes that were free there
 
@@ -98,15 +101,17 @@ def prepare(order: Order) -> Job:
     card = find_model(order.model or _model(storyboard, order.allow_outside))
     seed = storyboard.seed if order.seed is None else order.seed
     size = _size(order.size) or storyboard.size
-    plan = make_plan(storyboard, card, seed=seed, size=size, fps=storyboard.fps if order.fps is None else order.fps)
+    fps, output = storyboard.fps if order.fps is None else order.fps, _output(order, storyboard)
+    choices = {} if order.fresh else read_choices(folder_beside(output)) if order.choices is None else order.choices
+    takes = {chunk: choice.take for chunk, choice in choices.items()}
+    plan = make_plan(storyboard, card, seed=seed, size=size, fps=fps, takes=takes)
     plan = choose("text.reader", READERS, card.text.reader)(plan, card)
     with told_of(storyboard.recipe_where):
         make_recipe(overlaid(card.recipe, storyboard.recipe))
     values = overlaid(card.recipe, storyboard.recipe, order.recipe)
     recipes = _recipes(storyboard, card, values)
-    output = _output(order, storyboard)
     drawn, free = _drawn(order, card, plan, recipes, output)
-    return Job(order, storyboard, card, plan, values, recipes, output, drawn, free)
+    return Job(order, storyboard, card, plan, values, recipes, output, choices, drawn, free)
 
 
 def _drawn(order: Order, card: ModelCard, plan: Plan, recipes: tuple[Recipe, ...], output: Path) -> tuple[Profile, int]:

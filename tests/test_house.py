@@ -8,7 +8,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from blockvid_cli import pipeline
+from blockvid_cli import drawing, pipeline
 from blockvid_cli.commands import render
 from blockvid_cli.denoiser import attention, wan
 from blockvid_cli.rollout import loop
@@ -21,8 +21,8 @@ ORDER = [
     {"denoiser", "text", "codec", "film", "storybook"},
     {"rollout"},
     {"zoo"},
-    {"order", "doctor", "manifest"},
-    {"estimate"},
+    {"order", "doctor", "manifest", "redo"},
+    {"estimate", "drawing"},
     {"pipeline"},
     {"training", "evaluation"},
     {"commands"},
@@ -85,10 +85,11 @@ def test_from_the_command_to_the_attention_is_a_short_read():
         render.render,
         pipeline.render,
         pipeline._render,
-        pipeline._load,
-        pipeline._runs,
-        pipeline._kept,
-        pipeline._guarded,
+        drawing.load,
+        drawing.latents_of,
+        drawing._runs,
+        drawing._kept,
+        drawing.guarded,
         loop.Rollout.moments,
         loop.Rollout._run,
         wan.WanDenoiser.__call__,

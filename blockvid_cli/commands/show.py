@@ -21,8 +21,8 @@ from blockvid_cli.story.seconds import clock
 from blockvid_cli.story.storyboard import Storyboard
 
 if TYPE_CHECKING:
+    from blockvid_cli.drawing import Event, Tell
     from blockvid_cli.order import Job
-    from blockvid_cli.pipeline import Event, Tell
 
 MOST_NOTES = 4  # printed under the table
 PHASES = {"text": "reading captions", "load": "loading the model", "draw": "drawing"}

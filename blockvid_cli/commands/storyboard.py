@@ -101,6 +101,34 @@ def _unread(card: ModelCard, plan: Plan) -> list[str]:
     return [f"chunk {number}: only the first {card.text.tokens} tokens of style and caption are read" for number in cut]
 
 
+@app.command()
+def diff(
+    story: options.Story,
+    output: options.Output = None,
+    model: options.Model = None,
+    seed: options.Seed = None,
+    set_: options.Set = None,
+    as_json: options.AsJson = False,
+    allow_outside: options.AllowOutside = False,
+) -> None:
+    """Say what a render would draw again, chunk by chunk, and why; nothing is drawn.
+
+    Example: blockvid storyboard diff storyboards/swan.yaml
+    """
+    read_storyboard(story, set_ or (), allow_outside)  # a mistake is told before torch is loaded
+    from blockvid_cli.order import Order, prepare
+    from blockvid_cli.redo import differences
+
+    asked = Order(story, output, model, seed, overrides=tuple(set_ or ()), allow_outside=allow_outside)
+    changes = differences(prepare(asked))
+    if as_json:
+        typer.echo(json.dumps([asdict(change) for change in changes], indent=2))
+        return
+    show.table(("chunk", "", "why"), [(str(change.chunk), change.what, change.why) for change in changes])
+    drawn = sum(change.what != "kept" for change in changes)
+    typer.echo(f"{drawn} of {len(changes)} chunks would be drawn" if drawn else "nothing would be drawn")
+
+
 @app.command("import")
 def import_(
     file: Annotated[Path, typer.Argument(help="captions: .srt, .vtt, .txt, or LV-Bench's .json")],

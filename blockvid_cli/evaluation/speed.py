@@ -21,8 +21,9 @@ from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
 from blockvid_cli.clock import Clock
 from blockvid_cli.denoiser.attention import Layer, Remembered
 from blockvid_cli.denoiser.wan import Denoiser
+from blockvid_cli.drawing import Event
 from blockvid_cli.order import Job, Order, prepare
-from blockvid_cli.pipeline import Event, render
+from blockvid_cli.pipeline import render
 from blockvid_cli.zoo.profile import Means
 from blockvid_cli.zoo.yardstick import wait, yardstick
 

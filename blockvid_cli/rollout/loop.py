@@ -71,19 +71,20 @@ class Rollout:
     def moments(self, runs: Sequence[Run], done: Mapping[int, torch.Tensor] | None = None) -> Iterator[Moment]:
         """Every moment of the film; ``done`` are clean latents by block number from an earlier, unfinished render."""
         self.memory.begin(self.plan.chunks, self.rope)
+        done = done or {}
         self.finished.clear()
+        self.finished |= {b.number: (run, done[b.number].cpu()) for run in runs for b in run.blocks if b.number in done}
         for run in runs:
-            yield from self._run(run, done or {})
+            yield from self._run(run, done)
 
     def _run(self, run: Run, done: Mapping[int, torch.Tensor]) -> Iterator[Moment]:
         recipe, first = run.recipe, run.blocks[0].number
         steps = [_moved(step, first) for step in recipe.schedule.steps(len(run.blocks), recipe.levels)]
         settled = settled_blocks(steps, set(done))
-        blocks = {block.number: block for block in run.blocks}
         drawing: dict[int, tuple[torch.Tensor, Stepper]] = {}
         view, looked = View(), ()
         for step in steps:
-            group = tuple(blocks[number] for number in step.blocks)
+            group = tuple(self.plan.blocks[number] for number in step.blocks)
             if settled.issuperset(step.moving):
                 yield from self._resume(run, step, group, done)
                 continue
