@@ -6,7 +6,7 @@ job -> text, network, codec -> runs -> rollout -> moments -> each finished block
 from __future__ import annotations
 
 import gc
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from itertools import groupby
@@ -59,13 +59,17 @@ def latents_of(
     tell: Tell,
     clock: Clock,
     until: int | None = None,
+    given: Mapping[int, torch.Tensor] | None = None,
 ) -> Iterator[torch.Tensor]:
     """The clean latents of each block, in order, once they are safe on disk; up to the chunk ``until``.
 
     The iterator alone holds what was loaded, if the caller lets it go.
+
+    Args:
+        given: clean latents by block that are used before those of the project.
     """
     rollout, runs, codec = loaded
-    plan, done = job.plan, dict(_finished(project, job.plan, chain))
+    plan, done = job.plan, {**dict(finished(project, job.plan, chain)), **(given or {})}
     moments = clock.each("draw", guarded("denoise", rollout.moments(runs, done)))
     last = plan.chunks[until - 1].blocks[-1].number if until else None
     latents = _kept(moments, project, plan, chain, tell, last)
@@ -129,7 +133,7 @@ def _runs(job: Job, denoiser: Denoiser, alone: frozenset[int]) -> list[Run]:
     return runs
 
 
-def _finished(project: Project, plan: Plan, chain: Chain) -> Iterator[tuple[int, torch.Tensor]]:
+def finished(project: Project, plan: Plan, chain: Chain) -> Iterator[tuple[int, torch.Tensor]]:
     """Blocks that an earlier render finished, by number."""
     for chunk, key in zip(plan.chunks, chain.keys, strict=True):
         latents = project.load_take(chunk.number, key, chunk.take)

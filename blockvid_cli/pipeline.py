@@ -65,6 +65,7 @@ def _render(job: Job, chain: Chain, tell: Tell, clock: Clock, around: Around) ->
     """One try at a film; ``chain`` is that of the profile that was asked for first."""
     plan = job.plan
     with opened(job) as project:
+        write_choices(project.folder, job.choices)
         project.write_manifest({**manifest(job), "keys": chain.keys, "links": chain.links})
         if (needs := job.budget()).peak > TOLD_FROM:
             tell(Event("note", told(job.drawn, needs, job.free)))
@@ -94,12 +95,10 @@ def _render(job: Job, chain: Chain, tell: Tell, clock: Clock, around: Around) ->
 
 
 def opened(job: Job) -> Project:
-    """The project of a job, locked, once its model is here; its choice of takes is written."""
+    """The project of a job, locked, once its model is here."""
     require(job.card)
     identity = {"model": job.model, "size": list(job.plan.size), "fps": job.plan.fps}
-    project = Project.open(folder_beside(job.output), identity, job.order.fresh)
-    write_choices(project.folder, job.choices)
-    return project
+    return Project.open(folder_beside(job.output), identity, job.order.fresh)
 
 
 @torch.inference_mode()

@@ -24,6 +24,7 @@ ORDER = [
     {"order", "doctor", "manifest", "redo"},
     {"estimate", "drawing"},
     {"pipeline"},
+    {"preview"},
     {"training", "evaluation"},
     {"commands"},
     {"__main__"},

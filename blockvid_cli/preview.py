@@ -1,0 +1,139 @@
+"""A look before the long render: one chunk as it will be in the film, its takes side by side, or the film in stills.
+
+    chunk 5    chunks 1-4 from the project, or drawn and kept there  ->  5 drawn and kept  ->  its pictures
+    draft      what the project has, else all in fewer steps, kept in a project of its own beside it
+
+What a look draws in full quality is what the render would draw: the render finds it and goes on from there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from blockvid_cli.clock import Clock
+from blockvid_cli.codec.stream import Codec, as_pictures
+from blockvid_cli.drawing import Tell, finished, guarded, latents_of, load
+from blockvid_cli.errors import UsageError
+from blockvid_cli.film.chain import Choice
+from blockvid_cli.film.project import Project
+from blockvid_cli.manifest import content
+from blockvid_cli.order import Job, prepare
+from blockvid_cli.pipeline import opened
+from blockvid_cli.redo import existing
+
+DRAFT = 3  # a draft has this share of the steps, and two at least
+DRAFTS = "draft.mp4"  # beside it, in the project, lies the drafts' own project
+
+
+@dataclass(frozen=True)
+class Look:
+    """The pictures (H, W, 3) uint8 of a chunk's take, one a frame."""
+
+    chunk: int
+    take: int
+    pictures: tuple[np.ndarray, ...]
+
+
+def look(job: Job, chunk: int, takes: int = 1, draft: bool = False, tell: Tell = lambda event: None) -> list[Look]:
+    """The chunk as it will be in the film; with ``takes``, also as its other takes would be, from the chosen one on.
+
+    Raises:
+        BlockvidError: as ``render``; what is finished is kept.
+    """
+    existing(job, chunk)
+    first = job.plan.chunks[chunk - 1].take
+    looks = []
+    for take in range(first, first + takes):
+        asked = job if take == first else _with(job, chunk, take)
+        pictures = tuple(picture for number, picture in _drawn(asked, chunk, draft, tell) if number == chunk)
+        looks.append(Look(chunk, take, pictures))
+    return looks
+
+
+def stills(job: Job, tell: Tell = lambda event: None) -> dict[int, np.ndarray]:
+    """The middle picture of every chunk, the film drawn as a draft where the project has it not."""
+    middles = {(chunk.first_frame + chunk.end_frame) // 2: chunk.number for chunk in job.plan.chunks}
+    found = {}
+    for frame, (_, picture) in enumerate(_drawn(job, len(job.plan.chunks), True, tell)):
+        if frame in middles:
+            found[middles[frame]] = picture
+    return found
+
+
+def _with(job: Job, chunk: int, take: int) -> Job:
+    choice = replace(job.choices.get(chunk, Choice()), take=take)
+    return prepare(replace(job.order, choices={**job.choices, chunk: choice}))
+
+
+def _drawn(job: Job, until: int, draft: bool, tell: Tell) -> Iterator[tuple[int, np.ndarray]]:
+    """The pictures of the film up to a chunk, each with the number of its chunk."""
+    clock, chain = Clock(), content(job)
+    with opened(job) as project:
+        if draft:
+            codec, latents = _drafted(job, project, until, tell)
+        else:
+            loaded = load(job, tell, clock, alone=chain.alone)
+            codec, latents = loaded[2], latents_of(job, loaded, project, chain, tell, clock, until)
+            del loaded
+        ends = [chunk.end_frame for chunk in job.plan.chunks]
+        frame = 0
+        for part in guarded("decode", codec.stream(latents)):
+            for picture in as_pictures(part):
+                number = sum(end <= frame for end in ends) + 1
+                if number > until:
+                    return
+                yield number, picture
+                frame += 1
+
+
+def _drafted(job: Job, project: Project, until: int, tell: Tell) -> tuple[Codec, Iterator[torch.Tensor]]:
+    """Codec and latents of a draft: finished chunks from the project, the others in fewer steps."""
+    steps = job.values["steps"]
+    fewer = max(2, (len(steps) if isinstance(steps, list) else steps) // DRAFT)
+    order = replace(job.order, output=project.folder / DRAFTS, recipe=job.order.recipe | {"steps": fewer})
+    sketch = prepare(replace(order, choices=job.choices))
+    chain, whole = content(sketch), dict(finished(project, job.plan, content(job)))
+    loaded = load(sketch, tell, alone=chain.alone)
+
+    def latents() -> Iterator[torch.Tensor]:
+        with opened(sketch) as drafts:
+            yield from latents_of(sketch, loaded, drafts, chain, tell, Clock(), until, whole)
+
+    return loaded[2], latents()
+
+
+def storyboard_here(folder: Path, last: Path | None) -> Path:
+    """The storyboard that is meant where none is named: story.yaml, the only one in the folder, or the last rendered.
+
+    Raises:
+        UsageError: there is none of these; the sentence says what to write.
+    """
+    named = folder / "story.yaml"
+    if named.is_file():
+        return named
+    there = [file for file in sorted((*folder.glob("*.yaml"), *folder.glob("*.yml"))) if _is_storyboard(file)]
+    if len(there) == 1:
+        return there[0]
+    if last is not None and last.is_file():
+        return last
+    several = f"there are {', '.join(file.name for file in there)}" if there else "there is no storyboard here"
+    raise UsageError(f"which storyboard? {several}; write: blockvid preview story.yaml --chunk 5")
+
+
+def _is_storyboard(file: Path) -> bool:
+    try:
+        return any(line.startswith("chunks:") for line in file.read_text(encoding="utf-8").splitlines())
+    except (OSError, UnicodeDecodeError):
+        return False
+
+
+def evenly(pictures: Sequence[np.ndarray], number: int) -> list[int]:
+    """The places of ``number`` pictures spread over a chunk, its first and last among them."""
+    return sorted({round(place) for place in np.linspace(0, len(pictures) - 1, min(number, len(pictures)))})
+
+
