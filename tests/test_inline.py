@@ -1,17 +1,20 @@
-"""Pictures in the terminal: what is written is read back to pixels by small terminals of our own."""
+"""Pictures in the terminal, GIFs, takes side by side: what is written is read back to pixels."""
 
 from __future__ import annotations
 
 import base64
 import re
 from io import BytesIO
+from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageSequence
 
 from blockvid_cli.errors import UsageError
+from blockvid_cli.film.gif import write_gif
 from blockvid_cli.film.inline import PIECE, Protocol, encoded, fitted, protocol
+from blockvid_cli.film.side_by_side import side_by_side
 from blockvid_cli.film.sixel import sixels
 
 KITTY, ITERM, SIXEL, BLOCKS, BLOCKS_256 = Protocol
@@ -89,6 +92,14 @@ def read_blocks(written: str) -> np.ndarray:
                 pair[1].append(now["48"])
         rows += pair
     return np.array(rows, dtype=np.uint8)
+
+
+def read_gif(path: Path) -> tuple[np.ndarray, list[int]]:
+    """Frames (F, H, W, 3) and their milliseconds."""
+    with Image.open(path) as film:
+        frames = [np.asarray(frame.convert("RGB")).astype(int) for frame in ImageSequence.Iterator(film)]
+        times = [frame.info["duration"] for frame in ImageSequence.Iterator(film)]
+    return np.stack(frames), times
 
 
 def test_small_pictures_arrive_as_they_are():
@@ -191,3 +202,65 @@ def test_terminals_are_told_by_their_variables(variables, way):
 def test_an_unknown_way_is_a_sentence():
     with pytest.raises(UsageError, match="Did you mean 'kitty'"):
         protocol({"BLOCKVID_GRAPHICS": "kity"}, is_tty=True)
+
+
+def test_a_gif_has_the_frames_at_their_times(tmp_path):
+    frames = [np.roll(sunset(160, 96), 5 * number, 1) for number in range(13)]
+    path = tmp_path / "film.gif"
+    assert write_gif(iter(frames), path, fps=12) == 13
+    seen, times = read_gif(path)
+    assert seen.shape == (13, 96, 160, 3) and sum(times) == 1080  # 13 / 12 s
+    assert set(times) <= {80, 90}
+    assert np.abs(seen - np.stack(frames).astype(int)).mean() < 8
+    with Image.open(path) as film:
+        assert film.info["loop"] == 0
+
+
+def test_a_gif_is_small_and_its_colours_are_everyones(tmp_path):
+    """A red half and a blue half both come out right, since the palette is chosen over all frames."""
+    red, blue = (np.full((480, 832, 3), colour, dtype=np.uint8) for colour in ((220, 30, 20), (10, 40, 230)))
+    path = tmp_path / "film.gif"
+    write_gif([red] * 5 + [blue] * 5, path, fps=10)
+    seen, times = read_gif(path)
+    assert seen.shape[1:] == (277, 480, 3) and sum(times) == 1000
+    assert np.abs(seen[0] - red[0, 0].astype(int)).max() <= 2 and np.abs(seen[-1] - blue[0, 0].astype(int)).max() <= 2
+    assert path.stat().st_size < 20_000
+
+
+def test_fast_films_lose_frames_not_time(tmp_path):
+    path = tmp_path / "film.gif"
+    assert write_gif((noise(16, 16, seed) for seed in range(120)), path, fps=60) == 60
+    assert sum(read_gif(path)[1]) == 2000
+
+
+@pytest.mark.parametrize(("frames", "fps", "fault"), [([], 10, "at least one frame"), ([1], 0, "not 0")])
+def test_a_gif_of_nothing_is_refused(tmp_path, frames, fps, fault):
+    with pytest.raises(ValueError, match=fault):
+        write_gif(frames, tmp_path / "film.gif", fps=fps)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("columns", [None, 1])
+@pytest.mark.parametrize(("count", "across"), [(1, 1), (2, 2), (5, 3)])
+def test_takes_stand_side_by_side(count, across, columns):
+    takes = [[noise(81, 45, 10 * take + moment) for moment in range(3)] for take in range(count)]
+    pages = list(side_by_side([iter(take) for take in takes], [f"take {n}" for n in range(count)], columns))
+    across, strip = columns or across, 16
+    down = -(-count // across)
+    assert len(pages) == 3 and pages[0].dtype == np.uint8
+    wanted = (down * (45 + strip), across * 85 - 4)
+    assert pages[0].shape == (wanted[0] + wanted[0] % 2, wanted[1] + wanted[1] % 2, 3)
+    for moment, page in enumerate(pages):
+        for number, take in enumerate(takes):
+            top, left = number // across * (45 + strip) + strip, number % across * 85
+            assert np.array_equal(page[top : top + 45, left : left + 81], take[moment])
+            assert page[top - strip : top, left : left + 81].min() < 100  # a label
+
+
+def test_takes_that_do_not_match_are_refused():
+    with pytest.raises(ValueError, match="2 labels for 1 takes"):
+        side_by_side([[noise(8, 8)]], ["a", "b"])
+    with pytest.raises(ValueError, match="different sizes"):
+        list(side_by_side([[noise(8, 8)], [noise(8, 10)]], ["a", "b"]))
+    with pytest.raises(ValueError, match="shorter"):
+        list(side_by_side([[noise(8, 8)] * 2, [noise(8, 8)]], ["a", "b"]))
