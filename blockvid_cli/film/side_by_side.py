@@ -21,7 +21,7 @@ def side_by_side(
     Args:
         takes: frames (uint8, H x W x 3) of each, all of one size, equally many; read together, one at a time.
         labels: what stands above each take; cut where it is too long.
-        columns: takes in a row; as near to a square as can be where nothing is said, no more than three films wide.
+        columns: takes in a row; where nothing is said as near to a square as can be, three in a row at most.
 
     Raises:
         ValueError: there is no take, or not a label a take; or, once drawing, a take ends early or differs in size.
