@@ -8,9 +8,8 @@ What a look draws in full quality is what the render would draw: the render find
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -18,13 +17,14 @@ import torch
 from blockvid_cli.clock import Clock
 from blockvid_cli.codec.stream import Codec, as_pictures
 from blockvid_cli.drawing import Tell, finished, guarded, latents_of, load
-from blockvid_cli.errors import UsageError
 from blockvid_cli.film.chain import Choice
 from blockvid_cli.film.project import Project
 from blockvid_cli.manifest import content
 from blockvid_cli.order import Job, prepare
 from blockvid_cli.pipeline import opened
 from blockvid_cli.redo import existing
+from blockvid_cli.zoo.previews import quick_decoder
+from blockvid_cli.zoo.taew import is_wan21
 
 DRAFT = 3  # a draft has this share of the steps, and two at least
 DRAFTS = "draft.mp4"  # beside it, in the project, lies the drafts' own project
@@ -39,7 +39,15 @@ class Look:
     pictures: tuple[np.ndarray, ...]
 
 
-def look(job: Job, chunk: int, takes: int = 1, draft: bool = False, tell: Tell = lambda event: None) -> list[Look]:
+@dataclass(frozen=True)
+class How:
+    """How a look is taken: as a ``draft``, in fewer steps; ``exact``: by the model's own codec, however slow."""
+
+    draft: bool = False
+    exact: bool = False
+
+
+def look(job: Job, chunk: int, takes: int = 1, how: How = How(), tell: Tell = lambda event: None) -> list[Look]:
     """The chunk as it will be in the film; with ``takes``, also as its other takes would be, from the chosen one on.
 
     Raises:
@@ -50,16 +58,16 @@ def look(job: Job, chunk: int, takes: int = 1, draft: bool = False, tell: Tell =
     looks = []
     for take in range(first, first + takes):
         asked = job if take == first else _with(job, chunk, take)
-        pictures = tuple(picture for number, picture in _drawn(asked, chunk, draft, tell) if number == chunk)
+        pictures = tuple(picture for number, picture in _drawn(asked, chunk, how, tell) if number == chunk)
         looks.append(Look(chunk, take, pictures))
     return looks
 
 
-def stills(job: Job, tell: Tell = lambda event: None) -> dict[int, np.ndarray]:
+def stills(job: Job, exact: bool = False, tell: Tell = lambda event: None) -> dict[int, np.ndarray]:
     """The middle picture of every chunk, the film drawn as a draft where the project has it not."""
     middles = {(chunk.first_frame + chunk.end_frame) // 2: chunk.number for chunk in job.plan.chunks}
     found = {}
-    for frame, (_, picture) in enumerate(_drawn(job, len(job.plan.chunks), True, tell)):
+    for frame, (_, picture) in enumerate(_drawn(job, len(job.plan.chunks), How(True, exact), tell)):
         if frame in middles:
             found[middles[frame]] = picture
     return found
@@ -70,16 +78,18 @@ def _with(job: Job, chunk: int, take: int) -> Job:
     return prepare(replace(job.order, choices={**job.choices, chunk: choice}))
 
 
-def _drawn(job: Job, until: int, draft: bool, tell: Tell) -> Iterator[tuple[int, np.ndarray]]:
+def _drawn(job: Job, until: int, how: How, tell: Tell) -> Iterator[tuple[int, np.ndarray]]:
     """The pictures of the film up to a chunk, each with the number of its chunk."""
     clock, chain = Clock(), content(job)
     with opened(job) as project:
-        if draft:
+        if how.draft:
             codec, latents = _drafted(job, project, until, tell)
         else:
             loaded = load(job, tell, clock, alone=chain.alone)
             codec, latents = loaded[2], latents_of(job, loaded, project, chain, tell, clock, until)
             del loaded
+        if is_wan21(job.card) and not how.exact:
+            codec = quick_decoder(job.card, job.device, job.drawn.codec_dtype).decoder
         ends = [chunk.end_frame for chunk in job.plan.chunks]
         frame = 0
         for part in guarded("decode", codec.stream(latents)):
@@ -105,35 +115,3 @@ def _drafted(job: Job, project: Project, until: int, tell: Tell) -> tuple[Codec,
             yield from latents_of(sketch, loaded, drafts, chain, tell, Clock(), until, whole)
 
     return loaded[2], latents()
-
-
-def storyboard_here(folder: Path, last: Path | None) -> Path:
-    """The storyboard that is meant where none is named: story.yaml, the only one in the folder, or the last rendered.
-
-    Raises:
-        UsageError: there is none of these; the sentence says what to write.
-    """
-    named = folder / "story.yaml"
-    if named.is_file():
-        return named
-    there = [file for file in sorted((*folder.glob("*.yaml"), *folder.glob("*.yml"))) if _is_storyboard(file)]
-    if len(there) == 1:
-        return there[0]
-    if last is not None and last.is_file():
-        return last
-    several = f"there are {', '.join(file.name for file in there)}" if there else "there is no storyboard here"
-    raise UsageError(f"which storyboard? {several}; write: blockvid preview story.yaml --chunk 5")
-
-
-def _is_storyboard(file: Path) -> bool:
-    try:
-        return any(line.startswith("chunks:") for line in file.read_text(encoding="utf-8").splitlines())
-    except (OSError, UnicodeDecodeError):
-        return False
-
-
-def evenly(pictures: Sequence[np.ndarray], number: int) -> list[int]:
-    """The places of ``number`` pictures spread over a chunk, its first and last among them."""
-    return sorted({round(place) for place in np.linspace(0, len(pictures) - 1, min(number, len(pictures)))})
-
-

@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from blockvid_cli import __version__
-from blockvid_cli.commands import bench, data, doctor, eval, models, render, storyboard, takes, train
+from blockvid_cli.commands import bench, data, doctor, eval, models, preview, render, storyboard, takes, train
 
 app = typer.Typer(
     name="blockvid",
@@ -18,6 +18,7 @@ app = typer.Typer(
     "Example: blockvid render storyboards/swan.yaml",
 )
 app.command()(render.render)
+app.command()(preview.preview)
 app.add_typer(takes.app, name="takes")
 app.add_typer(storyboard.app, name="storyboard")
 app.add_typer(models.app, name="models")
