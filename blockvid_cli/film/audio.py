@@ -19,7 +19,9 @@ from blockvid_cli.film.ffmpeg import last_line, run_ffmpeg
 from blockvid_cli.story.dress import Audio
 
 RATE = 48_000  # samples a second
-SAME = f"aformat=sample_rates={RATE}:channel_layouts=stereo"
+SAME = (  # one channel goes into both at its full strength
+    f"aformat=sample_fmts=fltp:sample_rates={RATE}:channel_layouts=stereo|mono,pan=stereo|FL=FL+FC|FR=FR+FC"
+)
 LIMITER = "alimiter=limit=0.89:level=0:latency=1"  # -1 dB; in step with the pictures
 SILENCE = -70.0  # LUFS: what EBU R128 does not count
 
@@ -100,7 +102,7 @@ def _tried(audio: Audio, begin: float, room: float) -> Sound:
 
 def _gain(audio: Audio, seconds: float) -> float:
     """Decibels that bring the first ``seconds`` to their loudness; 0 for silence (EBU R128, by ebur128)."""
-    printed = f"{SAME},ebur128=metadata=1,ametadata=mode=print:key=lavfi.r128.I:file=pipe\\\\:1"
+    printed = f"{SAME},ebur128=metadata=1,ametadata=mode=print:key=lavfi.r128.I:file=-"
     report = _decoded(audio, seconds, "-af", printed, "-f", "null", "-")
     found = [float(line.partition("=")[2]) for line in report.splitlines() if line.startswith("lavfi.r128.I=")]
     measured = found[-1] if found else SILENCE

@@ -76,8 +76,9 @@ def _seconds(low: float, unit: str) -> Callable[[object], float]:
     number = _number(low, LONGEST_SOUND, False, unit)
 
     def seconds(value: object) -> float:
-        timed = isinstance(value, str) and CLOCK.fullmatch(value.strip())
-        return number(float(parse_clock(value)) if timed else value)
+        if isinstance(value, str) and (timed := re.fullmatch(rf"(-?)\s*({CLOCK.pattern})", value.strip())):
+            return number(float(parse_clock(timed[2])) * (-1 if timed[1] else 1))
+        return number(value)
 
     return seconds
 
