@@ -517,6 +517,10 @@ ODD = [
         "duration: 1e-9",
         "seed: ''",
         "audio: {file: [a]}",
+        "{file: a, at: -1e9, end: 0.1, loudness: -16}",
+        "title_card: {text: [a], seconds: -1}",
+        "transition: fade",
+        "subtitle: |",
         "caption:",
     ),
 ]

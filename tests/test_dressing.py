@@ -172,6 +172,7 @@ def test_soft_subtitles_are_in_the_film_and_beside_it(pictures, tmp_path):
         assert "00:00:02,000 --> 00:00:04,000\na word of its own" in text and "three" not in text
     said = subprocess.run([ffmpeg.binary(), "-i", film], capture_output=True, text=True, check=False).stderr
     assert "mov_text" in said
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["film.mp4", "film.srt", "kept"]
     assemble(pictures, film, Look(12, SIZE, 60, (Chapter(0, 5, "", ""),), subtitles="soft"))  # nothing is said
 
 

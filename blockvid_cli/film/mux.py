@@ -184,7 +184,8 @@ def _mux(source: Path, whole: Path, look: Look, sounds: Sequence[Sound], tags: s
     done = run_ffmpeg(["-y", *opened, *made], tags.encode("utf-8", "replace"))
     if done.returncode != 0:
         raise failure(whole, done.stderr.decode("utf-8", "replace"))
-    counts = [line[6:] for line in done.stdout.decode("utf-8", "replace").splitlines() if line.startswith("frame=")]
+    told = done.stdout.decode("utf-8", "replace").splitlines()
+    counts = [line.removeprefix("frame=") for line in told if line.startswith("frame=")]
     return int(counts[-1]) if counts else 0
 
 
