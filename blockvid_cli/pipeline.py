@@ -19,11 +19,12 @@ from blockvid_cli.clock import Clock
 from blockvid_cli.drawing import Around, Event, Tell, guarded, latents_of, let_go, load
 from blockvid_cli.errors import OutOfMemoryError
 from blockvid_cli.film.chain import Chain, write_choices
-from blockvid_cli.film.mux import Film, write_film
+from blockvid_cli.film.kept import Kept
+from blockvid_cli.film.look import look_of
+from blockvid_cli.film.mux import Film, assemble, draw_pictures, try_out
 from blockvid_cli.film.pictures import pictures_of, watched
 from blockvid_cli.film.project import Project, folder_beside
 from blockvid_cli.film.sheet import contact_sheet
-from blockvid_cli.film.subtitles import chapters_of
 from blockvid_cli.hub import require
 from blockvid_cli.manifest import content, manifest
 from blockvid_cli.order import Job
@@ -63,35 +64,36 @@ def render(
 
 def _render(job: Job, chain: Chain, tell: Tell, clock: Clock, around: Around) -> Film:
     """One try at a film; ``chain`` is that of the profile that was asked for first."""
-    plan = job.plan
+    look = look_of(job.storyboard, job.plan, manifest(job) if job.order.metadata else None)
+    try_out(look)  # a sound that cannot be played is told of before anything is drawn
     with opened(job) as project:
         write_choices(project.folder, job.choices)
         project.write_manifest({**manifest(job), "keys": chain.keys, "links": chain.links})
-        if (needs := job.budget()).peak > TOLD_FROM:
-            tell(Event("note", told(job.drawn, needs, job.free)))
-        loaded = load(job, tell, clock, around, chain.alone)
-        codec, latents = loaded[2], latents_of(job, loaded, project, chain, tell, clock)
-        del loaded  # the latents alone hold the network now
+        kept = Kept(project.folder, chain, job.plan)
+        if not kept.there():
+            _draw(job, chain, project, kept, tell, clock, around)
         for note in (*job.storyboard.notes, *project.notes):
             tell(Event("note", note))
-        stills: dict[int, np.ndarray] = {}
-        decoded = clock.each("decode", guarded("decode", codec.stream(latents)))
-        pictures = pictures_of(watched(decoded, plan, lambda note: tell(Event("note", note))), plan, stills)
         with clock.phase("mux"):
-            film = write_film(
-                pictures,
-                job.output,
-                fps=plan.fps,
-                size=plan.size,
-                frames_total=plan.frames,
-                chapters=chapters_of(plan),
-                audio=job.storyboard.audio,
-                metadata=manifest(job) if job.order.metadata else None,
-                title=job.storyboard.title if job.order.metadata else "",
-            )
-        labels = [f"{chunk.number}. {chunk.caption}" for chunk in plan.chunks if chunk.number in stills]
-        contact_sheet([stills[number] for number in sorted(stills)], labels, project.folder / "sheet.png")
-    return film
+            return assemble(kept.pictures, job.output, look)
+
+
+def _draw(job: Job, chain: Chain, project: Project, kept: Kept, tell: Tell, clock: Clock, around: Around) -> None:
+    """Draws what is missing, and keeps the film's pictures."""
+    plan = job.plan
+    if (needs := job.budget()).peak > TOLD_FROM:
+        tell(Event("note", told(job.drawn, needs, job.free)))
+    loaded = load(job, tell, clock, around, chain.alone)
+    codec, latents = loaded[2], latents_of(job, loaded, project, chain, tell, clock)
+    del loaded  # the latents alone hold the network now
+    stills: dict[int, np.ndarray] = {}
+    decoded = clock.each("decode", guarded("decode", codec.stream(latents)))
+    pictures = pictures_of(watched(decoded, plan, lambda note: tell(Event("note", note))), plan, stills)
+    with clock.phase("mux"):
+        draw_pictures(pictures, kept.pictures, fps=plan.fps, size=plan.size, frames_total=plan.frames)
+    labels = [f"{chunk.number}. {chunk.caption}" for chunk in plan.chunks if chunk.number in stills]
+    contact_sheet([stills[number] for number in sorted(stills)], labels, project.folder / "sheet.png")
+    kept.seal()
 
 
 def opened(job: Job) -> Project:

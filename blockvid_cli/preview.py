@@ -89,7 +89,7 @@ def _drawn(job: Job, until: int, how: How, tell: Tell) -> Iterator[tuple[int, np
             codec, latents = loaded[2], latents_of(job, loaded, project, chain, tell, clock, until)
             del loaded
         if is_wan21(job.card) and not how.exact:
-            codec = quick_decoder(job.card, job.device, job.drawn.codec_dtype).decoder
+            codec = quick_decoder(job.card, job.device, job.drawn.codec_dtype, linear=job.device == "cpu").decoder
         ends = [chunk.end_frame for chunk in job.plan.chunks]
         frame = 0
         for part in guarded("decode", codec.stream(latents)):

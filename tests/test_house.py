@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 
 from blockvid_cli import drawing, pipeline
-from blockvid_cli.commands import render
+from blockvid_cli.commands import film, render
 from blockvid_cli.denoiser import attention, wan
 from blockvid_cli.rollout import loop
 
@@ -84,6 +84,7 @@ def test_every_module_says_what_it_is():
 def test_from_the_command_to_the_attention_is_a_short_read():
     way = [
         render.render,
+        film.draw,
         pipeline.render,
         pipeline._render,
         drawing.load,

@@ -14,7 +14,6 @@ from blockvid_cli.commands import options, show
 from blockvid_cli.errors import UsageError
 from blockvid_cli.story.plan import Plan
 from blockvid_cli.story.reading import read_text
-from blockvid_cli.story.seconds import clock
 from blockvid_cli.story.storyboard import Storyboard, json_schema, read_storyboard
 from blockvid_cli.story.timed_captions import holds_captions
 from blockvid_cli.story.writing import dump_storyboard
@@ -150,7 +149,7 @@ def import_(
         typer.echo(text, nl=False)
     else:
         _write(output, text, force)
-        typer.echo(f"{output}: {len(storyboard.chunks)} chunks, {clock(storyboard.seconds)}")
+        typer.echo(f"{output}: {len(storyboard.chunks)} chunks, {float(storyboard.seconds):g} s")
     for note in storyboard.notes:
         typer.echo(note, err=True)
 
