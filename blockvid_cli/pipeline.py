@@ -16,7 +16,7 @@ import numpy as np
 import torch
 
 from blockvid_cli.clock import Clock
-from blockvid_cli.drawing import Around, Event, Tell, guarded, latents_of, let_go, load
+from blockvid_cli.drawing import Around, Event, Tell, finished, guarded, latents_of, let_go, load
 from blockvid_cli.errors import OutOfMemoryError
 from blockvid_cli.film.chain import Chain, write_choices
 from blockvid_cli.film.kept import Kept
@@ -70,7 +70,8 @@ def _render(job: Job, chain: Chain, tell: Tell, clock: Clock, around: Around) ->
         write_choices(project.folder, job.choices)
         project.write_manifest({**manifest(job), "keys": chain.keys, "links": chain.links})
         kept = Kept(project.folder, chain, job.plan)
-        if not kept.there():
+        whole = len(dict(finished(project, job.plan, chain))) == len(job.plan.blocks)
+        if not (whole and kept.there()):
             _draw(job, chain, project, kept, tell, clock, around)
         for note in (*job.storyboard.notes, *project.notes):
             tell(Event("note", note))

@@ -12,6 +12,7 @@ from typing import Any
 
 from blockvid_cli.film.chain import Chain
 from blockvid_cli.film.disk import write_whole
+from blockvid_cli.film.project import SEAL
 from blockvid_cli.hub import sha256
 from blockvid_cli.story.plan import Plan
 
@@ -20,7 +21,7 @@ class Kept:
     """The pictures of a film, decoded from the latents that ``chain`` names."""
 
     def __init__(self, folder: Path, chain: Chain, plan: Plan) -> None:
-        self.pictures, self._seal = folder / "pictures.mp4", folder / "pictures.json"
+        self.pictures, self._seal = folder / "pictures.mp4", folder / SEAL
         self._told = {"keys": list(chain.keys), "frames": plan.frames, "fps": plan.fps}
 
     def there(self) -> bool:

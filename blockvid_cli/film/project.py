@@ -6,6 +6,7 @@
         manifest.json                       everything needed to redraw the film
         chunks/005/take-1.safetensors       clean latents, of as many blocks as are finished
         chunks/005/take-1.3f9a0c4d.safetensors   what take 1 was before an edit
+        pictures.mp4, pictures.json         the film's pictures, and what they were decoded from (``film.kept``)
         takes.json                          which takes are in the film, where not the first
         .lock                               held while a render runs
 
@@ -32,6 +33,7 @@ from blockvid_cli.film.lock import FolderLock
 from blockvid_cli.film.takes import Damaged, Take, read_facts, read_take, write_take
 
 VERSION = 1
+SEAL = "pictures.json"  # what the kept pictures are; without it there are none
 FIXED = ("model", "size", "fps")  # what a project cannot change once it is begun
 
 
@@ -147,6 +149,7 @@ class Project:
     def _forget_chunks(self) -> None:
         chunks = self.folder / "chunks"
         with writing(chunks):
+            (self.folder / SEAL).unlink(missing_ok=True)
             if chunks.is_symlink():
                 chunks.unlink()
             elif chunks.exists():
