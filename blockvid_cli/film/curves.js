@@ -2,80 +2,107 @@
 // Runs after report.js, whose names it uses.
 
 const WIDE = 320, HIGH = 104, EDGE = 6; // of a picture's coordinates
+const DOTS = 60; // a longer line has no dots
 const CALM = 0.1; // a picture spans at least this share of its first score, so that small changes look small
 
 const many = chunks.length > 120;
-const borders = chunks.slice(1).filter((chunk, place) => !many || chunk.shot !== chunks[place].shot).map((chunk) => chunk.start);
+const shown = chunks.slice(1).filter((chunk, place) => !many || chunk.shot !== chunks[place].shot);
+const borders = shown.map((chunk) => chunk.start);
 const across = (seconds) => EDGE + ((WIDE - 2 * EDGE) * seconds) / facts.seconds;
 const number = (value) => (Math.abs(value) >= 100 ? value.toFixed(1) : value.toPrecision(4));
 
 function change(value, first) {
   if (!first) return "";
   const percent = (100 * (value - first)) / Math.abs(first);
-  return `${percent < 0 ? "−" : "+"}${Math.abs(percent).toFixed(1)} %`;
+  const sign = Math.abs(percent) < 0.05 ? "±" : percent < 0 ? "−" : "+";
+  return `${sign}${Math.abs(percent).toFixed(1)} %`;
 }
 
 function panel(curve) {
-  const points = curve.scores.map((score, place) => ({ score, at: curve.seconds[place] })).filter((point) => point.score !== null);
-  if (!points.length) return null;
-  const first = points[0].score, scores = points.map((point) => point.score);
-  const least = Math.min(...scores), most = Math.max(...scores);
-  const room = Math.max(most - least, CALM * Math.abs(first), 1e-9), middle = (most + least) / 2;
-  const down = (score) => HIGH / 2 - ((score - middle) / room) * (HIGH - 24);
-
-  const lines = borders.map((at) => draw("line", { class: "border", x1: across(at), x2: across(at), y1: 0, y2: HIGH }));
-  const level = draw("line", { class: "first", x1: EDGE, x2: WIDE - EDGE, y1: down(first), y2: down(first) });
-  const dots = points.map((point) => draw("circle", { class: "dot", r: 2.5, cx: across(point.at), cy: down(point.score) }));
-  const here = draw("line", { class: "here", y1: 0, y2: HIGH });
-  const chosenDot = draw("circle", { class: "dot chosen", r: 5, visibility: "hidden" });
-  const picture = draw("svg", { viewBox: `0 0 ${WIDE} ${HIGH}`, "aria-hidden": "true" },
-    ...lines, level, ...runs(curve, down), ...(points.length > 60 ? [] : dots), here, chosenDot);
-  const told = make("output");
-  const better = { true: "higher is better", false: "lower is better" }[curve.higher] || "";
-  const whole = points.length > 1 ? `${number(first)} → ${number(points.at(-1).score)}  ${change(points.at(-1).score, first)}` : number(first);
+  const points = curve.scores.map((score, place) => ({ score, at: curve.seconds[place] }));
+  const scored = points.filter((point) => point.score !== null);
+  if (!scored.length) return null;
+  const first = scored[0].score, last = scored.at(-1).score;
+  const down = heights(scored.map((point) => point.score));
+  const chosen = draw("circle", { class: "dot chosen", r: 5, visibility: "hidden" });
+  const told = make("span", { className: "value" });
   const title = curve.name.replaceAll("_", " ");
-  const slider = make("div", { className: "plot", tabIndex: 0 }, picture);
-  let place = -1;
-
-  const show = (next) => {
-    place = next;
-    chosenDot.setAttribute("visibility", place < 0 ? "hidden" : "visible");
-    if (place < 0) { told.textContent = whole; return; }
-    const point = points[place];
-    chosenDot.setAttribute("cx", across(point.at));
-    chosenDot.setAttribute("cy", down(point.score));
+  const whole = scored.length > 1 ? `${number(first)} → ${number(last)}  ${change(last, first)}` : number(first);
+  const better = { true: "higher is better", false: "lower is better" }[curve.higher] || "";
+  const plot = make("div", { className: "plot", tabIndex: 0 }, picture(points, scored, down, chosen));
+  const show = (place) => {
+    const point = scored[place];
+    chosen.setAttribute("visibility", point ? "visible" : "hidden");
+    told.textContent = whole;
+    if (!point) return;
+    chosen.setAttribute("cx", across(point.at));
+    chosen.setAttribute("cy", down(point.score));
     told.textContent = `${clock(point.at)}  ${number(point.score)}${place ? `  ${change(point.score, first)}` : ""}`;
-    slider.setAttribute("aria-valuenow", place + 1);
-    slider.setAttribute("aria-valuetext", told.textContent);
+    plot.setAttribute("aria-valuenow", place + 1);
+    plot.setAttribute("aria-valuetext", told.textContent);
   };
-  const nearest = (event) => {
-    const box = picture.getBoundingClientRect(), at = ((event.clientX - box.left) / box.width) * WIDE;
-    return points.reduce((best, point, index) => (Math.abs(across(point.at) - at) < Math.abs(across(points[best].at) - at) ? index : best), 0);
+  const about = {
+    role: "slider", "aria-label": `${title}, along the film`,
+    "aria-valuemin": 1, "aria-valuemax": scored.length, "aria-valuenow": 1, "aria-valuetext": whole,
   };
-  const keyed = (event) => {
-    const to = { ArrowLeft: place - 1, ArrowDown: place - 1, ArrowRight: place + 1, ArrowUp: place + 1, Home: 0, End: points.length - 1 }[event.key];
-    if (to !== undefined) { event.preventDefault(); show(Math.min(Math.max(to, 0), points.length - 1)); }
-    if (event.key === "Enter") go(points[place].at);
-  };
-  for (const [name, value] of Object.entries({ role: "slider", "aria-label": `${title}, along the film`, "aria-valuemin": 1, "aria-valuemax": points.length, "aria-valuenow": 1, "aria-valuetext": whole })) slider.setAttribute(name, value);
-  slider.addEventListener("pointermove", (event) => show(nearest(event)));
-  slider.addEventListener("pointerleave", () => show(document.activeElement === slider ? place : -1));
-  slider.addEventListener("focus", () => show(Math.max(place, 0)));
-  slider.addEventListener("blur", () => show(-1));
-  slider.addEventListener("keydown", keyed);
-  slider.addEventListener("click", (event) => go(points[nearest(event)].at));
-  tell.addEventListener("time", (event) => { for (const end of ["x1", "x2"]) here.setAttribute(end, across(event.detail)); });
+  for (const [name, value] of Object.entries(about)) plot.setAttribute(name, value);
+  listen(plot, scored, show);
   show(-1);
-  return make("figure", {}, make("figcaption", {}, make("span", {}, title, make("small", { textContent: better })), told), slider);
+  const small = make("small", { textContent: better });
+  return make("figure", {}, make("figcaption", {}, make("span", {}, title, small), told), plot);
+}
+
+// Where a score stands: the first one's distance from the others is what the picture is about.
+function heights(scores) {
+  const least = Math.min(...scores), most = Math.max(...scores);
+  const room = Math.max(most - least, CALM * Math.abs(scores[0]), 1e-9), middle = (most + least) / 2;
+  return (score) => HIGH / 2 - ((score - middle) / room) * (HIGH - 24);
+}
+
+function picture(points, scored, down, chosen) {
+  const level = down(scored[0].score);
+  const here = draw("line", { class: "here", y1: 0, y2: HIGH });
+  tell.addEventListener("time", (event) => {
+    for (const end of ["x1", "x2"]) here.setAttribute(end, across(event.detail));
+  });
+  const dots = scored.length > DOTS ? [] : scored.map((point) => {
+    return draw("circle", { class: "dot", r: 2.5, cx: across(point.at), cy: down(point.score) });
+  });
+  return draw("svg", { viewBox: `0 0 ${WIDE} ${HIGH}`, "aria-hidden": "true" },
+    ...borders.map((at) => draw("line", { class: "border", x1: across(at), x2: across(at), y1: 0, y2: HIGH })),
+    draw("line", { class: "first", x1: EDGE, x2: WIDE - EDGE, y1: level, y2: level }),
+    ...runs(points, down), ...dots, here, chosen);
+}
+
+// A pointer or the arrow keys choose a segment, a click or Enter brings the film there.
+function listen(plot, scored, show) {
+  let place = 0;
+  const choose = (next) => { place = Math.min(Math.max(next, 0), scored.length - 1); show(place); };
+  const nearest = (event) => {
+    const box = plot.getBoundingClientRect(), at = ((event.clientX - box.left) / box.width) * WIDE;
+    const far = scored.map((point) => Math.abs(across(point.at) - at));
+    return far.indexOf(Math.min(...far));
+  };
+  plot.addEventListener("pointermove", (event) => choose(nearest(event)));
+  plot.addEventListener("pointerleave", () => show(document.activeElement === plot ? place : -1));
+  plot.addEventListener("focus", () => show(place));
+  plot.addEventListener("blur", () => show(-1));
+  plot.addEventListener("click", (event) => { choose(nearest(event)); go(scored[place].at); });
+  plot.addEventListener("keydown", (event) => {
+    if (event.key === "Enter") go(scored[place].at);
+    if (!(event.key in STEPS) || event.altKey || event.ctrlKey || event.metaKey) return;
+    event.preventDefault();
+    choose(place + STEPS[event.key]);
+  });
 }
 
 // The line, broken where a segment has no score.
-function runs(curve, down) {
+function runs(points, down) {
   const paths = [];
   let open = false;
-  curve.scores.forEach((score, place) => {
+  points.forEach(({ score, at }) => {
     if (score === null) { open = false; return; }
-    const point = `${across(curve.seconds[place])} ${down(score)}`;
+    const point = `${across(at)} ${down(score)}`;
     if (open) paths[paths.length - 1] += `L${point}`;
     else paths.push(`M${point}`);
     open = true;
@@ -87,5 +114,6 @@ const panels = facts.curves.map(panel).filter(Boolean);
 if (panels.length) {
   document.getElementById("curves").append(...panels);
   document.getElementById("drift").hidden = false;
+  document.querySelector(".key.border").textContent = many ? "shot borders" : "chunk borders";
   moved();
 }

@@ -146,7 +146,7 @@ def _other(chunk: DrawnChunk) -> bool:
     return bool(chunk.sentence) and chunk.sentence != chunk.caption
 
 
-def _plain(values: Mapping[str, Any]) -> Any:
+def _plain(values: Mapping[str, Any]) -> dict[str, Any]:
     """The same in values that YAML knows."""
     return json.loads(json.dumps(values, default=str))
 

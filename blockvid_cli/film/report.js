@@ -1,14 +1,15 @@
-// The film, its timeline, and the card of the chunk that is chosen. What a person typed goes in as text, never as HTML.
-"use strict";
+// The film and its timeline. Whatever a person typed is put in as text, never as HTML.
 
 const facts = JSON.parse(document.getElementById("facts").textContent);
 const chunks = facts.chunks;
 const placeOf = new Map(chunks.map((chunk, place) => [chunk.number, place]));
 const film = document.querySelector("video");
 const still = matchMedia("(prefers-reduced-motion: reduce)");
-const LEAST = 68, NARROWEST = 24; // pixels of a usual chunk, and of the shortest
+const LONG = facts.seconds >= 3600;
+const NARROWEST = 24; // pixels of the shortest chunk, unless it is far shorter than the others
 const ARCS = 76; // pixels above the chunks, as in report.css
 const ALL_ARCS = 150; // a film of more chunks shows only the arcs of the one that is chosen
+const STEPS = { ArrowLeft: -1, ArrowRight: 1, PageUp: -10, PageDown: 10, Home: -Infinity, End: Infinity };
 const SVG = "http://www.w3.org/2000/svg";
 
 const make = (tag, values = {}, ...children) => {
@@ -41,19 +42,20 @@ let scale = 1, chosen = 0, playing = -1;
 
 function button(chunk, place) {
   const picture = chunk.picture ? [make("img", { src: chunk.picture, alt: "", decoding: "async" })] : [];
-  const name = `Chunk ${chunk.number}, ${clock(chunk.start)} to ${clock(chunk.end)}, shot ${chunk.shot}: ${chunk.caption}`;
+  const span = `${clock(chunk.start)} to ${clock(chunk.end)}`;
   const made = make("button", { type: "button", className: "chunk", title: chunk.caption, tabIndex: -1 },
     make("span", { className: "frame" }, ...picture), make("span", { className: "badge" }),
-    make("b", { textContent: chunk.number }), make("small", { textContent: clock(chunk.start) }));
+    make("b", { textContent: chunk.number }), make("small", { textContent: clock(LONG ? Math.round(chunk.start) : chunk.start) }));
   made.setAttribute("role", "option");
-  made.setAttribute("aria-label", name);
+  made.setAttribute("aria-label", `Chunk ${chunk.number}, ${span}, shot ${chunk.shot}: ${chunk.caption}`);
   made.addEventListener("click", () => seek(place));
   return made;
 }
 
 function fill() {
-  const shots = Map.groupBy ? Map.groupBy(chunks, (chunk) => chunk.shot) : grouped();
+  const shots = grouped();
   timeline.append(arcs);
+  timeline.classList.toggle("in-shots", shots.size > 1);
   for (const [shot, inside] of shots) {
     const group = make("div", { className: "shot" }, ...inside.map((chunk) => buttons[placeOf.get(chunk.number)]));
     group.setAttribute("role", "group");
@@ -71,7 +73,10 @@ function fill() {
 
 function grouped() {
   const shots = new Map();
-  for (const chunk of chunks) shots.set(chunk.shot, [...(shots.get(chunk.shot) || []), chunk]);
+  for (const chunk of chunks) {
+    if (!shots.has(chunk.shot)) shots.set(chunk.shot, []);
+    shots.get(chunk.shot).push(chunk);
+  }
   return shots;
 }
 
@@ -79,7 +84,8 @@ function grouped() {
 function layOut() {
   const lengths = chunks.map((chunk) => chunk.end - chunk.start).sort((a, b) => a - b);
   const shortest = Math.max(lengths[0], 0.05), usual = Math.max(lengths[lengths.length >> 1], 0.05);
-  scale = Math.max(scroller.clientWidth / facts.seconds, LEAST / usual, NARROWEST / shortest);
+  const wide = (LONG ? 92 : 68) / usual; // room for a number and a time
+  scale = Math.max(scroller.clientWidth / facts.seconds, wide, Math.min(NARROWEST / shortest, 4 * wide));
   timeline.style.width = `${Math.floor(facts.seconds * scale)}px`;
   chunks.forEach((chunk, place) => {
     buttons[place].style.left = `${chunk.start * scale}px`;
@@ -87,7 +93,7 @@ function layOut() {
   });
   for (const [label, start, end] of labels) {
     label.style.left = `${start * scale}px`;
-    label.style.width = `${(end - start) * scale}px`;
+    label.style.width = `${(end - start) * scale - 4}px`;
   }
   drawArcs();
   moved();
@@ -145,51 +151,11 @@ function go(seconds) {
   film.currentTime = seconds + 0.5 / facts.fps; // the middle of the frame, so that rounding cannot show the one before
 }
 
-function showCard(chunk) {
-  const card = document.getElementById("card");
-  const shots = chunks.at(-1).shot > 1 ? ` · shot ${chunk.shot}` : "";
-  const told = make("dl");
-  const row = (name, ...values) => told.append(make("div", {}, make("dt", { textContent: name }), make("dd", {}, ...values)));
-  const links = (list) => list.map(link);
-  row("recalls", ...(chunk.recalled.length ? links(chunk.recalled) : ["nothing earlier"]));
-  const by = chunks.filter((other) => other.recalled.some((old) => old.chunk === chunk.number));
-  if (by.length) row("recalled by", ...links(by.slice(0, 24).map((other) => ({ chunk: other.number }))), by.length > 24 ? ` and ${by.length - 24} more` : "");
-  row("seed", make("code", { textContent: chunk.seed }));
-  row("take", `${chunk.take}${chunk.takes.length > 1 ? ` of ${chunk.takes.join(", ")}` : ", the only one"}`);
-  if (chunk.kept !== null) row("tokens kept", ...keptOf(chunk));
-  const took = chunk.seconds === null ? "" : `${chunk.seconds.toFixed(1)} s`;
-  row("drawn", chunk.resumed ? `by an earlier render${took && `, in ${took}`}` : `now${took && `, in ${took}`}`);
-  card.replaceChildren(
-    make("p", { className: "where", textContent: `Chunk ${chunk.number} of ${chunks.length}${shots} · ${clock(chunk.start)}–${clock(chunk.end)}` }),
-    make("p", { className: "caption", dir: "auto", textContent: chunk.caption }));
-  if (chunk.sentence && chunk.sentence !== chunk.caption) {
-    card.append(make("p", { className: "sentence" }, "drawn as ", make("q", { dir: "auto", textContent: chunk.sentence })));
-  }
-  card.append(told);
-}
-
-function link(old) {
-  const alike = typeof old.cosine === "number" ? ` ${old.cosine.toFixed(2)}` : old.cosine === null ? " recent" : "";
-  const made = make("button", { type: "button", className: "link" }, make("b", { textContent: old.chunk }), alike);
-  made.setAttribute("aria-label", `Chunk ${old.chunk}${alike && (old.cosine === null ? ", recent" : `, cosine${alike}`)}`);
-  const place = placeOf.get(old.chunk);
-  made.disabled = place === undefined;
-  made.addEventListener("click", () => { seek(place); buttons[place].focus({ preventScroll: true }); });
-  return made;
-}
-
-function keptOf(chunk) {
-  if (!chunk.tokens) return [chunk.kept.toLocaleString("en")];
-  const meter = draw("svg", { class: "bar", "aria-hidden": "true" }, draw("rect", { width: `${(100 * chunk.kept) / chunk.tokens}%`, height: "100%", rx: 3 }));
-  return [`${chunk.kept.toLocaleString("en")} of ${chunk.tokens.toLocaleString("en")} `, meter];
-}
-
 function keys(event) {
-  const steps = { ArrowLeft: -1, ArrowUp: -1, ArrowRight: 1, ArrowDown: 1, PageUp: -10, PageDown: 10, Home: -Infinity, End: Infinity };
   const from = buttons.indexOf(document.activeElement);
-  if (from < 0 || !(event.key in steps) || event.altKey || event.ctrlKey || event.metaKey) return;
+  if (from < 0 || !(event.key in STEPS) || event.altKey || event.ctrlKey || event.metaKey) return;
   event.preventDefault();
-  choose(Math.min(Math.max(from + steps[event.key], 0), chunks.length - 1), true);
+  choose(Math.min(Math.max(from + STEPS[event.key], 0), chunks.length - 1), true);
 }
 
 // The card follows the film, unless another chunk than the one playing was chosen to be looked at.
@@ -197,7 +163,7 @@ function moved() {
   const now = film ? film.currentTime : 0;
   playhead.style.transform = `translateX(${now * scale}px)`;
   tell.dispatchEvent(new CustomEvent("time", { detail: now }));
-  const place = chunks.findLastIndex((chunk) => chunk.start <= now + 1e-3);
+  const place = film ? chunks.findLastIndex((chunk) => chunk.start <= now + 1e-3) : -1;
   if (place === playing) return;
   if (playing >= 0) buttons[playing].removeAttribute("aria-current");
   const follows = chosen === playing;
@@ -212,20 +178,12 @@ function everyFrame() {
   if (!film.paused && !film.ended && !still.matches) requestAnimationFrame(everyFrame);
 }
 
-function copies() {
-  for (const made of document.querySelectorAll("button.copy")) {
-    made.addEventListener("click", async () => {
-      const text = document.getElementById(made.dataset.of);
-      try {
-        await navigator.clipboard.writeText(text.textContent);
-      } catch {
-        getSelection().selectAllChildren(text); // pages that may not write to the clipboard select at least
-        made.textContent = document.execCommand("copy") ? "Copied" : "Selected";
-        return;
-      }
-      made.textContent = "Copied";
-      setTimeout(() => { made.textContent = "Copy"; }, 2000);
-    });
+// The player's own switch for captions shows the storyboard's.
+function subtitles() {
+  const track = film.addTextTrack("captions", "Storyboard");
+  for (const chunk of chunks) {
+    const plain = chunk.caption.replaceAll("&", "&amp;").replaceAll("<", "&lt;");
+    track.addCue(new VTTCue(chunk.start, chunk.end, plain));
   }
 }
 
@@ -237,6 +195,7 @@ if (chunks.length) {
   choose(0);
   new ResizeObserver(layOut).observe(scroller);
   if (film) {
+    subtitles();
     film.addEventListener("play", everyFrame);
     for (const name of ["timeupdate", "seeking", "seeked"]) film.addEventListener(name, moved);
   }

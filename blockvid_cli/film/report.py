@@ -1,10 +1,11 @@
 """``story.report.html``: one page that plays the film and shows how it was drawn; it needs no network.
 
-    report.html     the page's outline       report.css     how it looks, by day and by night
-    report.js       film, timeline, card     curves.js      how measures drift along the film
+    report.html     the page's outline              report.css     how it looks, by day and by night
+    report.js       the film and its timeline       card.js        what is told of the chunk that is chosen
+    curves.js       how measures drift along the film
 
 What a person typed (captions, title, storyboard) is escaped here, or lies in the page as JSON without a single ``<``
-and is put in its place as text. A policy in the page lets nothing run but the two scripts above, and nothing load.
+and is put in its place as text. A policy in the page lets nothing run but these scripts, and nothing load.
 """
 
 from __future__ import annotations
@@ -31,6 +32,7 @@ from blockvid_cli.film.facts import Report
 from blockvid_cli.film.page import chunk_table, notes, phases, settings, summary
 
 HERE = Path(__file__).parent
+SCRIPTS = ("card.js", "report.js", "curves.js")  # one script in this order
 EMBEDDED = 24_000_000  # bytes of a film that is put into the page; one browser stops at 32 MiB of base64
 PICTURES = 4_000_000  # bytes that the thumbnails of a film may take, about
 WIDTHS = (240, 160, 112, 80, 56)  # pixels of a thumbnail: the widest with which they fit
@@ -50,7 +52,7 @@ def write_report(path: Path, facts: Report) -> None:
 def page(facts: Report, folder: Path) -> str:
     """The page, for a file in ``folder``: a film too large to embed is linked relative to it."""
     style = _asset("report.css")
-    script = _asset("report.js") + _asset("curves.js")
+    script = "".join(map(_asset, SCRIPTS))
     return Template(_asset("report.html")).substitute(
         policy=escape(_policy(style, script)),
         title=escape(facts.title or (facts.film.stem if facts.film else "A film")),
@@ -72,8 +74,8 @@ def as_data(facts: Report) -> dict[str, Any]:
     chunks = []
     for chunk in facts.chunks:
         values = asdict(replace(chunk, picture=None))
-        picture = None if chunk.picture is None else picture_uri(chunk.picture, width)
-        chunks.append({**values, "seed": str(chunk.seed), "picture": picture})
+        values |= {"seed": str(chunk.seed), "takes": list(chunk.takes), "recalled": list(values["recalled"])}
+        chunks.append(values | {"picture": None if chunk.picture is None else picture_uri(chunk.picture, width)})
     curves = [
         {
             "name": name,
@@ -116,14 +118,15 @@ def _player(facts: Report, folder: Path) -> str:
         return '<p class="missing">There is no film beside this report.</p>'
     kind = mimetypes.guess_type(facts.film.name)[0] or "video/mp4"
     if facts.film.stat().st_size <= EMBEDDED:
-        source = _uri(kind, facts.film.read_bytes())
+        source, ahead = _uri(kind, facts.film.read_bytes()), "auto"
     else:
-        source = quote(Path(os.path.relpath(facts.film, folder)).as_posix())
+        source, ahead = quote(Path(os.path.relpath(facts.film, folder)).as_posix()), "metadata"
     first = next((chunk.picture for chunk in facts.chunks if chunk.picture is not None), None)
     poster = "" if first is None else f' poster="{picture_uri(first, 960)}"'
     width, height = facts.size
     return (
-        f'<video controls playsinline preload="auto" width="{width}" height="{height}" aria-label="The film"{poster}>'
+        f'<video controls playsinline preload="{ahead}" width="{width}" height="{height}"{poster}'
+        ' aria-label="The film">'
         f'<source src="{escape(source)}" type="{escape(kind)}"></video>'
     )
 
