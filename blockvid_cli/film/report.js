@@ -45,7 +45,8 @@ function button(chunk, place) {
   const span = `${clock(chunk.start)} to ${clock(chunk.end)}`;
   const made = make("button", { type: "button", className: "chunk", title: chunk.caption, tabIndex: -1 },
     make("span", { className: "frame" }, ...picture), make("span", { className: "badge" }),
-    make("b", { textContent: chunk.number }), make("small", { textContent: clock(LONG ? Math.round(chunk.start) : chunk.start) }));
+    make("b", { textContent: chunk.number }),
+    make("small", { textContent: clock(LONG ? Math.round(chunk.start) : chunk.start) }));
   made.setAttribute("role", "option");
   made.setAttribute("aria-label", `Chunk ${chunk.number}, ${span}, shot ${chunk.shot}: ${chunk.caption}`);
   made.addEventListener("click", () => seek(place));
