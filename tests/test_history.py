@@ -8,7 +8,6 @@ import shutil
 from pathlib import Path
 
 import pytest
-from conftest import STORY
 from safetensors.torch import load_file
 
 from blockvid_cli.commands.film import draw
@@ -16,6 +15,7 @@ from blockvid_cli.commands.show import ProgressForm
 from blockvid_cli.errors import OutOfMemoryError
 from blockvid_cli.film.history import add, keep_text, kept_text, read_history
 from blockvid_cli.order import Order, prepare
+from tests.conftest import STORY
 
 
 def takes(film: Path) -> list[str]:
