@@ -10,9 +10,12 @@ from pathlib import Path
 import pytest
 from safetensors.torch import load_file
 
+from blockvid_cli.commands.film import draw
+from blockvid_cli.commands.show import ProgressForm
 from blockvid_cli.errors import OutOfMemoryError
 from blockvid_cli.film.history import add, keep_text, kept_text, read_history
 from blockvid_cli.order import Order, prepare
+from tests.conftest import STORY
 
 
 def takes(film: Path) -> list[str]:
@@ -25,12 +28,21 @@ def renders(film: Path):
     return read_history(film.with_suffix(".blockvid")).renders
 
 
+@pytest.fixture(scope="module")
+def drawn_once(model, tmp_path_factory) -> Path:
+    """A folder with a story drawn with seed 5, other numbers of a recipe and a changed field."""
+    folder = tmp_path_factory.mktemp("drawn")
+    (folder / "story.yaml").write_text(STORY)
+    recipe = {"steps": 2, "memory": {"name": "window", "window": 6}}
+    order = Order(folder / "story.yaml", model=str(model), seed=5, recipe=recipe, overrides=("chunks.2.seed=9",))
+    draw(prepare(order), ProgressForm.NONE)
+    return folder
+
+
 @pytest.fixture
-def rendered(story, model, blockvid):
-    """A story drawn once with seed 5, another number of steps and a changed field."""
-    options = ("--seed", "5", "--steps", "2", "--memory", "{name: window, window: 6}", "--set", "chunks.2.seed=9")
-    assert blockvid("render", story, "--model", model, *options).code == 0
-    return story
+def rendered(drawn_once, tmp_path) -> Path:
+    """That story, in a folder of its own."""
+    return shutil.copytree(drawn_once, tmp_path, dirs_exist_ok=True) / "story.yaml"
 
 
 def test_a_render_is_recorded_with_all_it_takes_to_draw_it_again(rendered, model):

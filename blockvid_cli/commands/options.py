@@ -17,7 +17,10 @@ STORY = typer.Argument(
 )
 Story = Annotated[Path, STORY]
 Stories = Annotated[list[Path], STORY]
-Output = Annotated[Path | None, typer.Option("-o", "--output", help="the film; default: beside the storyboard")]
+Output = Annotated[
+    Path | None,
+    typer.Option("-o", "--output", help="the film; a folder, if several; default: beside the storyboard"),
+]
 Model = Annotated[
     str | None,
     typer.Option(help="a model's name (blockvid models list), folder or file", autocompletion=complete.models),
