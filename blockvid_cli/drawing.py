@@ -8,7 +8,7 @@ from __future__ import annotations
 import gc
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from itertools import groupby
 from typing import TypeVar
 
@@ -38,11 +38,17 @@ MEMORY = ".memory"  # the folder of a memory on disk, in the project
 
 @dataclass(frozen=True)
 class Event:
-    """Something to tell: a phase begins, a step is done, a note. ``moment`` only while drawing."""
+    """Something to tell: a phase begins, a step is done, a note.
+
+    Args:
+        moment: only while drawing.
+        kept: by chunk, how many of how many tokens the memory kept of it, where it chose just now.
+    """
 
     phase: str
     note: str = ""
     moment: Moment | None = None
+    kept: Mapping[int, tuple[int, int]] = field(default_factory=dict)
 
 
 Tell = Callable[[Event], None]
@@ -72,7 +78,7 @@ def latents_of(
     plan, done = job.plan, {**dict(finished(project, job.plan, chain)), **(given or {})}
     moments = clock.each("draw", guarded("denoise", rollout.moments(runs, done)))
     last = plan.chunks[until - 1].blocks[-1].number if until else None
-    latents = _kept(moments, project, plan, chain, tell, last)
+    latents = _kept(moments, project, plan, chain, tell, last, rollout.memory.shares)
     return _after_all(latents, codec, job.device) if job.drawn.in_turns else latents
 
 
@@ -147,7 +153,13 @@ def finished(project: Project, plan: Plan, chain: Chain) -> Iterator[tuple[int, 
 
 
 def _kept(
-    moments: Iterator[Moment], project: Project, plan: Plan, chain: Chain, tell: Tell, last: int | None
+    moments: Iterator[Moment],
+    project: Project,
+    plan: Plan,
+    chain: Chain,
+    tell: Tell,
+    last: int | None,
+    remembered: Mapping[int, tuple[int, int]],
 ) -> Iterator[torch.Tensor]:
     """The latents of each finished block, in order, once they are safe on disk; up to the block ``last``."""
     so_far: list[torch.Tensor] = []
@@ -160,7 +172,8 @@ def _kept(
             if not moment.resumed:
                 total, key = sum(part.frames for part in chunk.blocks), chain.keys[chunk.number - 1]
                 project.save_take(chunk.number, torch.cat(so_far).float().cpu(), key, total, chunk.take)
-        tell(Event("draw", moment=moment))
+        chunks = {block.chunk for block, _ in moment.finished}
+        tell(Event("draw", moment=moment, kept={chunk: remembered[chunk] for chunk in chunks & remembered.keys()}))
         for _, latents in moment.finished:
             yield latents
         if last is not None and any(block.number == last for block, _ in moment.finished):

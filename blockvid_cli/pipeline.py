@@ -28,6 +28,7 @@ from blockvid_cli.film.sheet import contact_sheet
 from blockvid_cli.hub import require
 from blockvid_cli.manifest import content, manifest
 from blockvid_cli.order import Job
+from blockvid_cli.redo import standing
 from blockvid_cli.zoo.budget import GIB, told
 from blockvid_cli.zoo.profile import below, profile
 
@@ -47,7 +48,8 @@ def render(
     Raises:
         BlockvidError: with the exit code that fits; what is finished is kept.
     """
-    clock, chain = clock or Clock(), content(job)
+    clock, job = clock or Clock(), standing(job)
+    chain = content(job)
     while True:
         try:
             return _render(job, chain, tell, clock, around)

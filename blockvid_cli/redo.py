@@ -90,6 +90,24 @@ def _between(job: Job, chunk: int, take: int) -> Choice:
     return choice
 
 
+def standing(job: Job) -> Job:
+    """The same film, without chunks to be drawn between neighbours of which the later one is not there any more."""
+    chain, folder = content(job), folder_beside(job.output)
+
+    def lost(number: int) -> bool:
+        chunk = job.plan.chunks[number - 1]
+        own = frames_of_takes(folder, number).get(chain.keys[number - 1], 0)
+        if own >= sum(block.frames for block in chunk.blocks) or number == len(job.plan.chunks):
+            return False
+        return chain.keys[number] not in frames_of_takes(folder, number + 1)
+
+    gone = [number for number in sorted(chain.alone) if lost(number)]
+    if not gone:
+        return job
+    choices = {n: Choice(choice.take) if n in gone else choice for n, choice in job.choices.items()}
+    return prepare(replace(job.order, choices=choices))
+
+
 def _drawn_last(job: Job) -> dict[str, Any]:
     """The manifest of the last render; empty where there is none."""
     try:

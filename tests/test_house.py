@@ -26,6 +26,7 @@ ORDER = [
     {"pipeline"},
     {"preview"},
     {"training", "evaluation"},
+    {"reporting"},
     {"commands"},
     {"__main__"},
 ]

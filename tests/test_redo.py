@@ -226,6 +226,14 @@ def test_neighbours_that_cannot_stay(story, model):
         redone(job_of(story, model), Redo(1, alone=True))
 
 
+def test_neighbours_that_were_lost_make_it_a_take_like_any_other(story, model):
+    job = job_of(story, model)
+    draw(job)
+    alone = redone(job, Redo(2, alone=True))
+    (folder_beside(job.output) / "chunks" / "003" / "take-1.safetensors").unlink()
+    assert draw(alone) == [2, 3, 4]
+
+
 # Edits: the table in the design, told by `storyboard diff` and then done
 
 

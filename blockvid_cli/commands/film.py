@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import shlex
+import sys
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from blockvid_cli.clock import Clock
 from blockvid_cli.commands import hint, show
 from blockvid_cli.commands.record import recorded
-from blockvid_cli.errors import Interrupted
+from blockvid_cli.errors import BlockvidError, Interrupted
 
 if TYPE_CHECKING:
     from blockvid_cli.film.mux import Film
     from blockvid_cli.order import Job
+    from blockvid_cli.reporting import Diary
 
 
 @dataclass(frozen=True)
@@ -22,6 +26,7 @@ class Drawn:
     film: Film
     job: Job
     clock: Clock
+    page: Path | None = None  # its report
 
     @property
     def spent(self) -> float:
@@ -32,6 +37,7 @@ class Drawn:
         """What came of it, for programs."""
         return {
             "film": str(self.film.path),
+            "report": str(self.page) if self.page else None,
             "seconds": self.film.seconds,
             "frames": self.film.frames,
             "seed": self.job.plan.seed,
@@ -44,22 +50,37 @@ class Drawn:
         return f"{film.path}: {film.seconds:.3f} s, {film.frames} frames, seed {seed}, drawn in {self.spent:.1f} s"
 
 
-def draw(job: Job, form: show.ProgressForm) -> Drawn:
-    """Draws what is missing of a film.
+def draw(job: Job, form: show.ProgressForm, with_report: bool = True) -> Drawn:
+    """Draws what is missing of a film, and writes its report; one that cannot be written costs no film, but is told.
 
     Raises:
         Interrupted: by Ctrl-C; what is finished is kept.
         BlockvidError: with the exit code that fits.
     """
     from blockvid_cli.pipeline import render
+    from blockvid_cli.reporting import Diary
 
     clock = Clock()
     try:
-        with show.progress(job, form) as tell, recorded(job, tell) as told:
-            film = render(job, told, clock)
+        with show.progress(job, form) as tell:
+            with recorded(job, tell) as told:
+                diary = Diary(told)
+                film = render(job, diary, clock)
+            page = _reported(job, diary, clock) if with_report else None
     except KeyboardInterrupt as stop:
         raise Interrupted("interrupted; everything finished is kept, the same command goes on.") from stop
-    return Drawn(film, job, clock)
+    return Drawn(film, job, clock, page)
+
+
+def _reported(job: Job, diary: Diary, clock: Clock) -> Path | None:
+    from blockvid_cli.drawing import Event
+    from blockvid_cli.reporting import report as write
+
+    try:
+        return write(job, diary, clock, shlex.join(["blockvid", *sys.argv[1:]]))
+    except BlockvidError as error:
+        diary.tell(Event("note", f"there is no report: {error}"))
+        return None
 
 
 def report(drawn: Drawn, form: show.ProgressForm, as_json: bool) -> None:

@@ -112,6 +112,8 @@ def _given(job: Job) -> dict[str, Any]:
     given = {name: value for name, value in order.items() if name not in NOT_KEPT and value != blank[name]}
     if "means" in given:
         given["means"] = {name: value for name, value in given["means"].items() if value != blank["means"][name]}
+    if job.choices:
+        given["choices"] = {str(chunk): asdict(choice) for chunk, choice in job.choices.items()}
     if "model" in given and job.card.origin != "bundled":
         given["model"] = str(Path(given["model"]).resolve())
     return given

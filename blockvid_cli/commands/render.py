@@ -36,6 +36,7 @@ def render(
     take: options.Take = None,
     from_chunk: options.FromChunk = None,
     only: options.Only = None,
+    report: Annotated[bool, typer.Option(help="a page beside the film: how it was drawn, how it drifts")] = True,
     metadata: Annotated[bool, typer.Option(help="storyboard, recipe and seeds inside the film")] = True,
     allow_outside: options.AllowOutside = False,
     progress: options.Progress = show.ProgressForm.AUTO,
@@ -68,4 +69,4 @@ def render(
         many.draw_all(many.orders(order, stories, seeds), form, as_json)
     else:
         job = again.redrawn(prepare(order), chunk, take, from_chunk, only)
-        film.report(film.draw(job, form), form, as_json)
+        film.report(film.draw(job, form, report), form, as_json)

@@ -124,7 +124,7 @@ def _measured(job: Job) -> dict[str, Any]:
         "phases": phases,
         "rendering_seconds": round(spent, 2),
         "film_seconds_a_second": round(film.seconds / spent, 2),
-        "peak_memory_mib": round(_peak_memory(job.device) / 2**20),
+        "peak_memory_mib": round(peak_memory(job.device) / 2**20),
         "block_seconds": {
             "median": round(statistics.median(blocks), 4),
             "first_tenth": round(statistics.median(blocks[:tenth]), 4),
@@ -140,7 +140,7 @@ def _measured(job: Job) -> dict[str, Any]:
     }
 
 
-def _peak_memory(device: str) -> int:
+def peak_memory(device: str) -> int:
     """Bytes: of the device where it has memory of its own, else of this process."""
     if device.startswith("cuda"):
         return torch.cuda.max_memory_allocated()
