@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import asdict
 from importlib import metadata
 from typing import Any
 
 from blockvid_cli import __version__
+from blockvid_cli.film.guides import Guide
 from blockvid_cli.film.project import chunk_keys
 from blockvid_cli.hub import fingerprint
 from blockvid_cli.order import Job
+from blockvid_cli.story.plan import PlannedChunk
 
 
 def content_keys(job: Job) -> list[str]:
@@ -38,10 +41,17 @@ def content_keys(job: Job) -> list[str]:
             "first": chunk.blocks[0].first,
             "blocks": len(chunk.blocks) if joint or recipe.noise.whole_chunk else None,
             "recipe": written.recipe,
+            **_given(job, chunk, lambda guide: guide.sha256),
         }
         for chunk, written, recipe in zip(job.plan.chunks, job.storyboard.chunks, job.recipes, strict=True)
     ]
     return chunk_keys(parts, {**base, "film": parts if joint else None})
+
+
+def _given(job: Job, chunk: PlannedChunk, told: Callable[[Guide], Any]) -> dict[str, Any]:
+    """What is told of a chunk's pictures, by latent frame of the chunk; nothing where it has none."""
+    given = {str(frame): told(guide) for frame, guide in job.given(chunk).items()}
+    return {"given": given} if given else {}
 
 
 def manifest(job: Job) -> dict[str, Any]:
@@ -56,6 +66,7 @@ def manifest(job: Job) -> dict[str, Any]:
             "cut": chunk.cut,
             "negative": written.negative,
             "recipe": written.recipe,
+            **_given(job, chunk, lambda guide: {"file": str(guide.file), "sha256": guide.sha256}),
         }
         for chunk, written in zip(job.plan.chunks, board.chunks, strict=True)
     ]

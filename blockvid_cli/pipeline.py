@@ -33,6 +33,7 @@ from blockvid_cli.film.subtitles import chapters_of
 from blockvid_cli.hub import require
 from blockvid_cli.manifest import content_keys, manifest
 from blockvid_cli.order import Job
+from blockvid_cli.rollout.given import encoded
 from blockvid_cli.rollout.loop import Moment, Rollout, Run
 from blockvid_cli.rollout.memories.storage import storage
 from blockvid_cli.story.plan import Plan
@@ -101,7 +102,7 @@ def _render(job: Job, keys: list[str], tell: Tell, clock: Clock, around: Callabl
             tell(Event("note", told(job.drawn, needs, job.free)))
         rollout, runs, codec = _load(job, tell, clock, around)
         done = dict(_finished(project, plan, keys))
-        for note in (*job.storyboard.notes, *project.notes):
+        for note in (*job.notes, *project.notes):
             tell(Event("note", note))
         moments = clock.each("draw", _guarded("denoise", rollout.moments(runs, done)))
         del rollout, runs  # the moments alone hold the network now
@@ -155,8 +156,9 @@ def _load(
         if waits(drawn.offload):
             brought_in_turn(denoiser.network, drawn.offload, job.device)
         codec = load_codec(job.card, "cpu" if drawn.in_turns else job.device, drawn.codec_dtype, drawn.tiled)
+        given = encoded({n: guide.pixels for n, guide in job.guides.items()}, codec, job.card.latent.time)
     memory = job.recipes[0].memory()
-    rollout = Rollout(job.plan, memory, denoiser.rope, denoiser.patch, script, job.device)
+    rollout = Rollout(job.plan, memory, denoiser.rope, denoiser.patch, script, job.device, given)
     memory.storage = storage(
         drawn.storage, drawn.storage_dtype, drawn.at_hand, folder_beside(job.output) / MEMORY, rollout.again
     )

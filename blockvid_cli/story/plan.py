@@ -38,6 +38,11 @@ class Block:
     negative: str  # what guidance steers away from
     seed: int  # the chunk's seed, a pure function of film seed, chunk and take
 
+    @property
+    def numbers(self) -> range:
+        """Its latent frames, as the film counts them."""
+        return range(self.first, self.first + self.frames)
+
 
 @dataclass(frozen=True)
 class PlannedChunk:
@@ -54,6 +59,7 @@ class PlannedChunk:
     seed: int
     cut: bool
     image: Path | None = None  # a picture to begin from
+    end_image: Path | None = None  # a picture to end with
     recipe: Mapping[str, Any] = field(default_factory=dict)  # changes of the recipe for this chunk
     compared: str = ""  # what a memory compares with other chunks'; the caption when empty
 
@@ -157,6 +163,7 @@ def _planned(
         seed=seed,
         cut=chunk.cut,
         image=chunk.image,
+        end_image=chunk.end_image,
         recipe=chunk.recipe,
     )
 

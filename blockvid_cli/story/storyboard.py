@@ -51,6 +51,7 @@ class Chunk:
     negative: str | None = None
     recipe: dict[str, Any] = field(default_factory=dict)
     where: str = field(default="", compare=False)  # file and line, for sentences about this chunk
+    end_image: Path | None = None
 
 
 @dataclass(frozen=True)
@@ -114,7 +115,10 @@ def _build(reading: Reading, allow_outside: bool) -> Storyboard:
         file = folder.find(form.audio.file, ("audio", "file"), faults)
         audio = Audio(file, form.audio.start, form.audio.fade_in, form.audio.fade_out, form.audio.volume)
     images = [
-        folder.find(chunk.image, ("chunks", index, "image"), faults) if chunk.image else None
+        tuple(
+            folder.find(name, ("chunks", index, way), faults) if name else None
+            for way, name in (("image", chunk.image), ("end_image", chunk.end_image))
+        )
         for index, chunk in enumerate(form.chunks)
     ]
     if faults:
@@ -140,9 +144,9 @@ def _build(reading: Reading, allow_outside: bool) -> Storyboard:
     )
 
 
-def _chunk(form: ChunkForm, span: tuple[Fraction, Fraction], image: Path | None, where: str) -> Chunk:
-    recipe = form.recipe or {}
-    return Chunk(form.caption, *span, form.seed, form.cut, image, form.negative, recipe, where)
+def _chunk(form: ChunkForm, span: tuple[Fraction, Fraction], images: tuple[Path | None, ...], where: str) -> Chunk:
+    recipe, (image, end_image) = form.recipe or {}, images
+    return Chunk(form.caption, *span, form.seed, form.cut, image, form.negative, recipe, where, end_image)
 
 
 def _form(reading: Reading) -> StoryboardForm:
