@@ -15,7 +15,7 @@ from PIL import Image, ImageOps
 
 from blockvid_cli.errors import UsageError
 
-FORMATS = ("PNG", "JPEG", "MPO", "WEBP", "GIF", "BMP", "TIFF", "PPM")  # none that runs a program of its own
+FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", "PPM")  # none that runs a program of its own
 LARGEST = 64_000_000  # pixels; a small file may claim many more
 HEAVIEST = 256 * 2**20  # bytes
 TOLD = 0.005  # a smaller share may be cropped without a word
@@ -75,8 +75,9 @@ def _upright(data: bytes, name: str) -> Image.Image:
     except Image.DecompressionBombError as error:
         raise UsageError(f"{name} has far more than {LARGEST // 10**6} million pixels; give a small copy.") from error
     except DAMAGED as error:
-        known = ", ".join(kind for kind in FORMATS if kind != "MPO")
-        raise UsageError(f"{name} is not a picture, or is damaged; there are {known}.") from error
+        raise UsageError(
+            f"{name} is not a picture, or is damaged; give a {', '.join(FORMATS[:-1])} or {FORMATS[-1]}."
+        ) from error
 
 
 def _eight_bits(picture: Image.Image, name: str) -> Image.Image:
