@@ -23,6 +23,7 @@ from blockvid_cli.errors import OutOfMemoryError
 from blockvid_cli.film.chain import Chain
 from blockvid_cli.film.project import Project, folder_beside
 from blockvid_cli.order import Job
+from blockvid_cli.rollout.given import encoded
 from blockvid_cli.rollout.loop import Moment, Rollout, Run
 from blockvid_cli.rollout.memories.storage import storage
 from blockvid_cli.rollout.schedules.between import Between
@@ -101,8 +102,9 @@ def load(
         if waits(drawn.offload):
             brought_in_turn(denoiser.network, drawn.offload, job.device)
         codec = load_codec(job.card, "cpu" if drawn.in_turns else job.device, drawn.codec_dtype, drawn.tiled)
+        given = encoded({n: guide.pixels for n, guide in job.guides.items()}, codec, job.card.latent.time)
     memory = job.recipes[0].memory()
-    rollout = Rollout(job.plan, memory, denoiser.rope, denoiser.patch, script, job.device)
+    rollout = Rollout(job.plan, memory, denoiser.rope, denoiser.patch, script, job.device, given)
     memory.storage = storage(
         drawn.storage, drawn.storage_dtype, drawn.at_hand, folder_beside(job.output) / MEMORY, rollout.again
     )

@@ -75,7 +75,7 @@ def _render(job: Job, chain: Chain, tell: Tell, clock: Clock, around: Around) ->
         whole = len(dict(finished(project, job.plan, chain))) == len(job.plan.blocks)
         if not (whole and kept.there()):
             _draw(job, chain, project, kept, tell, clock, around)
-        for note in (*job.storyboard.notes, *project.notes):
+        for note in (*job.notes, *project.notes):
             tell(Event("note", note))
         with clock.phase("mux"):
             return assemble(kept.pictures, job.output, look)

@@ -53,6 +53,7 @@ def show_(model: Name, as_json: options.AsJson = False) -> None:
         "summary": card.summary,
         "weights": sizes(card).weights,
         "block": card.block,
+        "images": list(card.images),
         "recipe": card.recipe,
         "repositories": [f"{want.repository}@{want.revision}" for want in wanted(card)],
         "provenance": card.provenance,

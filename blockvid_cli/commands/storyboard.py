@@ -80,7 +80,7 @@ def check(
     storyboard, card, plan = job.storyboard, job.card, job.plan
     recalled = recalled_chunks(plan, job.recipes[0].memory())
     needs = estimate(job)
-    notes = [*storyboard.notes, *_unread(card, plan), *plan.notes]
+    notes = [*job.notes, *_unread(card, plan), *plan.notes]
     if as_json:
         described = _described(storyboard, card.name, plan, recalled, notes)
         typer.echo(json.dumps(described | {"needs": asdict(needs)}, indent=2))

@@ -18,6 +18,7 @@ from blockvid_cli.denoiser.attention import Layer
 from blockvid_cli.denoiser.flow import noised
 from blockvid_cli.denoiser.rope import Rope, grid
 from blockvid_cli.denoiser.wan import Denoiser
+from blockvid_cli.rollout.given import NOTHING, Given
 from blockvid_cli.rollout.memories.memory import Memory, View
 from blockvid_cli.rollout.noises import gaussian
 from blockvid_cli.rollout.recipe import Recipe
@@ -58,6 +59,7 @@ class Rollout:
         patch: (frames, rows, columns) of latent pixels a token.
         read: the caption tokens of some blocks: (rows, L, D), or (rows, F, L, D) when captions differ.
         device: where latents live while they are drawn.
+        given: latent frames that are not drawn but held.
     """
 
     plan: Plan
@@ -66,6 +68,7 @@ class Rollout:
     patch: tuple[int, int, int]
     read: Read
     device: str = "cpu"
+    given: Given = NOTHING
     finished: dict[int, tuple[Run, torch.Tensor]] = field(default_factory=dict)  # clean latents, on the CPU
 
     def moments(self, runs: Sequence[Run], done: Mapping[int, torch.Tensor] | None = None) -> Iterator[Moment]:
@@ -94,13 +97,11 @@ class Rollout:
             if step.blocks != looked:
                 view = View()  # the one before goes first: views are the largest thing there is
                 view, looked = self.memory.choose(group), step.blocks
-            held = zip(group, step.now, strict=True)
+            held = list(zip(group, step.now, strict=True))
             x = torch.cat(
                 [drawing[b.number][0] if b.number in drawing else self._held(b, now, step) for b, now in held]
             )
-            level = torch.tensor(
-                [level for level, block in zip(step.now, group, strict=True) for _ in range(block.frames)]
-            )
+            level = torch.cat([(self.given if b.number in drawing else NOTHING).levels(b, now) for b, now in held])
             times = self._times(run, view, group)
             velocity = run.denoiser(x[None], level.to(x.device), self.read(group), times, view)[0]
             parts = velocity[0].split([block.frames for block in group])
@@ -120,7 +121,7 @@ class Rollout:
         chunk = self.plan.chunks[block.chunk - 1].blocks
         span = range(chunk[0].first, chunk[-1].first + chunk[-1].frames)
         noise = run.recipe.noise(block, span, self.plan.seed, self.plan.latent).to(self.device)
-        return noise, run.recipe.solver.begin(run.recipe.levels, (block.seed, block.number))
+        return self.given.held(block, noise, run.recipe.solver.begin(run.recipe.levels, (block.seed, block.number)))
 
     def _held(self, block: Block, level: float, step: Step) -> torch.Tensor:
         """A finished block shown again at a level, with noise of its own in every step where that is above 0."""

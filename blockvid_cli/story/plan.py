@@ -38,6 +38,11 @@ class Block:
     negative: str  # what guidance steers away from
     seed: int  # the chunk's seed, a pure function of film seed, chunk and take
 
+    @property
+    def numbers(self) -> range:
+        """Its latent frames, as the film counts them."""
+        return range(self.first, self.first + self.frames)
+
 
 @dataclass(frozen=True)
 class PlannedChunk:
@@ -55,6 +60,7 @@ class PlannedChunk:
     cut: bool
     take: int = 1
     image: Path | None = None  # a picture to begin from
+    end_image: Path | None = None  # a picture to end with
     recipe: Mapping[str, Any] = field(default_factory=dict)  # changes of the recipe for this chunk
     compared: str = ""  # what a memory compares with other chunks'; the caption when empty
 
@@ -167,6 +173,7 @@ def _planned(
         take=take,
         cut=chunk.cut,
         image=chunk.image,
+        end_image=chunk.end_image,
         recipe=chunk.recipe,
     )
 

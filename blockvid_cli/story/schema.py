@@ -90,6 +90,7 @@ class ChunkForm(_Form):
     seed: Seed = Field(None, description="replaces the seed made from film seed and chunk number")
     cut: Switch = Field(False, description="a new shot begins here")
     image: FilledText = Field(None, description="picture to begin from, relative to the storyboard")
+    end_image: FilledText = Field(None, description="picture to end with, relative to the storyboard")
     negative: Text = Field(None, description="replaces the storyboard's negative")
     recipe: Recipe = Field(None, description="changes of the recipe for this chunk")
     audio: AudioForm | None = Field(None, description="a sound that begins, and unless it says otherwise ends, with it")

@@ -45,6 +45,7 @@ class Chunk:
     subtitle: str | None = None  # in place of the caption
     transition: str = "cut"  # how this chunk's shot follows the one before it
     transition_seconds: float = TRANSITION_SECONDS
+    end_image: Path | None = None
 
 
 @dataclass(frozen=True)
@@ -111,7 +112,10 @@ def _build(reading: Reading, allow_outside: bool) -> Storyboard:
     folder = Folder(reading.source, allow_outside)
     dressed = dress(form, spans, folder, faults)
     images = [
-        folder.find(chunk.image, ("chunks", index, "image"), faults) if chunk.image else None
+        tuple(
+            folder.find(name, ("chunks", index, way), faults) if name else None
+            for way, name in (("image", chunk.image), ("end_image", chunk.end_image))
+        )
         for index, chunk in enumerate(form.chunks)
     ]
     if faults:
@@ -141,11 +145,11 @@ def _build(reading: Reading, allow_outside: bool) -> Storyboard:
     )
 
 
-def _chunk(form: ChunkForm, span: Span, image: Path | None, audio: Audio | None, where: str) -> Chunk:
-    recipe = form.recipe or {}
+def _chunk(form: ChunkForm, span: Span, images: tuple[Path | None, ...], audio: Audio | None, where: str) -> Chunk:
+    recipe, (image, end_image) = form.recipe or {}, images
     transition = form.transition or "cut", form.transition_seconds or TRANSITION_SECONDS
     dressed = audio, form.subtitle, *transition
-    return Chunk(form.caption, *span, form.seed, form.cut, image, form.negative, recipe, where, *dressed)
+    return Chunk(form.caption, *span, form.seed, form.cut, image, form.negative, recipe, where, *dressed, end_image)
 
 
 def _form(reading: Reading) -> StoryboardForm:

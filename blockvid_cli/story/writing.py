@@ -82,6 +82,8 @@ def _chunk(chunk: Chunk, length: str | None, folder: Folder) -> dict[str, Any]:
         values["cut"] = True
     if chunk.image:
         values["image"] = folder.name(chunk.image)
+    if chunk.end_image:
+        values["end_image"] = folder.name(chunk.end_image)
     if chunk.negative is not None:
         values["negative"] = chunk.negative
     if chunk.recipe:
