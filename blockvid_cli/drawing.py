@@ -9,7 +9,7 @@ import gc
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from itertools import groupby
+from itertools import groupby, islice
 from typing import TypeVar
 
 import torch
@@ -27,7 +27,6 @@ from blockvid_cli.rollout.given import encoded
 from blockvid_cli.rollout.loop import Moment, Rollout, Run
 from blockvid_cli.rollout.memories.storage import storage
 from blockvid_cli.rollout.schedules.between import Between
-from blockvid_cli.story.plan import Plan
 from blockvid_cli.text.encoders import text_encoder
 from blockvid_cli.text.script import Script
 from blockvid_cli.zoo.load import load_codec, load_denoiser
@@ -58,29 +57,30 @@ Around = Callable[[Denoiser], Denoiser]
 Loaded = tuple[Rollout, list[Run], Codec]
 
 
+@dataclass(frozen=True)
+class Work:
+    """A film on its way: what is drawn, by which keys it is kept, in which project, and who hears of it."""
+
+    job: Job
+    chain: Chain
+    project: Project
+    tell: Tell
+    clock: Clock
+
+
 def latents_of(
-    job: Job,
-    loaded: Loaded,
-    project: Project,
-    chain: Chain,
-    tell: Tell,
-    clock: Clock,
-    until: int | None = None,
-    given: Mapping[int, torch.Tensor] | None = None,
+    work: Work, loaded: Loaded, blocks: int | None = None, given: Mapping[int, torch.Tensor] | None = None
 ) -> Iterator[torch.Tensor]:
-    """The clean latents of each block, in order, once they are safe on disk; up to the chunk ``until``.
+    """The clean latents of each block, or of so many, in order, once they are safe on disk.
 
-    The iterator alone holds what was loaded, if the caller lets it go.
-
-    Args:
-        given: clean latents by block that are used before those of the project.
+    The iterator alone holds what was loaded, if the caller lets it go. ``given`` are clean latents by block that are
+    used before those of the project.
     """
     rollout, runs, codec = loaded
-    plan, done = job.plan, {**dict(finished(project, job.plan, chain)), **(given or {})}
-    moments = clock.each("draw", guarded("denoise", rollout.moments(runs, done)))
-    last = plan.chunks[until - 1].blocks[-1].number if until else None
-    latents = _kept(moments, project, plan, chain, tell, last, rollout.memory.shares)
-    return _after_all(latents, codec, job.device) if job.drawn.in_turns else latents
+    done = {**dict(finished(work)), **(given or {})}
+    moments = work.clock.each("draw", guarded("denoise", rollout.moments(runs, done)))
+    latents = islice(_kept(moments, work, rollout.memory.shares), blocks)
+    return _after_all(latents, codec, work.job.device) if work.job.drawn.in_turns else latents
 
 
 def load(
@@ -141,10 +141,11 @@ def _runs(job: Job, denoiser: Denoiser, alone: frozenset[int]) -> list[Run]:
     return runs
 
 
-def finished(project: Project, plan: Plan, chain: Chain) -> Iterator[tuple[int, torch.Tensor]]:
+def finished(work: Work) -> Iterator[tuple[int, torch.Tensor]]:
     """Blocks that an earlier render finished, by number."""
-    for chunk, key in zip(plan.chunks, chain.keys, strict=True):
-        latents = project.load_take(chunk.number, key, chunk.take)
+    plan = work.job.plan
+    for chunk, key in zip(plan.chunks, work.chain.keys, strict=True):
+        latents = work.project.load_take(chunk.number, key, chunk.take)
         if latents is None or latents.shape[1:] != plan.latent:
             continue
         at = 0
@@ -154,32 +155,21 @@ def finished(project: Project, plan: Plan, chain: Chain) -> Iterator[tuple[int, 
             at += block.frames
 
 
-def _kept(
-    moments: Iterator[Moment],
-    project: Project,
-    plan: Plan,
-    chain: Chain,
-    tell: Tell,
-    last: int | None,
-    remembered: Mapping[int, tuple[int, int]],
-) -> Iterator[torch.Tensor]:
-    """The latents of each finished block, in order, once they are safe on disk; up to the block ``last``."""
+def _kept(moments: Iterator[Moment], work: Work, shares: Mapping[int, tuple[int, int]]) -> Iterator[torch.Tensor]:
+    """The latents of each finished block, in order, once they are safe on disk."""
     so_far: list[torch.Tensor] = []
     for moment in moments:
         for block, latents in moment.finished:
-            chunk = plan.chunks[block.chunk - 1]
+            chunk = work.job.plan.chunks[block.chunk - 1]
             so_far = [latents] if block.number == chunk.blocks[0].number else [*so_far, latents]
             if not moment.resumed and float(latents.std((1, 2, 3)).max()) < EMPTY:
-                tell(Event("note", f"chunk {block.chunk}: block {block.number + 1} came out empty."))
+                work.tell(Event("note", f"chunk {block.chunk}: block {block.number + 1} came out empty."))
             if not moment.resumed:
-                total, key = sum(part.frames for part in chunk.blocks), chain.keys[chunk.number - 1]
-                project.save_take(chunk.number, torch.cat(so_far).float().cpu(), key, total, chunk.take)
+                total, key = sum(part.frames for part in chunk.blocks), work.chain.keys[chunk.number - 1]
+                work.project.save_take(chunk.number, torch.cat(so_far).float().cpu(), key, total, chunk.take)
         chunks = {block.chunk for block, _ in moment.finished}
-        tell(Event("draw", moment=moment, kept={chunk: remembered[chunk] for chunk in chunks & remembered.keys()}))
-        for _, latents in moment.finished:
-            yield latents
-        if last is not None and any(block.number == last for block, _ in moment.finished):
-            return
+        work.tell(Event("draw", moment=moment, kept={chunk: shares[chunk] for chunk in chunks & shares.keys()}))
+        yield from (latents for _, latents in moment.finished)
 
 
 @torch.inference_mode()

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 
 from blockvid_cli.clock import Clock
-from blockvid_cli.drawing import Around, Event, Tell, finished, guarded, latents_of, let_go, load
+from blockvid_cli.drawing import Around, Event, Tell, Work, finished, guarded, latents_of, let_go, load
 from blockvid_cli.errors import OutOfMemoryError
 from blockvid_cli.film.chain import Chain, write_choices
 from blockvid_cli.film.kept import Kept
@@ -69,25 +69,25 @@ def _render(job: Job, chain: Chain, tell: Tell, clock: Clock, around: Around) ->
     look = look_of(job.storyboard, job.plan, manifest(job) if job.order.metadata else None)
     try_out(look)  # a sound that cannot be played is told of before anything is drawn
     with opened(job) as project:
+        work = Work(job, chain, project, tell, clock)
         write_choices(project.folder, job.choices)
         project.write_manifest({**manifest(job), "keys": chain.keys, "links": chain.links})
         kept = Kept(project.folder, chain, job.plan)
-        whole = len(dict(finished(project, job.plan, chain))) == len(job.plan.blocks)
-        if not (whole and kept.there()):
-            _draw(job, chain, project, kept, tell, clock, around)
+        if len(dict(finished(work))) < len(job.plan.blocks) or not kept.there():
+            _draw(work, kept, around)
         for note in (*job.notes, *project.notes):
             tell(Event("note", note))
         with clock.phase("mux"):
             return assemble(kept.pictures, job.output, look)
 
 
-def _draw(job: Job, chain: Chain, project: Project, kept: Kept, tell: Tell, clock: Clock, around: Around) -> None:
+def _draw(work: Work, kept: Kept, around: Around) -> None:
     """Draws what is missing, and keeps the film's pictures."""
-    plan = job.plan
+    job, plan, tell, clock = work.job, work.job.plan, work.tell, work.clock
     if (needs := job.budget()).peak > TOLD_FROM:
         tell(Event("note", told(job.drawn, needs, job.free)))
-    loaded = load(job, tell, clock, around, chain.alone)
-    codec, latents = loaded[2], latents_of(job, loaded, project, chain, tell, clock)
+    loaded = load(job, tell, clock, around, work.chain.alone)
+    codec, latents = loaded[2], latents_of(work, loaded)
     del loaded  # the latents alone hold the network now
     stills: dict[int, np.ndarray] = {}
     decoded = clock.each("decode", guarded("decode", codec.stream(latents)))
@@ -95,7 +95,7 @@ def _draw(job: Job, chain: Chain, project: Project, kept: Kept, tell: Tell, cloc
     with clock.phase("mux"):
         draw_pictures(pictures, kept.pictures, fps=plan.fps, size=plan.size, frames_total=plan.frames)
     labels = [f"{chunk.number}. {chunk.caption}" for chunk in plan.chunks if chunk.number in stills]
-    contact_sheet([stills[number] for number in sorted(stills)], labels, project.folder / "sheet.png")
+    contact_sheet([stills[number] for number in sorted(stills)], labels, work.project.folder / "sheet.png")
     kept.seal()
 
 

@@ -16,9 +16,8 @@ import torch
 
 from blockvid_cli.clock import Clock
 from blockvid_cli.codec.stream import Codec, as_pictures
-from blockvid_cli.drawing import Tell, finished, guarded, latents_of, load
+from blockvid_cli.drawing import Tell, Work, finished, guarded, latents_of, load
 from blockvid_cli.film.chain import Choice
-from blockvid_cli.film.project import Project
 from blockvid_cli.manifest import content
 from blockvid_cli.order import Job, prepare
 from blockvid_cli.pipeline import opened
@@ -80,13 +79,14 @@ def _with(job: Job, chunk: int, take: int) -> Job:
 
 def _drawn(job: Job, until: int, how: How, tell: Tell) -> Iterator[tuple[int, np.ndarray]]:
     """The pictures of the film up to a chunk, each with the number of its chunk."""
-    clock, chain = Clock(), content(job)
+    chain, blocks = content(job), job.plan.chunks[until - 1].blocks[-1].number + 1
     with opened(job) as project:
+        work = Work(job, chain, project, tell, Clock())
         if how.draft:
-            codec, latents = _drafted(job, project, until, tell)
+            codec, latents = _drafted(work, blocks)
         else:
-            loaded = load(job, tell, clock, alone=chain.alone)
-            codec, latents = loaded[2], latents_of(job, loaded, project, chain, tell, clock, until)
+            loaded = load(job, tell, alone=chain.alone)
+            codec, latents = loaded[2], latents_of(work, loaded, blocks)
             del loaded
         if is_wan21(job.card) and not how.exact:
             codec = quick_decoder(job.card, job.device, job.drawn.codec_dtype, linear=job.device == "cpu").decoder
@@ -101,17 +101,17 @@ def _drawn(job: Job, until: int, how: How, tell: Tell) -> Iterator[tuple[int, np
                 frame += 1
 
 
-def _drafted(job: Job, project: Project, until: int, tell: Tell) -> tuple[Codec, Iterator[torch.Tensor]]:
-    """Codec and latents of a draft: finished chunks from the project, the others in fewer steps."""
-    steps = job.values["steps"]
+def _drafted(work: Work, blocks: int) -> tuple[Codec, Iterator[torch.Tensor]]:
+    """Codec and latents of a draft: finished blocks from the project, the others in fewer steps."""
+    job, steps = work.job, work.job.values["steps"]
     fewer = max(2, (len(steps) if isinstance(steps, list) else steps) // DRAFT)
-    order = replace(job.order, output=project.folder / DRAFTS, recipe=job.order.recipe | {"steps": fewer})
+    order = replace(job.order, output=work.project.folder / DRAFTS, recipe=job.order.recipe | {"steps": fewer})
     sketch = prepare(replace(order, choices=job.choices))
-    chain, whole = content(sketch), dict(finished(project, job.plan, content(job)))
-    loaded = load(sketch, tell, alone=chain.alone)
+    chain, whole = content(sketch), dict(finished(work))
+    loaded = load(sketch, work.tell, alone=chain.alone)
 
     def latents() -> Iterator[torch.Tensor]:
         with opened(sketch) as drafts:
-            yield from latents_of(sketch, loaded, drafts, chain, tell, Clock(), until, whole)
+            yield from latents_of(Work(sketch, chain, drafts, work.tell, Clock()), loaded, blocks, whole)
 
     return loaded[2], latents()

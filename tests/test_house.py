@@ -88,6 +88,7 @@ def test_from_the_command_to_the_attention_is_a_short_read():
         film.draw,
         pipeline.render,
         pipeline._render,
+        pipeline._draw,
         drawing.load,
         drawing.latents_of,
         drawing._runs,

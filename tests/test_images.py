@@ -129,9 +129,9 @@ def test_another_picture_redraws_from_its_chunk_on_and_the_same_elsewhere_nothin
 
 
 def test_without_pictures_keys_are_as_they_were(story, guided, model):
-    from blockvid_cli.manifest import content_keys
+    from blockvid_cli.manifest import content
 
-    assert content_keys(prepare(Order(story, model=str(guided)))) == content_keys(
+    assert content(prepare(Order(story, model=str(guided)).keys)) == content_keys(
         prepare(Order(story, model=str(model)))
     )
 
