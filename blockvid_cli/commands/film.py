@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from blockvid_cli.clock import Clock
-from blockvid_cli.commands import hint, show
+from blockvid_cli.commands import hint, last, show
 from blockvid_cli.commands.record import recorded
 from blockvid_cli.errors import BlockvidError, Interrupted
 
@@ -69,6 +69,7 @@ def draw(job: Job, form: show.ProgressForm, with_report: bool = True) -> Drawn:
             page = _reported(job, diary, clock) if with_report else None
     except KeyboardInterrupt as stop:
         raise Interrupted("interrupted; everything finished is kept, the same command goes on.") from stop
+    last.remember(job.storyboard.source)
     return Drawn(film, job, clock, page)
 
 

@@ -23,12 +23,17 @@ Number = Annotated[int, typer.Argument(metavar="TAKE", min=1, help="as 'takes li
 
 
 @app.command("list")
-def list_(story: options.Story, output: options.Output = None, as_json: options.AsJson = False) -> None:
+def list_(
+    story: options.Story,
+    output: options.Output = None,
+    as_json: options.AsJson = False,
+    allow_outside: options.AllowOutside = False,
+) -> None:
     """Show the takes that were drawn of every chunk; the one in the film is marked.
 
     Example: blockvid takes list storyboards/swan.yaml
     """
-    job = _job(story, output)
+    job = _job(story, output, allow_outside)
     from blockvid_cli.redo import existing
 
     rows = [
@@ -59,7 +64,12 @@ def list_(story: options.Story, output: options.Output = None, as_json: options.
 
 @app.command()
 def choose(
-    story: options.Story, chunk: Chunk, take: Number, output: options.Output = None, as_json: options.AsJson = False
+    story: options.Story,
+    chunk: Chunk,
+    take: Number,
+    output: options.Output = None,
+    as_json: options.AsJson = False,
+    allow_outside: options.AllowOutside = False,
 ) -> None:
     """Put another take of a chunk into the film; the next render makes the film of it.
 
@@ -67,7 +77,7 @@ def choose(
 
     Example: blockvid takes choose storyboards/swan.yaml 5 2
     """
-    job = _job(story, output)
+    job = _job(story, output, allow_outside)
     from blockvid_cli.film.chain import write_choices
     from blockvid_cli.film.project import folder_beside
     from blockvid_cli.redo import chosen, differences
@@ -85,24 +95,29 @@ def choose(
 
 @app.command()
 def drop(
-    story: options.Story, chunk: Chunk, take: Number, output: options.Output = None, as_json: options.AsJson = False
+    story: options.Story,
+    chunk: Chunk,
+    take: Number,
+    output: options.Output = None,
+    as_json: options.AsJson = False,
+    allow_outside: options.AllowOutside = False,
 ) -> None:
     """Remove a take that is not in the film.
 
     Example: blockvid takes drop storyboards/swan.yaml 5 1
     """
-    job = _job(story, output)
+    job = _job(story, output, allow_outside)
     from blockvid_cli.redo import drop as remove
 
     gone = remove(job, chunk, take)
     show.result({"removed": [str(path) for path in gone]}, f"take {take} of chunk {chunk} is gone.", as_json)
 
 
-def _job(story: Path, output: Path | None) -> Job:
-    read_storyboard(story)  # a mistake is told before torch is loaded
+def _job(story: Path, output: Path | None, allow_outside: bool) -> Job:
+    read_storyboard(story, (), allow_outside)  # a mistake is told before torch is loaded
     from blockvid_cli.order import Order, prepare
 
-    return prepare(Order(story, output=output))
+    return prepare(Order(story, output=output, allow_outside=allow_outside))
 
 
 def _named(chunks: list[int]) -> str:
