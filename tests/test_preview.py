@@ -103,7 +103,7 @@ def test_what_cannot_be_looked_at(blockvid, story, model, arguments, sentence):
 
 
 def test_which_storyboard_is_meant(tmp_path, monkeypatch):
-    with pytest.raises(UsageError, match="there is none here; write: blockvid preview story.yaml"):
+    with pytest.raises(UsageError, match="there is none here; write: blockvid preview"):
         last.storyboard(tmp_path)
     (tmp_path / "notes.yaml").write_text("a: 1\n")
     one = tmp_path / "one.yaml"
