@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import errno
 import os
 import sys
 
-from blockvid_cli.errors import BlockvidError, Interrupted, PartialError
+from blockvid_cli.errors import BlockvidError, Interrupted, of_system
 
 
 def main() -> None:
@@ -20,8 +19,8 @@ def main() -> None:
     except KeyboardInterrupt:
         _end("interrupted.", Interrupted.exit_code)
     except OSError as error:
-        full = error.errno in (errno.ENOSPC, errno.EDQUOT)
-        _end(f"{error.strerror or error}: {error.filename or ''}", PartialError.exit_code if full else 1)
+        told = of_system(error)
+        _end(str(told), told.exit_code)
 
 
 def _end(sentence: str, code: int) -> None:

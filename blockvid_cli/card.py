@@ -92,6 +92,7 @@ class ModelCard(Part):
     recipe: dict[str, Any]
     edition: str | None = None
     probe: str | None = None
+    images: tuple[Literal["first", "last"], ...] = ()  # a chunk may begin, and end, with a picture that is given
     provenance: dict[str, Any] = Field(default_factory=dict)
     limits: list[str] = Field(default_factory=list)
     folder: Path = Path()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import errno
 from collections.abc import Mapping
 from typing import TypeVar
 
@@ -47,6 +48,12 @@ class Interrupted(BlockvidError):
     """A person stopped it; what is finished is kept and the same command goes on."""
 
     exit_code = 130
+
+
+def of_system(error: OSError) -> BlockvidError:
+    """What the system refused, as a sentence; a full disk leaves something to go on from."""
+    full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+    return (PartialError if full else BlockvidError)(f"{error.strerror or error}: {error.filename or ''}")
 
 
 def nearest(word: str, known: list[str]) -> str | None:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import torch
 
 from blockvid_cli.order import Job
+from blockvid_cli.story.seconds import spoken
 from blockvid_cli.zoo.budget import GIB, SHARE, fits, operations
 from blockvid_cli.zoo.profile import profile
 from blockvid_cli.zoo.yardstick import yardstick
@@ -34,7 +35,7 @@ class Estimate:
             return f"{out} with the profile {self.profile} on a GPU; there is none here to say how long it takes"
         out += f" of {self.free / GIB:.1f} GiB free (profile {self.profile} on {self.device})"
         if self.seconds is not None:
-            out += f", and about {_long(sum(self.seconds.values()))} to draw"
+            out += f", and about {spoken(sum(self.seconds.values()))} to draw"
         return out if fits(self.peak, self.free, self.device) else f"{out}; this may not fit"
 
 
@@ -56,10 +57,3 @@ def estimate(job: Job) -> Estimate:
     counted = operations(job.card, job.plan, job.recipes[0], job.rows)
     seconds = {name: flops / (SHARE * yardstick(*places[name])) for name, flops in counted.items() if flops}
     return Estimate(job.drawn.name, job.device, needs.phases, seconds, job.free)
-
-
-def _long(seconds: float) -> str:
-    """Seconds as a person says them."""
-    if seconds < 90:
-        return f"{max(round(seconds), 1)} s"
-    return f"{seconds / 60:.0f} minutes" if seconds < 5400 else f"{seconds / 3600:.1f} hours"

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import asdict
 from importlib import metadata
 from typing import Any
 
 from blockvid_cli import __version__
-from blockvid_cli.film.project import chunk_keys
+from blockvid_cli.film.chain import Chain, chain
+from blockvid_cli.film.guides import Guide
 from blockvid_cli.hub import fingerprint
 from blockvid_cli.order import Job
+from blockvid_cli.story.plan import PlannedChunk
+from blockvid_cli.story.storyboard import Audio, Storyboard
 
 
-def content_keys(job: Job) -> list[str]:
+def content(job: Job) -> Chain:
     """A content hash a chunk: it changes when anything that decides its latents does, or an earlier chunk's does.
 
     Where blocks are drawn beside later ones, the whole film decides.
@@ -38,10 +42,17 @@ def content_keys(job: Job) -> list[str]:
             "first": chunk.blocks[0].first,
             "blocks": len(chunk.blocks) if joint or recipe.noise.whole_chunk else None,
             "recipe": written.recipe,
+            **_given(job, chunk, lambda guide: guide.sha256),
         }
         for chunk, written, recipe in zip(job.plan.chunks, job.storyboard.chunks, job.recipes, strict=True)
     ]
-    return chunk_keys(parts, {**base, "film": parts if joint else None})
+    return chain(parts, {**base, "film": parts if joint else None}, {} if joint else job.choices)
+
+
+def _given(job: Job, chunk: PlannedChunk, told: Callable[[Guide], Any]) -> dict[str, Any]:
+    """What is told of a chunk's pictures, by latent frame of the chunk; nothing where it has none."""
+    given = {str(frame): told(guide) for frame, guide in job.given(chunk).items()}
+    return {"given": given} if given else {}
 
 
 def manifest(job: Job) -> dict[str, Any]:
@@ -53,9 +64,11 @@ def manifest(job: Job) -> dict[str, Any]:
             "start": chunk.start,
             "end": chunk.end,
             "seed": chunk.seed,
+            "take": chunk.take,
             "cut": chunk.cut,
             "negative": written.negative,
             "recipe": written.recipe,
+            **_given(job, chunk, lambda guide: {"file": str(guide.file), "sha256": guide.sha256}),
         }
         for chunk, written in zip(job.plan.chunks, board.chunks, strict=True)
     ]
@@ -74,7 +87,25 @@ def manifest(job: Job) -> dict[str, Any]:
         "profile": job.drawn.name,
         "style": board.style,
         "negative": board.negative,
-        "audio": {**asdict(board.audio), "file": str(board.audio.file)} if board.audio else None,
+        "dress": _dress(board),
         "recipe": job.values,
         "chunks": chunks,
     }
+
+
+def _dress(board: Storyboard) -> dict[str, Any]:
+    """How the film looks and sounds, given its pictures: nothing of it decides what is drawn."""
+    words = ("subtitle", "transition", "transition_seconds")
+    chunks = [{**{n: getattr(chunk, n) for n in words}, "audio": _sound(chunk.audio)} for chunk in board.chunks]
+    return {
+        "audio": _sound(board.audio),
+        "subtitles": board.subtitles,
+        "title_card": asdict(board.title_card) if board.title_card else None,
+        "end_card": asdict(board.end_card) if board.end_card else None,
+        "font": str(board.font) if board.font else None,
+        "chunks": chunks,
+    }
+
+
+def _sound(audio: Audio | None) -> dict[str, Any] | None:
+    return {**asdict(audio), "file": str(audio.file)} if audio else None

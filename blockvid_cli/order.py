@@ -13,11 +13,13 @@ import torch
 
 from blockvid_cli.card import ModelCard, bundled_models, parse_size
 from blockvid_cli.errors import StoryboardError, UsageError, choose
+from blockvid_cli.film.chain import Choices, read_choices
+from blockvid_cli.film.guides import Guide, read_guide
 from blockvid_cli.film.project import folder_beside
 from blockvid_cli.hub import fingerprint
 from blockvid_cli.rollout.memories.storage import DTYPES, PLACES
 from blockvid_cli.rollout.recipe import Recipe, make_recipe, overlaid
-from blockvid_cli.story.plan import Plan, make_plan
+from blockvid_cli.story.plan import Plan, PlannedChunk, make_plan
 from blockvid_cli.story.storyboard import Storyboard, read_storyboard
 from blockvid_cli.storybook.reading import as_drawn
 from blockvid_cli.zoo.budget import Budget, budget, fitting, free_memory
@@ -44,6 +46,7 @@ class Order:
     means: Means = AUTO
     retry: bool = True  # with a lower profile when memory runs out
     fresh: bool = False
+    choices: Choices | None = None  # which takes; None: as the project has chosen
     metadata: bool = True
     allow_outside: bool = False
 
@@ -59,13 +62,25 @@ class Job:
     values: dict[str, Any]  # the recipe in names and numbers
     recipes: tuple[Recipe, ...]  # one a chunk
     output: Path
+    choices: Choices  # which takes are in the film, where not the first
     drawn: Profile  # on which device, how
     free: int  # bytes that were free there
+    guides: dict[int, Guide] = field(default_factory=dict)  # pictures, by the latent frame that shows each
 
     @property
     def device(self) -> str:
         """Where the network draws."""
         return self.drawn.device
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What had to be decided about the captions and pictures."""
+        return (*self.storyboard.notes, *(note for guide in self.guides.values() for note in guide.notes))
+
+    def given(self, chunk: PlannedChunk) -> dict[int, Guide]:
+        """The pictures of a chunk, by latent frame counted from the chunk's first."""
+        first, last = chunk.blocks[0].first, chunk.blocks[-1].numbers[-1]
+        return {number - first: guide for number, guide in self.guides.items() if first <= number <= last}
 
     @property
     def rows(self) -> int:
@@ -98,15 +113,18 @@ def prepare(order: Order) -> Job:
     card = find_model(order.model or _model(storyboard, order.allow_outside))
     seed = storyboard.seed if order.seed is None else order.seed
     size = _size(order.size) or storyboard.size
-    plan = make_plan(storyboard, card, seed=seed, size=size, fps=storyboard.fps if order.fps is None else order.fps)
+    fps, output = storyboard.fps if order.fps is None else order.fps, _output(order, storyboard)
+    choices = {} if order.fresh else read_choices(folder_beside(output)) if order.choices is None else order.choices
+    takes = {chunk: choice.take for chunk, choice in choices.items()}
+    plan = make_plan(storyboard, card, seed=seed, size=size, fps=fps, takes=takes)
     plan = choose("text.reader", READERS, card.text.reader)(plan, card)
     with told_of(storyboard.recipe_where):
         make_recipe(overlaid(card.recipe, storyboard.recipe))
     values = overlaid(card.recipe, storyboard.recipe, order.recipe)
     recipes = _recipes(storyboard, card, values)
-    output = _output(order, storyboard)
     drawn, free = _drawn(order, card, plan, recipes, output)
-    return Job(order, storyboard, card, plan, values, recipes, output, drawn, free)
+    guides = _guides(storyboard, card, plan)
+    return Job(order, storyboard, card, plan, values, recipes, output, choices, drawn, free, guides)
 
 
 def _drawn(order: Order, card: ModelCard, plan: Plan, recipes: tuple[Recipe, ...], output: Path) -> tuple[Profile, int]:
@@ -156,12 +174,35 @@ def _recipes(storyboard: Storyboard, card: ModelCard, values: dict[str, Any]) ->
     film, recipes = make_recipe(values), []
     for chunk in storyboard.chunks:
         with told_of(chunk.where):
-            if chunk.image:
-                raise UsageError(f"image: the model '{card.name}' cannot begin a chunk from a picture.")
             if "memory" in chunk.recipe:
                 raise UsageError("recipe.memory: a film has one memory; set it in the storyboard's recipe.")
             recipes.append(make_recipe(overlaid(values, chunk.recipe)) if chunk.recipe else film)
     return tuple(recipes)
+
+
+def _guides(storyboard: Storyboard, card: ModelCard, plan: Plan) -> dict[int, Guide]:
+    """The pictures that chunks begin and end with, by the latent frame that shows each.
+
+    Raises:
+        StoryboardError: a picture cannot be read, or the model cannot be given it; with the chunk's file and line.
+    """
+    guides: dict[int, Guide] = {}
+    for written, chunk in zip(storyboard.chunks, plan.chunks, strict=True):
+        last = -(-(chunk.end_frame - 1) // card.latent.time)  # of those that are seen: the film's end may be trimmed
+        for field_, side, file, number in (
+            ("image", "first", chunk.image, chunk.blocks[0].first),
+            ("end_image", "last", chunk.end_image, last),
+        ):
+            if file is None:
+                continue
+            with told_of(f"{written.where}: {field_}"):
+                if side not in card.images:
+                    verb = "begin" if side == "first" else "end"
+                    raise UsageError(f"the model '{card.name}' cannot {verb} a chunk with a picture.")
+                if number in guides:
+                    raise UsageError("the chunk is too short for two pictures; make it longer, or keep one of them.")
+                guides[number] = read_guide(file, plan.size)
+    return guides
 
 
 @contextmanager
@@ -180,7 +221,8 @@ def _output(order: Order, storyboard: Storyboard) -> Path:
     output = order.output or usual
     if output.suffix.lower() != ".mp4":
         raise UsageError(f"-o: a film's name ends in .mp4; not '{output.name}'.")
-    sources = [source, *([storyboard.audio.file] if storyboard.audio else [])]
+    sounds = [audio for audio in (storyboard.audio, *(chunk.audio for chunk in storyboard.chunks)) if audio]
+    sources = [source, *(sound.file for sound in sounds), *([storyboard.font] if storyboard.font else [])]
     for made in (output, output.with_suffix(".srt")):
         if made.resolve() in [file.resolve() for file in sources]:
             raise UsageError(f"the film would overwrite {made}, from which it is made; give it another name with -o.")

@@ -6,8 +6,9 @@ import errno
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 
-from blockvid_cli.card import ModelCard, bundled_models, find_card
+from blockvid_cli.card import Files, ModelCard, bundled_models, find_card
 from blockvid_cli.errors import BlockvidError, MissingModelError, PartialError
 from blockvid_cli.hub import is_here, place, wanted
 
@@ -59,6 +60,19 @@ def pull(card: ModelCard) -> None:
             snapshot_download(want.repository, revision=want.revision, allow_patterns=list(want.patterns))
     for part in card.files:
         place(card, part)
+
+
+def pull_part(card: ModelCard, part: Files) -> Path:
+    """Downloads one file that a model can do without, such as the weights of its previews; where it lies then.
+
+    Raises:
+        MissingModelError: the hub cannot be reached, or has no such repository or file.
+    """
+    from huggingface_hub import snapshot_download
+
+    with _telling(card):
+        snapshot_download(part.repository or "", revision=part.revision, allow_patterns=[part.file])
+    return place(card, part)
 
 
 @contextmanager

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -111,3 +113,27 @@ def story(tmp_path) -> Path:
     file = tmp_path / "story.yaml"
     file.write_text(STORY)
     return file
+
+
+@dataclass(frozen=True)
+class Said:
+    """What a command answered."""
+
+    code: int
+    out: str
+    err: str
+
+
+@pytest.fixture
+def blockvid(capsys, monkeypatch) -> Callable[..., Said]:
+    """The console script in this process, which has torch already: ``blockvid("render", story)``."""
+    from blockvid_cli.__main__ import main
+
+    def run(*arguments: object) -> Said:
+        monkeypatch.setattr("sys.argv", ["blockvid", *map(str, arguments)])
+        capsys.readouterr()
+        with pytest.raises(SystemExit) as ended:
+            main()
+        return Said(int(ended.value.code or 0), *capsys.readouterr())
+
+    return run

@@ -203,6 +203,93 @@ BAD = {
         4,
         "audio.start: -1 is out of bounds",
     ),
+    "audio ends before it starts": (
+        "chunks: [a]\naudio:\n  start: 4\n  end: 3s\n  file: a",
+        4,
+        "audio.end: the sound ends at 3 s, which is not after its start at 4 s; write a later end",
+    ),
+    "audio with end and duration": (
+        "chunks: [a]\naudio:\n  end: 3\n  duration: 2\n  file: a",
+        4,
+        "audio.duration: 'end' and 'duration' are both given; keep one of them, or add 'loop: true'",
+    ),
+    "audio after the film": (
+        "chunks: [a]\naudio:\n  at: 00:04\n  file: a",
+        3,
+        "audio.at: the film lasts 4 s; let the sound begin before its end",
+    ),
+    "audio before the film": (
+        "chunks: [a]\naudio:\n  at: -1\n  file: a",
+        3,
+        "audio.at: the sound would begin 1 s before the film; write 0 or more",
+    ),
+    "audio before the title card": (
+        "chunks: [a]\ntitle_card: {text: b, seconds: 2}\naudio:\n  at: -3\n  file: a",
+        4,
+        "audio.at: the sound would begin 1 s before the film; write -2 or more",
+    ),
+    "audio after its chunk": (
+        "chunks:\n- caption: a\n  audio:\n    at: 5\n    file: a",
+        4,
+        "chunks[1].audio.at: the chunk lasts 4 s; let the sound begin before its end",
+    ),
+    "audio of a chunk missing": (
+        "chunks:\n- caption: a\n  audio: no.ogg",
+        3,
+        "chunks[1].audio.file: 'no.ogg' is not there",
+    ),
+    "unknown field of a chunk's audio": (
+        "chunks:\n- caption: a\n  audio:\n    file: a\n    volum: 1",
+        5,
+        "chunks[1].audio.volum: there is no field 'volum'; did you mean 'volume'?",
+    ),
+    "audio as loud as thunder": (
+        "chunks: [a]\naudio:\n  file: a\n  loudness: 3",
+        4,
+        "audio.loudness: 3 is out of bounds; write a number of LUFS from -70 to -5, like -16, or none",
+    ),
+    "loop a number": ("chunks: [a]\naudio:\n  file: a\n  loop: 2", 4, "audio.loop: the number 2 will not do"),
+    "a moment of words": ("chunks: [a]\naudio:\n  file: a\n  at: soon", 4, "audio.at: 'soon' will not do"),
+    "subtitles unknown": (
+        "subtitles: hard\nchunks: [a]",
+        1,
+        "subtitles: 'hard' will not do; write beside, none, soft or burned",
+    ),
+    "subtitle a number": ("chunks:\n- caption: a\n  subtitle: 7", 3, "chunks[1].subtitle: the number 7 is not text"),
+    "card without words": ("title_card: {seconds: 2}\nchunks: [a]", 1, "title_card.text: 'text' is missing"),
+    "card with blank words": ("end_card: ' '\nchunks: [a]", 1, "end_card.text: this text is blank"),
+    "card of no time": ("end_card: {text: a, seconds: 0}\nchunks: [a]", 1, "end_card.seconds: 0 is out of bounds"),
+    "card in no colour": (
+        "end_card: {text: a, colour: shiny}\nchunks: [a]",
+        1,
+        "end_card.colour: 'shiny' is not a colour; write black, white",
+    ),
+    "font missing": ("font: none.ttf\nchunks: [a]", 1, "font: 'none.ttf' is not there"),
+    "transition unknown": (
+        "chunks:\n- a\n- caption: b\n  cut: true\n  transition: wipe",
+        5,
+        "chunks[2].transition: 'wipe' will not do; write cut, fade or dissolve",
+    ),
+    "transition without a cut": (
+        "chunks:\n- a\n- caption: b\n  transition: fade",
+        4,
+        "chunks[2].transition: a transition leads to a new shot; add 'cut: true', or remove the transition",
+    ),
+    "transition before the first shot": (
+        "chunks:\n- caption: a\n  cut: true\n  transition: fade",
+        4,
+        "chunks[1].transition: no shot comes before the first one; remove the transition",
+    ),
+    "transition longer than a chunk": (
+        "chunks:\n- a\n- caption: b\n  cut: true\n  transition: dissolve\n  transition_seconds: 5",
+        6,
+        "chunks[2].transition_seconds: the transition lasts 5 s, but a chunk beside it only 4 s; write 4 or less",
+    ),
+    "seconds of no transition": (
+        "chunks:\n- a\n- caption: b\n  cut: true\n  transition_seconds: 1",
+        5,
+        "chunks[2].transition_seconds: there is no transition to last so long; add 'transition: fade'",
+    ),
     "image missing": ("chunks:\n- caption: a\n  image: no.png", 3, "chunks[1].image: 'no.png' is not there"),
     "same field twice": (
         "title: a\nseed: 1\ntitle: b\nchunks: [a]",
@@ -360,6 +447,10 @@ OVERRIDES = {
     "recipe.shift=.nan": "recipe.shift: .nan is no number",
     "audio.file=none.ogg": "audio.file: 'none.ogg' is not there",
     "audio.volume=loud": "audio.volume: 'loud' will not do",
+    "audio.volum=2": "there is no field 'volum'; did you mean 'volume'?",
+    "chunks.1.audio.volume=loud": "chunks[1].audio.volume: 'loud' will not do",
+    "end_card.texture=a": "there is no field 'texture'; did you mean 'text'?",
+    "subtitles=loud": "subtitles: 'loud' will not do; write beside",
     "chunks.1.at=00:00-00:03": None,
 }
 
@@ -426,6 +517,10 @@ ODD = [
         "duration: 1e-9",
         "seed: ''",
         "audio: {file: [a]}",
+        "{file: a, at: -1e9, end: 0.1, loudness: -16}",
+        "title_card: {text: [a], seconds: -1}",
+        "transition: fade",
+        "subtitle: |",
         "caption:",
     ),
 ]

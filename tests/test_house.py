@@ -8,8 +8,8 @@ import subprocess
 import sys
 from pathlib import Path
 
-from blockvid_cli import pipeline
-from blockvid_cli.commands import render
+from blockvid_cli import drawing, pipeline
+from blockvid_cli.commands import film, render
 from blockvid_cli.denoiser import attention, wan
 from blockvid_cli.rollout import loop
 
@@ -21,10 +21,12 @@ ORDER = [
     {"denoiser", "text", "codec", "film", "storybook"},
     {"rollout"},
     {"zoo"},
-    {"order", "doctor", "manifest"},
-    {"estimate"},
+    {"order", "doctor", "manifest", "redo"},
+    {"estimate", "drawing"},
     {"pipeline"},
+    {"preview"},
     {"training", "evaluation"},
+    {"reporting"},
     {"commands"},
     {"__main__"},
 ]
@@ -83,12 +85,15 @@ def test_every_module_says_what_it_is():
 def test_from_the_command_to_the_attention_is_a_short_read():
     way = [
         render.render,
+        film.draw,
         pipeline.render,
         pipeline._render,
-        pipeline._load,
-        pipeline._runs,
-        pipeline._kept,
-        pipeline._guarded,
+        pipeline._draw,
+        drawing.load,
+        drawing.latents_of,
+        drawing._runs,
+        drawing._kept,
+        drawing.guarded,
         loop.Rollout.moments,
         loop.Rollout._run,
         wan.WanDenoiser.__call__,

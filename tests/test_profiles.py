@@ -8,7 +8,7 @@ import pytest
 import torch
 from imageio_ffmpeg import count_frames_and_secs
 
-from blockvid_cli import pipeline
+from blockvid_cli import drawing, pipeline
 from blockvid_cli.card import find_card
 from blockvid_cli.errors import OutOfMemoryError, UsageError
 from blockvid_cli.film.pictures import watched
@@ -78,7 +78,7 @@ def test_a_film_goes_on_with_the_profile_it_was_begun_with(tiny, story, monkeypa
 
 
 def test_memory_that_runs_out_goes_one_rung_down_and_on(tiny, story, monkeypatch):
-    loaded = pipeline.load_denoiser
+    loaded = drawing.load_denoiser
     tried, events = [], []
 
     class Hungry:
@@ -96,7 +96,7 @@ def test_memory_that_runs_out_goes_one_rung_down_and_on(tiny, story, monkeypatch
         tried.append(precision.name)
         return Hungry(loaded(card, device, precision, fps), 12 if len(tried) == 1 else 1000)
 
-    monkeypatch.setattr(pipeline, "load_denoiser", load)
+    monkeypatch.setattr(drawing, "load_denoiser", load)
     film = render(prepare(Order(story, model=str(tiny), means=Means("h20"))), events.append)
     assert tried == ["fp32", "bf16"] and film.frames == 80
     assert "not enough memory to denoise" in told_of(events) and "profile 24gb" in told_of(events)

@@ -16,7 +16,8 @@ from safetensors.torch import save_file
 
 from blockvid_cli.errors import BlockvidError, PartialError, UsageError
 from blockvid_cli.film import disk, lock
-from blockvid_cli.film.project import Project, chunk_keys, folder_beside
+from blockvid_cli.film.chain import chain
+from blockvid_cli.film.project import Project, folder_beside
 from blockvid_cli.film.takes import VERSION, Take, _digest, _facts
 
 IDENTITY = {"model": "storybook", "size": (160, 96), "fps": 12.0, "seed": 7}
@@ -396,31 +397,31 @@ BASE = {"model": "storybook", "seed": 7, "recipe": {"steps": 6, "shift": 2.0}}
 
 
 def test_an_edit_of_chunk_n_changes_n_to_the_end():
-    keys = chunk_keys(PARTS, BASE)
-    edited = chunk_keys([*PARTS[:2], {**PARTS[2], "caption": "new"}, *PARTS[3:]], BASE)
+    keys = chain(PARTS, BASE).keys
+    edited = chain([*PARTS[:2], {**PARTS[2], "caption": "new"}, *PARTS[3:]], BASE).keys
     assert [old == new for old, new in zip(keys, edited, strict=True)] == [True, True, False, False, False]
     assert len(set(keys)) == len(keys)
 
 
 def test_removing_and_appending_at_the_end_change_nothing_before():
-    keys = chunk_keys(PARTS, BASE)
-    assert chunk_keys(PARTS[:3], BASE) == keys[:3]
-    assert chunk_keys([*PARTS, {"caption": "more"}], BASE)[:5] == keys
+    keys = chain(PARTS, BASE).keys
+    assert chain(PARTS[:3], BASE).keys == keys[:3]
+    assert chain([*PARTS, {"caption": "more"}], BASE).keys[:5] == keys
 
 
 def test_what_all_chunks_share_changes_all():
-    changed = chunk_keys(PARTS, {**BASE, "seed": 8})
-    assert not set(changed) & set(chunk_keys(PARTS, BASE))
+    changed = chain(PARTS, {**BASE, "seed": 8}).keys
+    assert not set(changed) & set(chain(PARTS, BASE).keys)
 
 
 def test_equal_chunks_at_other_places_have_other_keys():
-    assert len(set(chunk_keys([PARTS[0]] * 3, BASE))) == 3
+    assert len(set(chain([PARTS[0]] * 3, BASE).keys)) == 3
 
 
 def test_the_order_of_fields_does_not_matter_and_keys_are_the_same_everywhere():
     turned = [dict(reversed(part.items())) for part in PARTS]
-    assert chunk_keys(turned, dict(reversed(BASE.items()))) == chunk_keys(PARTS, BASE)
-    assert chunk_keys([{"a": 1}], {})[0] == KEY_OF_A
+    assert chain(turned, dict(reversed(BASE.items()))).keys == chain(PARTS, BASE).keys
+    assert chain([{"a": 1}], {}).keys[0] == KEY_OF_A
 
 
 def test_the_folder_lies_beside_the_film():

@@ -34,8 +34,8 @@ def film(memory, place: str, dtype: str, folder, **changes) -> torch.Tensor:
 @pytest.mark.parametrize("memory", MEMORIES, ids=lambda m: m if isinstance(m, str) else f"{m['name']}{len(m)}")
 @pytest.mark.parametrize("place", ["host", "disk"])
 def test_host_and_disk_give_the_same_film_bit_for_bit(memory, place, tmp_path):
-    assert torch.equal(film(memory, place, "as-drawn", tmp_path), film(memory, "device", "as-drawn", None))
-    assert not any(tmp_path.iterdir())  # what was on disk is gone with the film
+    assert torch.equal(film(memory, place, "as-drawn", tmp_path / ".memory"), film(memory, "device", "as-drawn", None))
+    assert not any(tmp_path.iterdir())  # what was on disk is gone with the film, and its folder
 
 
 @pytest.mark.parametrize("memory", MEMORIES, ids=lambda m: m if isinstance(m, str) else f"{m['name']}{len(m)}")

@@ -15,7 +15,17 @@ import numpy as np
 import torch
 
 
-class Codec(Protocol):
+class Decoder(Protocol):
+    """Latents to pictures; all that a preview needs."""
+
+    def to(self, device: str) -> Decoder:
+        """The same decoder on another device."""
+
+    def stream(self, blocks: Iterable[torch.Tensor]) -> Iterator[torch.Tensor]:
+        """For each block of latents (F, C, h, w), its frames (4F, 3, H, W); 4F - 3 for the film's first."""
+
+
+class Codec(Decoder, Protocol):
     """Pictures to latents and back."""
 
     def encode(self, frames: torch.Tensor) -> torch.Tensor:
@@ -24,11 +34,8 @@ class Codec(Protocol):
     def to(self, device: str) -> Codec:
         """The same codec on another device."""
 
-    def stream(self, blocks: Iterable[torch.Tensor]) -> Iterator[torch.Tensor]:
-        """For each block of latents (F, C, h, w), its frames (4F, 3, H, W); 4F - 3 for the film's first."""
 
-
-def decode(codec: Codec, latents: torch.Tensor) -> torch.Tensor:
+def decode(codec: Decoder, latents: torch.Tensor) -> torch.Tensor:
     """All frames (1 + 4k, 3, H, W) of latents (1 + k, C, h, w)."""
     return torch.cat(list(codec.stream([latents])))
 

@@ -7,7 +7,19 @@ from typing import Annotated
 import typer
 
 from blockvid_cli import __version__
-from blockvid_cli.commands import bench, data, doctor, eval, models, render, storyboard, train
+from blockvid_cli.commands import (
+    bench,
+    data,
+    doctor,
+    eval,
+    history,
+    models,
+    preview,
+    render,
+    storyboard,
+    takes,
+    train,
+)
 
 app = typer.Typer(
     name="blockvid",
@@ -15,9 +27,14 @@ app = typer.Typer(
     rich_markup_mode="rich",
     pretty_exceptions_enable=False,
     help="A storyboard of timed captions becomes a coherent, minute-long video.\n\n"
+    "Try first: [bold]blockvid storyboard new my.yaml[/] writes a small storyboard, [bold]blockvid storyboard check "
+    "my.yaml[/] shows its plan, [bold]blockvid render my.yaml[/] draws it, on a laptop.\n\n"
     "Example: blockvid render storyboards/swan.yaml",
 )
 app.command()(render.render)
+app.command()(preview.preview)
+app.add_typer(takes.app, name="takes")
+app.command()(history.history)
 app.add_typer(storyboard.app, name="storyboard")
 app.add_typer(models.app, name="models")
 app.command()(doctor.doctor)

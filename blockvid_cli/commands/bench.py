@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from blockvid_cli.commands import options, show
-from blockvid_cli.commands.render import recipe_of
+from blockvid_cli.commands.options import recipe_of
 from blockvid_cli.errors import UsageError
 
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from blockvid_cli.commands import options, scored
+from blockvid_cli.commands import complete, options, scored
 from blockvid_cli.errors import UsageError
 from blockvid_cli.evaluation.spans import Bounds, Protocol
 from blockvid_cli.evaluation.vde import Weights
@@ -19,6 +19,18 @@ if TYPE_CHECKING:
     from blockvid_cli.commands.scored import Result
     from blockvid_cli.evaluation.scores import Settings
     from blockvid_cli.evaluation.suite import Item
+
+
+Tier = Annotated[
+    str,
+    typer.Option(
+        help="builtin: no download; vbench: the reference networks (extra 'eval')", autocompletion=complete.tiers
+    ),
+]
+Captions = Annotated[
+    Path | None,
+    typer.Option(help="captions that the films are to follow", autocompletion=complete.storyboards),
+]
 
 
 class Part(StrEnum):
@@ -31,10 +43,8 @@ class Part(StrEnum):
 
 def evaluate(
     films: Annotated[list[Path] | None, typer.Argument(help="films, in any format that ffmpeg reads")] = None,
-    tier: Annotated[
-        str, typer.Option(help="builtin: no download; vbench: the reference networks (extra 'eval')")
-    ] = "builtin",
-    storyboard: Annotated[Path | None, typer.Option(help="captions that the films are to follow")] = None,
+    tier: Tier = "builtin",
+    storyboard: Captions = None,
     suite: Annotated[Path | None, typer.Option(help="a folder of films and storyboards, such as LV-Bench")] = None,
     part: Annotated[Part, typer.Option(help="of a suite: all, or one side of its 80/20 split")] = Part.ALL,
     segments: Annotated[str, typer.Option(help="a number (10), a length (6s), or 'storyboard'")] = "10",

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from blockvid_cli.card import ModelCard, bundled_models, find_card
-from blockvid_cli.commands import options, show
+from blockvid_cli.commands import complete, options, show
 from blockvid_cli.errors import UsageError
 from blockvid_cli.hub import agree, agreed, is_here, place, wanted
 from blockvid_cli.pull import listed, remove
@@ -19,7 +19,7 @@ app = typer.Typer(
     no_args_is_help=True,
     help="List, pull, check and convert models.\n\nExample: blockvid models list",
 )
-Name = Annotated[str, typer.Argument(help="a model's name, folder or file")]
+Name = Annotated[str, typer.Argument(help="a model's name, folder or file", autocompletion=complete.models)]
 Yes = Annotated[bool, typer.Option("--yes", help="do not ask")]
 
 
@@ -53,6 +53,7 @@ def show_(model: Name, as_json: options.AsJson = False) -> None:
         "summary": card.summary,
         "weights": sizes(card).weights,
         "block": card.block,
+        "images": list(card.images),
         "recipe": card.recipe,
         "repositories": [f"{want.repository}@{want.revision}" for want in wanted(card)],
         "provenance": card.provenance,
@@ -119,8 +120,12 @@ def verify(model: Name, as_json: options.AsJson = False) -> None:
 def convert(
     source: Annotated[Path, typer.Argument(help="a network's weights: a file, or a folder with shards")],
     target: Annotated[Path, typer.Argument(help="a .safetensors file to write")],
-    names: Annotated[str, typer.Option("--to", help="whose names: diffusers or original")] = "diffusers",
-    dtype: Annotated[str, typer.Option(help="as-stored, fp32, bf16 or fp16")] = "as-stored",
+    names: Annotated[
+        str, typer.Option("--to", help="whose names: diffusers or original", autocompletion=complete.weight_names)
+    ] = "diffusers",
+    dtype: Annotated[
+        str, typer.Option(help="as-stored, fp32, bf16 or fp16", autocompletion=complete.weight_dtypes)
+    ] = "as-stored",
     force: Annotated[bool, typer.Option("--force", help="replace a file that is there")] = False,
     as_json: options.AsJson = False,
 ) -> None:

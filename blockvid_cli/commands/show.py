@@ -17,12 +17,12 @@ from rich.table import Table
 from rich.text import Text
 
 from blockvid_cli.story.plan import Plan, PlannedChunk
-from blockvid_cli.story.seconds import clock
+from blockvid_cli.story.seconds import clock, spoken
 from blockvid_cli.story.storyboard import Storyboard
 
 if TYPE_CHECKING:
+    from blockvid_cli.drawing import Event, Tell
     from blockvid_cli.order import Job
-    from blockvid_cli.pipeline import Event, Tell
 
 MOST_NOTES = 4  # printed under the table
 PHASES = {"text": "reading captions", "load": "loading the model", "draw": "drawing"}
@@ -123,7 +123,7 @@ def _rest(figures: dict[str, Any]) -> str:
         return ""
     text = f"chunk {figures['chunk']} of {figures['chunks']}, block {figures['block']} of {figures['blocks']}"
     if "eta" in figures:
-        text += f", {figures['speed']:.1f} s of film a second, {_clock(figures['eta'])} left"
+        text += f", {figures['speed']:.1f} s of film a second, {spoken(figures['eta'])} left"
     return text
 
 
@@ -137,14 +137,19 @@ def _plain(teller: Teller, event: Event, notes_only: bool = False) -> None:
         print(f"{what} {_rest(figures)}".rstrip(), file=sys.stderr, flush=True)
 
 
-def _clock(seconds: float) -> str:
-    minutes, rest = divmod(round(seconds), 60)
-    return f"{minutes}:{rest:02d}"
-
-
 def result(values: dict[str, Any], sentence: str, as_json: bool) -> None:
     """What came of a command: one sentence, or JSON, to stdout."""
     print(json.dumps(values, ensure_ascii=False) if as_json else sentence, flush=True)
+
+
+def watched() -> bool:
+    """Whether a person sees what is said on stderr."""
+    return sys.stderr.isatty()
+
+
+def aside(sentence: str) -> None:
+    """A remark on stderr that is no result and no note."""
+    Console(stderr=True, highlight=False).print(Text(sentence, style="dim"), soft_wrap=True)
 
 
 def lines(values: dict[str, Any], indent: str = "") -> str:

@@ -14,7 +14,6 @@ from blockvid_cli.commands import options, show
 from blockvid_cli.errors import UsageError
 from blockvid_cli.story.plan import Plan
 from blockvid_cli.story.reading import read_text
-from blockvid_cli.story.seconds import clock
 from blockvid_cli.story.storyboard import Storyboard, json_schema, read_storyboard
 from blockvid_cli.story.timed_captions import holds_captions
 from blockvid_cli.story.writing import dump_storyboard
@@ -81,7 +80,7 @@ def check(
     storyboard, card, plan = job.storyboard, job.card, job.plan
     recalled = recalled_chunks(plan, job.recipes[0].memory())
     needs = estimate(job)
-    notes = [*storyboard.notes, *_unread(card, plan), *plan.notes]
+    notes = [*job.notes, *_unread(card, plan), *plan.notes]
     if as_json:
         described = _described(storyboard, card.name, plan, recalled, notes)
         typer.echo(json.dumps(described | {"needs": asdict(needs)}, indent=2))
@@ -99,6 +98,34 @@ def _unread(card: ModelCard, plan: Plan) -> list[str]:
     reader = text_encoder(card)
     cut = [chunk.number for chunk in plan.chunks if not reader.reads_whole(chunk.blocks[0].caption)]
     return [f"chunk {number}: only the first {card.text.tokens} tokens of style and caption are read" for number in cut]
+
+
+@app.command()
+def diff(
+    story: options.Story,
+    output: options.Output = None,
+    model: options.Model = None,
+    seed: options.Seed = None,
+    set_: options.Set = None,
+    as_json: options.AsJson = False,
+    allow_outside: options.AllowOutside = False,
+) -> None:
+    """Say what a render would draw again, chunk by chunk, and why; nothing is drawn.
+
+    Example: blockvid storyboard diff storyboards/swan.yaml
+    """
+    read_storyboard(story, set_ or (), allow_outside)  # a mistake is told before torch is loaded
+    from blockvid_cli.order import Order, prepare
+    from blockvid_cli.redo import differences
+
+    asked = Order(story, output, model, seed, overrides=tuple(set_ or ()), allow_outside=allow_outside)
+    changes = differences(prepare(asked))
+    if as_json:
+        typer.echo(json.dumps([asdict(change) for change in changes], indent=2))
+        return
+    show.table(("chunk", "", "why"), [(str(change.chunk), change.what, change.why) for change in changes])
+    drawn = sum(change.what != "kept" for change in changes)
+    typer.echo(f"{drawn} of {len(changes)} chunks would be drawn" if drawn else "nothing would be drawn")
 
 
 @app.command("import")
@@ -122,7 +149,7 @@ def import_(
         typer.echo(text, nl=False)
     else:
         _write(output, text, force)
-        typer.echo(f"{output}: {len(storyboard.chunks)} chunks, {clock(storyboard.seconds)}")
+        typer.echo(f"{output}: {len(storyboard.chunks)} chunks, {float(storyboard.seconds):g} s")
     for note in storyboard.notes:
         typer.echo(note, err=True)
 

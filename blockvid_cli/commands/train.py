@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from blockvid_cli.commands import options
+from blockvid_cli.commands import complete, options
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -29,7 +29,10 @@ def storybook(
     network_steps: Annotated[int | None, typer.Option(min=1, help="steps of the network")] = None,
     probe_steps: Annotated[int | None, typer.Option(min=1, help="steps of the probe that measures quality")] = None,
     stories: Annotated[int | None, typer.Option(min=1, help="stories the network learns from")] = None,
-    objective: Annotated[str | None, typer.Option(help="own-rollout, teacher-forcing or diffusion-forcing")] = None,
+    objective: Annotated[
+        str | None,
+        typer.Option(help="own-rollout, teacher-forcing or diffusion-forcing", autocompletion=complete.objectives),
+    ] = None,
     card: Annotated[str | None, typer.Option(help="a folder with card, edition and words of another edition")] = None,
     seed: Annotated[int, typer.Option(min=0, help="of the initial weights")] = 0,
     device: options.Device = "auto",

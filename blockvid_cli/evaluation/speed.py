@@ -21,8 +21,9 @@ from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
 from blockvid_cli.clock import Clock
 from blockvid_cli.denoiser.attention import Layer, Remembered
 from blockvid_cli.denoiser.wan import Denoiser
+from blockvid_cli.drawing import Event
 from blockvid_cli.order import Job, Order, prepare
-from blockvid_cli.pipeline import Event, render
+from blockvid_cli.pipeline import render
 from blockvid_cli.zoo.profile import Means
 from blockvid_cli.zoo.yardstick import wait, yardstick
 
@@ -123,7 +124,7 @@ def _measured(job: Job) -> dict[str, Any]:
         "phases": phases,
         "rendering_seconds": round(spent, 2),
         "film_seconds_a_second": round(film.seconds / spent, 2),
-        "peak_memory_mib": round(_peak_memory(job.device) / 2**20),
+        "peak_memory_mib": round(peak_memory(job.device) / 2**20),
         "block_seconds": {
             "median": round(statistics.median(blocks), 4),
             "first_tenth": round(statistics.median(blocks[:tenth]), 4),
@@ -139,7 +140,7 @@ def _measured(job: Job) -> dict[str, Any]:
     }
 
 
-def _peak_memory(device: str) -> int:
+def peak_memory(device: str) -> int:
     """Bytes: of the device where it has memory of its own, else of this process."""
     if device.startswith("cuda"):
         return torch.cuda.max_memory_allocated()

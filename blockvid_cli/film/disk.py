@@ -47,6 +47,8 @@ def remove_unfinished(folder: Path) -> None:
     for path in (*folder.rglob(".*.tmp"), *(folder / ".memory").glob("*.safetensors")):
         with suppress(OSError):
             path.unlink()
+    with suppress(OSError):  # it is not there, or something is in it
+        (folder / ".memory").rmdir()
 
 
 @contextmanager

@@ -5,18 +5,22 @@
     story.blockvid/
         manifest.json                       everything needed to redraw the film
         chunks/005/take-1.safetensors       clean latents, of as many blocks as are finished
+        chunks/005/take-1.3f9a0c4d.safetensors   what take 1 was before an edit
+        pictures.mp4, pictures.json         the film's pictures, and what they were decoded from (``film.kept``)
+        takes.json                          which takes are in the film, where not the first
         .lock                               held while a render runs
 
-Rendering again is going on: a take is used if its key is the key the storyboard gives that chunk now. Keys
-are a chain, so an edit of chunk N asks for N and all that follow it.
+Rendering again is going on: a take is used if its key (``chain``) is the key the storyboard gives that chunk now. A
+whole take that an edit replaces is set aside under its key, and is there again when the edit is undone.
 """
 
 from __future__ import annotations
 
-import hashlib
 import json
+import os
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -26,29 +30,16 @@ import torch
 from blockvid_cli.errors import UsageError
 from blockvid_cli.film.disk import remove_unfinished, write_whole, writing
 from blockvid_cli.film.lock import FolderLock
-from blockvid_cli.film.takes import Damaged, Take, read_take, write_take
+from blockvid_cli.film.takes import Damaged, Take, read_facts, read_take, write_take
 
 VERSION = 1
+SEAL = "pictures.json"  # what the kept pictures are; without it there are none
 FIXED = ("model", "size", "fps")  # what a project cannot change once it is begun
 
 
 def folder_beside(path: Path) -> Path:
     """The project folder of a storyboard or film: ``story.yaml`` -> ``story.blockvid``."""
     return path.with_suffix(".blockvid")
-
-
-def chunk_keys(parts: Sequence[Mapping[str, Any]], base: Mapping[str, Any]) -> list[str]:
-    """A key for each chunk: a hash of what all chunks share, of the chunk, and of the key before it.
-
-    ``parts`` and ``base`` hold what decides the latents, in plain JSON values; audio, title and encoding are
-    not in them. Raises ``TypeError`` or ``ValueError`` for a value that JSON does not know.
-    """
-    keys: list[str] = []
-    for part in parts:
-        content = {"base": base, "chunk": part, "before": keys[-1] if keys else None}
-        text = json.dumps(content, sort_keys=True, separators=(",", ":"), allow_nan=False)
-        keys.append(hashlib.sha256(text.encode()).hexdigest())
-    return keys
 
 
 class Project:
@@ -104,13 +95,24 @@ class Project:
         """Where the latents of a take lie, whether or not they exist."""
         return self.folder / "chunks" / f"{chunk:03d}" / f"take-{take}.safetensors"
 
+    def takes_there(self, chunk: int) -> list[int]:
+        """The takes of a chunk that were begun, in order."""
+        return takes_in(self.folder, chunk)
+
     def save_take(self, chunk: int, latents: torch.Tensor, key: str, frames: int, take: int = 1) -> None:
         """Keeps a chunk's latents so far: (F, C, H, W), F of the ``frames`` the whole chunk will have.
+
+        A whole take of another key is set aside first.
 
         Raises:
             BlockvidError: they are not finite, or cannot be written (``PartialError``: the disk is full).
         """
-        write_take(self.take_path(chunk, take), Take(chunk, take, key, frames), latents)
+        path = self.take_path(chunk, take)
+        with suppress(OSError, Damaged):
+            there, held = read_facts(path)
+            if held == there.frames and there.key != key:
+                os.replace(path, aside(path, there.key))
+        write_take(path, Take(chunk, take, key, frames), latents)
 
     def load_take(self, chunk: int, key: str, take: int = 1) -> torch.Tensor | None:
         """A chunk's latents so far, (F, C, H, W) float32; None if none were drawn from ``key``.
@@ -118,7 +120,10 @@ class Project:
         A damaged file is None too, with a sentence in ``notes``.
         """
         path = self.take_path(chunk, take)
+        before = aside(path, key)
         try:
+            if before.exists() and read_facts(path)[0].key != key:
+                path = before
             found, latents = read_take(path)
             if (found.chunk, found.take) != (chunk, take):
                 raise Damaged(f"it is take {found.take} of chunk {found.chunk}")
@@ -144,6 +149,7 @@ class Project:
     def _forget_chunks(self) -> None:
         chunks = self.folder / "chunks"
         with writing(chunks):
+            (self.folder / SEAL).unlink(missing_ok=True)
             if chunks.is_symlink():
                 chunks.unlink()
             elif chunks.exists():
@@ -174,6 +180,28 @@ class Project:
             f"{self.folder} was begun with {then}, not {now}; a project keeps its {', '.join(FIXED)}. Give"
             " the film another name (-o other.mp4) for a new project, or --fresh to draw this one anew."
         )
+
+
+def takes_in(folder: Path, chunk: int) -> list[int]:
+    """The takes of a chunk that a project folder holds, in order."""
+    names = (path.name.split(".")[0] for path in (folder / "chunks" / f"{chunk:03d}").glob("take-*.safetensors"))
+    numbers = (name.removeprefix("take-") for name in names)
+    return sorted({int(number) for number in numbers if number.isdecimal()})
+
+
+def frames_of_takes(folder: Path, chunk: int) -> dict[str, int]:
+    """How many latent frames there are of a chunk by key, in all of its takes, those set aside too."""
+    found = {}
+    for path in sorted((folder / "chunks" / f"{chunk:03d}").glob("take-*.safetensors")):
+        with suppress(OSError, Damaged):
+            take, frames = read_facts(path)
+            found[take.key] = frames
+    return found
+
+
+def aside(path: Path, key: str) -> Path:
+    """The name of a take that an edit replaced: ``take-1.safetensors`` -> ``take-1.3f9a0c4d.safetensors``."""
+    return path.with_suffix(f".{key[:8]}.safetensors")
 
 
 def _shown(value: object) -> str:

@@ -53,7 +53,7 @@ def compact(metadata: Mapping[str, Any]) -> str:
 
 
 def read_metadata(path: Path) -> dict[str, Any] | None:
-    """The metadata that ``write_film`` put into a film; None if it holds none.
+    """The metadata that was put into a film; None if it holds none.
 
     Raises:
         BlockvidError: there is no such film, or it cannot be read.

@@ -11,8 +11,11 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -60,22 +63,10 @@ def read_take(path: Path) -> tuple[Take, torch.Tensor]:
         FileNotFoundError: there is no such file.
         Damaged: it is not what was once written.
     """
-    try:
-        with safe_open(path, framework="pt") as file:
-            metadata = file.metadata() or {}
-            latents = file.get_tensor("latents").clone()  # a copy: the file may be replaced while this lives
-        take = Take(
-            chunk=int(metadata["chunk"]),
-            take=int(metadata["take"]),
-            key=metadata["key"],
-            frames=int(metadata["frames"]),
-        )
-    except FileNotFoundError:
-        raise
-    except OSError as error:
-        raise Damaged(error.strerror or str(error)) from error
-    except (SafetensorError, KeyError, ValueError, TypeError, AttributeError, RuntimeError) as error:
-        raise Damaged(f"it cannot be read: {_first_line(error)}") from error
+    with _reading(path) as file:
+        metadata = file.metadata() or {}
+        latents = file.get_tensor("latents").clone()  # a copy: the file may be replaced while this lives
+        take = _told(metadata)
     if _facts(take).items() - metadata.items():
         raise Damaged("what it says of itself was changed")
     if latents.dtype != torch.float32 or latents.ndim != 4 or not 0 < len(latents) <= take.frames:
@@ -85,6 +76,35 @@ def read_take(path: Path) -> tuple[Take, torch.Tensor]:
     if not torch.isfinite(latents).all():
         raise Damaged("it holds values that are not numbers")
     return take, latents
+
+
+def read_facts(path: Path) -> tuple[Take, int]:
+    """What a take says of itself, and how many latent frames it holds; the numbers are not looked at.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        Damaged: it is no take.
+    """
+    with _reading(path) as file:
+        return _told(file.metadata() or {}), file.get_slice("latents").get_shape()[0]
+
+
+@contextmanager
+def _reading(path: Path) -> Iterator[Any]:
+    """An open take file; what is wrong with it becomes ``Damaged``."""
+    try:
+        with safe_open(path, framework="pt") as file:
+            yield file
+    except FileNotFoundError:
+        raise
+    except OSError as error:
+        raise Damaged(error.strerror or str(error)) from error
+    except (SafetensorError, KeyError, ValueError, TypeError, AttributeError, RuntimeError) as error:
+        raise Damaged(f"it cannot be read: {_first_line(error)}") from error
+
+
+def _told(metadata: Mapping[str, str]) -> Take:
+    return Take(int(metadata["chunk"]), int(metadata["take"]), metadata["key"], int(metadata["frames"]))
 
 
 def _facts(take: Take) -> dict[str, str]:

@@ -18,6 +18,7 @@ from blockvid_cli.denoiser.attention import Layer
 from blockvid_cli.denoiser.flow import noised
 from blockvid_cli.denoiser.rope import Rope, grid
 from blockvid_cli.denoiser.wan import Denoiser
+from blockvid_cli.rollout.given import NOTHING, Given
 from blockvid_cli.rollout.memories.memory import Memory, View
 from blockvid_cli.rollout.noises import gaussian
 from blockvid_cli.rollout.recipe import Recipe
@@ -58,6 +59,7 @@ class Rollout:
         patch: (frames, rows, columns) of latent pixels a token.
         read: the caption tokens of some blocks: (rows, L, D), or (rows, F, L, D) when captions differ.
         device: where latents live while they are drawn.
+        given: latent frames that are not drawn but held.
     """
 
     plan: Plan
@@ -66,24 +68,26 @@ class Rollout:
     patch: tuple[int, int, int]
     read: Read
     device: str = "cpu"
+    given: Given = NOTHING
     finished: dict[int, tuple[Run, torch.Tensor]] = field(default_factory=dict)  # clean latents, on the CPU
 
     def moments(self, runs: Sequence[Run], done: Mapping[int, torch.Tensor] | None = None) -> Iterator[Moment]:
         """Every moment of the film; ``done`` are clean latents by block number from an earlier, unfinished render."""
         self.memory.begin(self.plan.chunks, self.rope)
+        done = done or {}
         self.finished.clear()
+        self.finished |= {b.number: (run, done[b.number].cpu()) for run in runs for b in run.blocks if b.number in done}
         for run in runs:
-            yield from self._run(run, done or {})
+            yield from self._run(run, done)
 
     def _run(self, run: Run, done: Mapping[int, torch.Tensor]) -> Iterator[Moment]:
         recipe, first = run.recipe, run.blocks[0].number
         steps = [_moved(step, first) for step in recipe.schedule.steps(len(run.blocks), recipe.levels)]
         settled = settled_blocks(steps, set(done))
-        blocks = {block.number: block for block in run.blocks}
         drawing: dict[int, tuple[torch.Tensor, Stepper]] = {}
         view, looked = View(), ()
         for step in steps:
-            group = tuple(blocks[number] for number in step.blocks)
+            group = tuple(self.plan.blocks[number] for number in step.blocks)
             if settled.issuperset(step.moving):
                 yield from self._resume(run, step, group, done)
                 continue
@@ -93,13 +97,11 @@ class Rollout:
             if step.blocks != looked:
                 view = View()  # the one before goes first: views are the largest thing there is
                 view, looked = self.memory.choose(group), step.blocks
-            held = zip(group, step.now, strict=True)
+            held = list(zip(group, step.now, strict=True))
             x = torch.cat(
                 [drawing[b.number][0] if b.number in drawing else self._held(b, now, step) for b, now in held]
             )
-            level = torch.tensor(
-                [level for level, block in zip(step.now, group, strict=True) for _ in range(block.frames)]
-            )
+            level = torch.cat([(self.given if b.number in drawing else NOTHING).levels(b, now) for b, now in held])
             times = self._times(run, view, group)
             velocity = run.denoiser(x[None], level.to(x.device), self.read(group), times, view)[0]
             parts = velocity[0].split([block.frames for block in group])
@@ -119,7 +121,7 @@ class Rollout:
         chunk = self.plan.chunks[block.chunk - 1].blocks
         span = range(chunk[0].first, chunk[-1].first + chunk[-1].frames)
         noise = run.recipe.noise(block, span, self.plan.seed, self.plan.latent).to(self.device)
-        return noise, run.recipe.solver.begin(run.recipe.levels, (block.seed, block.number))
+        return self.given.held(block, noise, run.recipe.solver.begin(run.recipe.levels, (block.seed, block.number)))
 
     def _held(self, block: Block, level: float, step: Step) -> torch.Tensor:
         """A finished block shown again at a level, with noise of its own in every step where that is above 0."""

@@ -2,20 +2,27 @@
 
 from __future__ import annotations
 
+import re
 import unicodedata
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from fractions import Fraction
 from typing import Annotated, Any
 
 from pydantic import PlainValidator, WithJsonSchema
 
 from blockvid_cli.card import parse_size
-from blockvid_cli.story.seconds import kind, parse_length, parse_span, shorten
+from blockvid_cli.story.seconds import CLOCK, kind, parse_clock, parse_length, parse_span, shorten
 
 LONGEST_CAPTION = 2000  # characters
 LARGEST_SEED = 2**63 - 1
 SMALLEST_FPS = 0.01
 LARGEST_FPS = 120
+LONGEST_SOUND = 86400  # seconds
+SHORTEST = 0.01  # seconds that a transition, a still or a part of a sound may last
+QUIETEST, LOUDEST = -70, -5  # LUFS that may be aimed at
+SUBTITLES = ("beside", "none", "soft", "burned")
+TRANSITIONS = ("cut", "fade", "dissolve")
+COLOURS = ("black", "white", "grey", "red", "orange", "yellow", "green", "blue", "purple")
 
 
 def _text(value: object) -> str:
@@ -37,6 +44,18 @@ def _filled(value: object) -> str:
     return text
 
 
+def _lines(value: object) -> str:
+    """Text whose line breaks are kept; blank lines at its ends are not."""
+    if not isinstance(value, str):
+        return _text(value)
+    text = "\n".join(_text(line) for line in value.splitlines()).strip("\n")
+    return text if len(text) <= LONGEST_CAPTION else _text(text)
+
+
+def _filled_lines(value: object) -> str:
+    return _lines(value) or _filled(value)
+
+
 def _number(low: float, high: float, whole: bool, unit: str) -> Callable[[object], Any]:
     """A validator of numbers from ``low`` to ``high``, both included; ``unit`` ends its sentences."""
     must = f"write a{' whole' if whole else ''} number {unit}"
@@ -50,6 +69,41 @@ def _number(low: float, high: float, whole: bool, unit: str) -> Callable[[object
         return value if whole else float(value)
 
     return number
+
+
+def _seconds(low: float, unit: str) -> Callable[[object], float]:
+    """A validator of seconds from ``low`` on: a number, or a time like ``3s`` or ``00:03``."""
+    number = _number(low, LONGEST_SOUND, False, unit)
+
+    def seconds(value: object) -> float:
+        if isinstance(value, str) and (timed := re.fullmatch(rf"(-?)\s*({CLOCK.pattern})", value.strip())):
+            return number(float(parse_clock(timed[2])) * (-1 if timed[1] else 1))
+        return number(value)
+
+    return seconds
+
+
+def _loudness(value: object) -> float | None:
+    if value == "none":
+        return None
+    return _number(QUIETEST, LOUDEST, False, f"of LUFS from {QUIETEST} to {LOUDEST}, like -16, or none")(value)
+
+
+def _one_of(words: Sequence[str]) -> Callable[[object], str]:
+    """A validator of a word among ``words``."""
+
+    def word(value: object) -> str:
+        if not isinstance(value, str) or value not in words:
+            raise ValueError(f"{kind(value)} will not do; write {', '.join(words[:-1])} or {words[-1]}")
+        return value
+
+    return word
+
+
+def _colour(value: object) -> str:
+    if isinstance(value, str) and (value in COLOURS or re.fullmatch("#[0-9a-fA-F]{6}", value)):
+        return value
+    raise ValueError(f"{kind(value)} is not a colour; write {', '.join(COLOURS)}, or one like '#ff8800' in quotes")
 
 
 def _version(value: object) -> int:
@@ -104,7 +158,15 @@ Fps = _kind(
     exclusiveMinimum=0,
     maximum=LARGEST_FPS,
 )
-Seconds = _kind(_number(0, 86400, False, "of seconds, 0 or more"), type="number", minimum=0)
+Lines = _kind(_lines, type="string", maxLength=LONGEST_CAPTION)
+FilledLines = _kind(_filled_lines, type="string", minLength=1, maxLength=LONGEST_CAPTION)
+Seconds = _kind(_seconds(0, "of seconds, 0 or more"), type=["number", "string"], minimum=0, examples=[1.5, "2s"])
+Moment = _kind(_seconds(-LONGEST_SOUND, "of seconds"), type=["number", "string"], examples=[12, "00:12"])
+Stretch = _kind(_seconds(SHORTEST, f"of seconds, {SHORTEST} or more"), type=["number", "string"], examples=[0.5, "2s"])
+Loudness = _kind(_loudness, anyOf=[{"const": "none"}, {"type": "number", "minimum": QUIETEST, "maximum": LOUDEST}])
+Subtitles = _kind(_one_of(SUBTITLES), enum=list(SUBTITLES))
+Transition = _kind(_one_of(TRANSITIONS), enum=list(TRANSITIONS))
+Colour = _kind(_colour, type="string", examples=["white", "#ff8800"])
 Volume = _kind(_number(0, 4, False, "from 0 to 4; 1 is as recorded"), type="number", minimum=0, maximum=4)
 Length = _kind(parse_length, type=["string", "number"], examples=["4s", "48f", 2.5])
 Size = _kind(_size, type="string", pattern="^[0-9]+x[0-9]+$", examples=["832x480"])

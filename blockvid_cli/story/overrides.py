@@ -7,10 +7,8 @@ from collections.abc import Sequence
 from blockvid_cli.errors import UsageError
 from blockvid_cli.story.faults import Fault, Field, Reading
 from blockvid_cli.story.nodes import read_scalar
-from blockvid_cli.story.schema import fields_at, unknown_field
+from blockvid_cli.story.schema import fields_at, form_at, unknown_field
 from blockvid_cli.story.seconds import kind
-
-BARE = {"audio": "file", "chunks": "caption"}  # what a bare text in place of a mapping stands for
 
 
 def apply_overrides(reading: Reading, overrides: Sequence[str]) -> None:
@@ -41,9 +39,10 @@ def _set(data: dict, names: list[str], value: str, override: str, reading: Readi
             place[key] = _value(value, way, reading)
             break
         inner = place[key] if isinstance(place, list) else place.get(key)
-        if isinstance(inner, str) and (way[0] in BARE or "recipe" in way):
-            inner = {"name" if "recipe" in way else BARE[str(way[0])]: inner}
-        elif inner is None and (key == "audio" or "recipe" in way):
+        form = form_at(way)
+        if isinstance(inner, str) and (form or "recipe" in way):
+            inner = {form.bare if form else "name": inner}
+        elif inner is None and (form or "recipe" in way):
             inner = {}
         if not isinstance(inner, dict | list):
             raise UsageError(f"--set {override}: '{name}' holds no fields of its own; end the name there")

@@ -38,6 +38,11 @@ class Block:
     negative: str  # what guidance steers away from
     seed: int  # the chunk's seed, a pure function of film seed, chunk and take
 
+    @property
+    def numbers(self) -> range:
+        """Its latent frames, as the film counts them."""
+        return range(self.first, self.first + self.frames)
+
 
 @dataclass(frozen=True)
 class PlannedChunk:
@@ -53,7 +58,9 @@ class PlannedChunk:
     blocks: tuple[Block, ...]
     seed: int
     cut: bool
+    take: int = 1
     image: Path | None = None  # a picture to begin from
+    end_image: Path | None = None  # a picture to end with
     recipe: Mapping[str, Any] = field(default_factory=dict)  # changes of the recipe for this chunk
     compared: str = ""  # what a memory compares with other chunks'; the caption when empty
 
@@ -85,8 +92,11 @@ def make_plan(
     seed: int,
     size: tuple[int, int] | None = None,
     fps: float | None = None,
+    takes: Mapping[int, int] | None = None,
 ) -> Plan:
     """The blocks that draw a storyboard with a model; ``size`` and ``fps`` replace the storyboard's.
+
+    ``takes`` are the chunks of which another take than the first is drawn.
 
     Raises:
         UsageError: the size does not fit the model, or the frame rate makes no sense.
@@ -103,7 +113,9 @@ def make_plan(
     chunks: list[PlannedChunk] = []
     for chunk, first, last in zip(storyboard.chunks, [0, *borders], borders, strict=False):
         shot = chunks[-1].shot + chunk.cut if chunks else 1
-        chunks.append(_planned(storyboard, chunk, len(chunks) + 1, shot, range(first, last), grid, seed, frames))
+        number = len(chunks) + 1
+        take = (takes or {}).get(number, 1)
+        chunks.append(_planned(storyboard, chunk, number, take, shot, range(first, last), grid, seed, frames))
     return Plan(
         chunks=tuple(chunks),
         blocks=tuple(block for chunk in chunks for block in chunk.blocks),
@@ -133,6 +145,7 @@ def _planned(
     storyboard: Storyboard,
     chunk: Chunk,
     number: int,
+    take: int,
     shot: int,
     blocks: range,
     grid: Grid,
@@ -140,7 +153,9 @@ def _planned(
     frames: int,
 ) -> PlannedChunk:
     """One chunk with its blocks; the last one's end is trimmed to the film's ``frames``."""
-    seed = chunk.seed if chunk.seed is not None else chunk_seed(film_seed, number)
+    seed = chunk.seed if chunk.seed is not None and take == 1 else None
+    if seed is None:
+        seed = chunk_seed(film_seed if chunk.seed is None else chunk.seed, number, take)
     caption = f"{storyboard.style}, {chunk.caption}" if storyboard.style else chunk.caption
     negative = storyboard.negative if chunk.negative is None else chunk.negative
     return PlannedChunk(
@@ -155,8 +170,10 @@ def _planned(
             Block(block, number, shot, block * grid.block, grid.block, caption, negative, seed) for block in blocks
         ),
         seed=seed,
+        take=take,
         cut=chunk.cut,
         image=chunk.image,
+        end_image=chunk.end_image,
         recipe=chunk.recipe,
     )
 

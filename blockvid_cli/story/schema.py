@@ -2,21 +2,31 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from blockvid_cli.errors import nearest
 from blockvid_cli.story import faults
 from blockvid_cli.story.kinds import (
+    Colour,
+    FilledLines,
     FilledText,
     Fps,
     Length,
+    Lines,
+    Loudness,
+    Moment,
     Recipe,
     Seconds,
     Seed,
     Size,
     Span,
+    Stretch,
+    Subtitles,
     Switch,
     Text,
+    Transition,
     Version,
     Volume,
 )
@@ -27,33 +37,52 @@ from blockvid_cli.story.seconds import shorten
 class _Form(BaseModel):
     """Fields to fill in: unknown ones are errors, empty ones count as not given."""
 
+    bare: ClassVar[str] = ""  # the field that a bare text in place of all fields stands for
+
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     @model_validator(mode="before")
     @classmethod
     def _without_empty(cls, values: object) -> object:
+        if isinstance(values, str) and cls.bare:
+            return {cls.bare: values}
         if isinstance(values, dict):
             return {name: value for name, value in values.items() if value is not None}
         return values
 
 
 class AudioForm(_Form):
-    """The sound of the film: a file, and how to lay it under the pictures. A bare text is the file."""
+    """A sound: a file, and how to lay it under the film or under a chunk. A bare text is the file."""
+
+    bare = "file"
 
     file: FilledText = Field(description="sound file, relative to the storyboard")
-    start: Seconds = Field(0.0, description="seconds into the file at which the film begins")
+    start: Seconds = Field(0.0, description="seconds into the file at which the sound begins")
+    end: Stretch = Field(None, description="seconds into the file at which it ends; else the file's end")
+    at: Moment = Field(0.0, description="seconds after the first picture (of the chunk) at which it is heard")
+    duration: Stretch = Field(None, description="seconds it is heard; else as long as it, the film or the chunk lasts")
+    loop: Switch = Field(False, description="begins again when it ends")
     fade_in: Seconds = Field(0.0, description="seconds")
     fade_out: Seconds = Field(0.0, description="seconds")
-    volume: Volume = Field(1.0, description="1 is as recorded")
+    volume: Volume = Field(1.0, description="1 is as recorded, or as loudness makes it")
+    loudness: Loudness = Field(None, description="LUFS (EBU R128) it is brought to, like -16; none leaves it as it is")
 
-    @model_validator(mode="before")
-    @classmethod
-    def _bare(cls, values: object) -> object:
-        return {"file": values} if isinstance(values, str) else values
+
+class TitleCardForm(_Form):
+    """A still picture with words, before or after the film. A bare text is the words."""
+
+    bare = "text"
+
+    text: FilledLines = Field(description="the words; line breaks are kept")
+    seconds: Stretch = Field(3.0, description="how long it is seen; the film is so much longer")
+    colour: Colour = Field("white", description="of the words")
+    background: Colour = Field("black", description="behind the words")
 
 
 class ChunkForm(_Form):
     """One captioned span of the film. A bare text is the caption."""
+
+    bare = "caption"
 
     caption: FilledText = Field(description="what is seen")
     at: Span = Field(None, description="start and end, like 00:03-00:06; or give a duration")
@@ -61,13 +90,13 @@ class ChunkForm(_Form):
     seed: Seed = Field(None, description="replaces the seed made from film seed and chunk number")
     cut: Switch = Field(False, description="a new shot begins here")
     image: FilledText = Field(None, description="picture to begin from, relative to the storyboard")
+    end_image: FilledText = Field(None, description="picture to end with, relative to the storyboard")
     negative: Text = Field(None, description="replaces the storyboard's negative")
     recipe: Recipe = Field(None, description="changes of the recipe for this chunk")
-
-    @model_validator(mode="before")
-    @classmethod
-    def _bare(cls, values: object) -> object:
-        return {"caption": values} if isinstance(values, str) else values
+    audio: AudioForm | None = Field(None, description="a sound that begins, and unless it says otherwise ends, with it")
+    subtitle: Lines = Field(None, description="replaces the caption in subtitles; '' for none")
+    transition: Transition = Field(None, description="how the new shot follows: cut, fade (through black) or dissolve")
+    transition_seconds: Stretch = Field(None, description="how long a fade or dissolve lasts; else 0.5")
 
     @model_validator(mode="after")
     def _one_length(self) -> ChunkForm:
@@ -90,16 +119,29 @@ class StoryboardForm(_Form):
     chunk: Length = Field(None, description="how long a chunk lasts that says nothing; else 4 s")
     recipe: Recipe = Field(None, description="changes of the model's default recipe")
     audio: AudioForm | None = Field(None, description="the sound of the film")
+    subtitles: Subtitles = Field("beside", description="beside (an .srt), none, soft (inside too) or burned (drawn in)")
+    title_card: TitleCardForm | None = Field(None, description="a still picture with words before the film")
+    end_card: TitleCardForm | None = Field(None, description="a still picture with words after the film")
+    font: FilledText = Field(None, description="font file for words in pictures; else DejaVu Sans")
     chunks: list[ChunkForm] = Field(min_length=1, description="what is seen, in order")
+
+
+INNER: dict[str | int, type[_Form]] = {"audio": AudioForm, "title_card": TitleCardForm, "end_card": TitleCardForm}
+
+
+def form_at(way: faults.Field) -> type[_Form] | None:
+    """The form at a place of a storyboard, or None where none is."""
+    if not way:
+        return StoryboardForm
+    if way[0] == "chunks":
+        return ChunkForm if len(way) == 2 else AudioForm if len(way) == 3 and way[2] == "audio" else None
+    return INNER.get(way[0]) if len(way) == 1 else None
 
 
 def fields_at(way: faults.Field) -> list[str]:
     """The fields there are at a place of a storyboard; none where anything, or nothing, may stand."""
-    if not way:
-        return list(StoryboardForm.model_fields)
-    if way == ("audio",):
-        return list(AudioForm.model_fields)
-    return list(ChunkForm.model_fields) if len(way) == 2 and way[0] == "chunks" else []
+    form = form_at(way)
+    return list(form.model_fields) if form else []
 
 
 def unknown_field(name: str, known: list[str]) -> str:

@@ -112,6 +112,13 @@ def clock(seconds: Fraction) -> str:
     return (f"{hours}:" if hours else "") + f"{minutes:02d}:{rest:02d}{part}"
 
 
+def spoken(seconds: float) -> str:
+    """A duration as a person says it: ``75 s``, ``12 minutes``, ``1.5 hours``."""
+    if seconds < 90:
+        return f"{max(round(seconds), 1)} s"
+    return f"{seconds / 60:.0f} minutes" if seconds < 5400 else f"{seconds / 3600:.1f} hours"
+
+
 def kind(value: object) -> str:
     """A value named for an error sentence: text in quotes, else what sort of thing it is."""
     if isinstance(value, str):

@@ -18,24 +18,14 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from blockvid_cli.story.dress import TRANSITION_SECONDS, Audio, TitleCard, dress, title_card
 from blockvid_cli.story.faults import Fault, Reading
 from blockvid_cli.story.overrides import apply_overrides
 from blockvid_cli.story.paths import Folder
 from blockvid_cli.story.reading import read_text, read_yaml
 from blockvid_cli.story.schema import ChunkForm, StoryboardForm, sentence
-from blockvid_cli.story.spans import lay
+from blockvid_cli.story.spans import Span, lay
 from blockvid_cli.story.timed_captions import holds_captions, read_captions
-
-
-@dataclass(frozen=True)
-class Audio:
-    """The sound of a film: where it lies (absolute), and how it is laid under the pictures (seconds)."""
-
-    file: Path
-    start: float = 0.0
-    fade_in: float = 0.0
-    fade_out: float = 0.0
-    volume: float = 1.0
 
 
 @dataclass(frozen=True)
@@ -51,6 +41,11 @@ class Chunk:
     negative: str | None = None
     recipe: dict[str, Any] = field(default_factory=dict)
     where: str = field(default="", compare=False)  # file and line, for sentences about this chunk
+    audio: Audio | None = None
+    subtitle: str | None = None  # in place of the caption
+    transition: str = "cut"  # how this chunk's shot follows the one before it
+    transition_seconds: float = TRANSITION_SECONDS
+    end_image: Path | None = None
 
 
 @dataclass(frozen=True)
@@ -70,10 +65,14 @@ class Storyboard:
     audio: Audio | None = None
     notes: tuple[str, ...] = field(default=(), compare=False)  # what an import had to decide
     recipe_where: str = field(default="", compare=False)  # file and line, for sentences about the recipe
+    subtitles: str = "beside"
+    title_card: TitleCard | None = None
+    end_card: TitleCard | None = None
+    font: Path | None = None  # for words in pictures
 
     @property
     def seconds(self) -> Fraction:
-        """How long the film lasts."""
+        """How long its chunks last, without title and end cards."""
         return self.chunks[-1].end
 
 
@@ -94,9 +93,11 @@ def read_storyboard(path: Path, overrides: Sequence[str] = (), allow_outside: bo
 def json_schema() -> dict[str, Any]:
     """The JSON schema of a storyboard, for editors that complete and check YAML."""
     schema = StoryboardForm.model_json_schema()
-    bare = {"type": "string"}  # a caption, or an audio file, by itself
+    bare = {"type": "string"}  # a caption, an audio file, or the words of a card, by itself
+    chunk = schema["$defs"]["ChunkForm"]
+    for holder, name in ((schema, "audio"), (schema, "title_card"), (schema, "end_card"), (chunk, "audio")):
+        holder["properties"][name]["anyOf"].insert(0, bare)
     schema["properties"]["chunks"]["items"] = {"anyOf": [bare, {"$ref": "#/$defs/ChunkForm"}]}
-    schema["properties"]["audio"] = {"anyOf": [bare, {"$ref": "#/$defs/AudioForm"}]}
     return schema | {
         "$schema": "https://json-schema.org/draft/2020-12/schema",
         "title": "blockvid storyboard",
@@ -109,18 +110,18 @@ def _build(reading: Reading, allow_outside: bool) -> Storyboard:
     faults = list(reading.faults)
     spans = lay(form, faults)
     folder = Folder(reading.source, allow_outside)
-    audio = None
-    if form.audio:
-        file = folder.find(form.audio.file, ("audio", "file"), faults)
-        audio = Audio(file, form.audio.start, form.audio.fade_in, form.audio.fade_out, form.audio.volume)
+    dressed = dress(form, spans, folder, faults)
     images = [
-        folder.find(chunk.image, ("chunks", index, "image"), faults) if chunk.image else None
+        tuple(
+            folder.find(name, ("chunks", index, way), faults) if name else None
+            for way, name in (("image", chunk.image), ("end_image", chunk.end_image))
+        )
         for index, chunk in enumerate(form.chunks)
     ]
     if faults:
         raise reading.complaint(faults)
     chunks = tuple(
-        _chunk(chunk, spans[index], images[index], reading.place(("chunks", index))[1])
+        _chunk(chunk, spans[index], images[index], dressed.chunks[index], reading.place(("chunks", index))[1])
         for index, chunk in enumerate(form.chunks)
     )
     return Storyboard(
@@ -134,15 +135,21 @@ def _build(reading: Reading, allow_outside: bool) -> Storyboard:
         form.style,
         form.negative,
         form.recipe or {},
-        audio,
+        dressed.audio,
         tuple(reading.notes),
         reading.place(("recipe",))[1],
+        form.subtitles,
+        title_card(form.title_card),
+        title_card(form.end_card),
+        dressed.font,
     )
 
 
-def _chunk(form: ChunkForm, span: tuple[Fraction, Fraction], image: Path | None, where: str) -> Chunk:
-    recipe = form.recipe or {}
-    return Chunk(form.caption, *span, form.seed, form.cut, image, form.negative, recipe, where)
+def _chunk(form: ChunkForm, span: Span, images: tuple[Path | None, ...], audio: Audio | None, where: str) -> Chunk:
+    recipe, (image, end_image) = form.recipe or {}, images
+    transition = form.transition or "cut", form.transition_seconds or TRANSITION_SECONDS
+    dressed = audio, form.subtitle, *transition
+    return Chunk(form.caption, *span, form.seed, form.cut, image, form.negative, recipe, where, *dressed, end_image)
 
 
 def _form(reading: Reading) -> StoryboardForm:

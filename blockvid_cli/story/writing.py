@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import asdict
+from dataclasses import asdict, fields
 from fractions import Fraction
 from typing import Any
 
 import yaml
 
+from blockvid_cli.story.dress import Audio, TitleCard
 from blockvid_cli.story.paths import Folder
 from blockvid_cli.story.seconds import decimal
 from blockvid_cli.story.storyboard import Chunk, Storyboard
@@ -62,9 +63,12 @@ def _head(storyboard: Storyboard, folder: Folder) -> dict[str, Any]:
         "style": storyboard.style,
         "negative": storyboard.negative,
         "recipe": storyboard.recipe,
+        "audio": _audio(storyboard.audio, folder),
+        "subtitles": storyboard.subtitles if storyboard.subtitles != "beside" else None,
+        "title_card": _changed(storyboard.title_card),
+        "end_card": _changed(storyboard.end_card),
+        "font": folder.name(storyboard.font) if storyboard.font else None,
     }
-    if audio := storyboard.audio:
-        values["audio"] = asdict(audio) | {"file": folder.name(audio.file)}
     return {name: value for name, value in values.items() if value}
 
 
@@ -78,11 +82,31 @@ def _chunk(chunk: Chunk, length: str | None, folder: Folder) -> dict[str, Any]:
         values["cut"] = True
     if chunk.image:
         values["image"] = folder.name(chunk.image)
+    if chunk.end_image:
+        values["end_image"] = folder.name(chunk.end_image)
     if chunk.negative is not None:
         values["negative"] = chunk.negative
     if chunk.recipe:
         values["recipe"] = chunk.recipe
+    if chunk.audio:
+        values["audio"] = _audio(chunk.audio, folder)
+    if chunk.subtitle is not None:
+        values["subtitle"] = chunk.subtitle
+    if chunk.transition != "cut":
+        values |= {"transition": chunk.transition, "transition_seconds": chunk.transition_seconds}
     return values
+
+
+def _audio(audio: Audio | None, folder: Folder) -> dict[str, Any] | None:
+    return _changed(audio) | {"file": folder.name(audio.file)} if audio else None
+
+
+def _changed(form: Audio | TitleCard | None) -> dict[str, Any] | None:
+    """The fields that are not as they are when nothing is said."""
+    if form is None:
+        return None
+    usual = {each.name: each.default for each in fields(form)}
+    return {name: value for name, value in asdict(form).items() if value != usual[name]}
 
 
 def _length(chunk: Chunk, fps: float | None) -> str:

@@ -10,7 +10,7 @@ Coordinates and times live on the CPU, keys and values where the network is.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import ClassVar, Protocol
 
@@ -141,6 +141,11 @@ class Memory:
 
     storage: Storage = OnDevice()
     remembers: ClassVar[bool] = True
+
+    @property
+    def shares(self) -> Mapping[int, tuple[int, int]]:
+        """How many of how many tokens were kept of each finished chunk; nothing where all are."""
+        return {}
 
     def begin(self, chunks: Sequence[PlannedChunk], rope: Rope) -> None:
         """The film's chunks and the network's rotation, before the first block."""

@@ -11,7 +11,7 @@ if a caption recalls them.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import torch
 
@@ -53,12 +53,19 @@ class Semantic(Memory):
             )
         self.recent, self.top, self.tau, self.probes, self.blocks = recent, top, tau, probes, blocks
         self.elsewhere, self.sentences = elsewhere, sentences
+        self._shares: dict[int, tuple[int, int]] = {}
         self.bank: dict[int, Entry] = {}  # by chunk
         self._unfinished: list[tuple[Block, Entry, list[torch.Tensor]]] = []  # with each layer's queries (T, H, D)
+
+    @property
+    def shares(self) -> Mapping[int, tuple[int, int]]:
+        """See ``Memory``; in the mean over layers."""
+        return self._shares
 
     def begin(self, chunks: Sequence[PlannedChunk], rope: Rope) -> None:
         """See ``Memory``."""
         self.bank, self._unfinished, self.rope = {}, [], rope
+        self._shares.clear()
         self.last = {chunk.number: chunk.blocks[-1].number for chunk in chunks}
         self.seeds = {chunk.number: chunk.seed for chunk in chunks}
         self.shots = {chunk.number: chunk.shot for chunk in chunks}
@@ -74,6 +81,8 @@ class Semantic(Memory):
         parts = [part for part in self._unfinished if part[0].chunk == block.chunk][-(self.blocks or 0) :]
         self._unfinished = [part for part in self._unfinished if part[0].chunk != block.chunk]
         frames, kept = self._sparse(parts, self.seeds[block.chunk])
+        whole = sum(len(queries[0]) for _, _, queries in parts)
+        self._shares[block.chunk] = round(sum(len(tokens.coordinates) for tokens in kept) / len(kept)), whole
         self.bank[block.chunk] = self.storage.keep(frames, kept, [part[0] for part in parts])
 
     def choose(self, blocks: Sequence[Block]) -> View:

@@ -67,6 +67,7 @@ class PutAway:
         names, opened = set(packed), safe_open(file, framework="pt")
         with suppress(OSError):  # where files that are open can go, the room is free when nobody remembers the block
             file.unlink()
+            self.folder.rmdir()
         return lambda name: opened.get_tensor(name) if name in names else None
 
 

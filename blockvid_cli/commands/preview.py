@@ -1,0 +1,143 @@
+"""``blockvid preview``: what a chunk will look like, before the long render."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from blockvid_cli.commands import last, options, show
+from blockvid_cli.errors import Interrupted, UsageError
+from blockvid_cli.story.storyboard import read_storyboard
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from blockvid_cli.order import Job
+    from blockvid_cli.preview import Look
+
+ACROSS = 8  # stills of a chunk in its sheet
+
+
+def preview(
+    story: Annotated[Path | None, typer.Argument(help="default: story.yaml here, or the last one rendered")] = None,
+    chunk: Annotated[int | None, typer.Option(min=1, help="which chunk; without, the whole film in stills")] = None,
+    takes: Annotated[int, typer.Option(min=1, max=9, help="of the chunk, side by side: other seeds")] = 1,
+    draft: Annotated[bool, typer.Option("--draft", help="fewer steps: faster, and not what the film will be")] = False,
+    exact: Annotated[bool, typer.Option("--exact", help="a large model's own codec, not a quick decoder")] = False,
+    gif: Annotated[bool, typer.Option("--gif", help="write an animated GIF too")] = False,
+    output: options.Output = None,
+    model: options.Model = None,
+    seed: options.Seed = None,
+    set_: options.Set = None,
+    device: options.Device = "auto",
+    profile: options.Profile = "auto",
+    progress: Annotated[show.ProgressForm, typer.Option(help="on stderr")] = show.ProgressForm.AUTO,
+    as_json: options.AsJson = False,
+    allow_outside: options.AllowOutside = False,
+) -> None:
+    """Look at one chunk as it will be in the film: same seeds, same memory; what is drawn for it, the render finds.
+
+    Without --chunk the whole film is drawn as a draft, and shown as a sheet of stills.
+
+    Example: blockvid preview storyboards/swan.yaml --chunk 5
+    """
+    story = story or last.storyboard(Path.cwd())
+    read_storyboard(story, set_ or (), allow_outside)  # a mistake is told before torch is loaded
+    if chunk is None and takes > 1:
+        raise UsageError("--takes: of which chunk? Name it with --chunk.")
+    from blockvid_cli.order import Order, prepare
+    from blockvid_cli.preview import How, look, stills
+    from blockvid_cli.zoo.profile import Means
+
+    job = prepare(
+        Order(
+            story,
+            output,
+            model,
+            seed,
+            overrides=tuple(set_ or ()),
+            device=device,
+            means=Means(profile),
+            allow_outside=allow_outside,
+        )
+    )
+    try:
+        with show.progress(job, progress) as tell:
+            if chunk is None:
+                files = _stills(job, stills(job, exact, tell))
+            else:
+                files = _chunk(job, look(job, chunk, takes, How(draft, exact), tell), draft, gif)
+    except KeyboardInterrupt as stop:
+        raise Interrupted("interrupted; everything finished is kept, the same command goes on.") from stop
+    if not as_json:
+        _shown(files[-1])
+    show.result({"files": [str(file) for file in files]}, "\n".join(map(str, files)), as_json)
+
+
+def _stills(job: Job, pictures: dict[int, np.ndarray]) -> list[Path]:
+    """The whole film as a sheet, a still a chunk."""
+    from blockvid_cli.film.sheet import contact_sheet, small
+
+    file = _folder(job) / "film-draft.png"
+    labels = [f"{number}. {job.plan.chunks[number - 1].caption}" for number in pictures]
+    contact_sheet([small(picture) for picture in pictures.values()], labels, file)
+    return [file]
+
+
+def _chunk(job: Job, looks: Sequence[Look], draft: bool, gif: bool) -> list[Path]:
+    """A chunk as a film (and a GIF) and as a sheet of stills; several takes side by side."""
+    from blockvid_cli.film.encode import encode, exact_rate
+    from blockvid_cli.film.gif import write_gif
+    from blockvid_cli.film.sheet import contact_sheet, small
+    from blockvid_cli.film.side_by_side import side_by_side
+
+    kind = ("-takes" if len(looks) > 1 else "") + ("-draft" if draft else "")
+    stem = _folder(job) / f"chunk-{looks[0].chunk:03d}{kind}"
+    labels = [f"take {each.take}" for each in looks]
+    pictures = list(side_by_side([each.pictures for each in looks], labels)) if len(looks) > 1 else looks[0].pictures
+    size, rate = pictures[0].shape[1::-1], exact_rate(job.plan.fps)
+    film, sheet = stem.with_suffix(".mp4"), stem.with_suffix(".png")
+    film.parent.mkdir(parents=True, exist_ok=True)
+    encode(pictures, film, rate=rate, size=size, total=len(pictures), crf=16)
+    files = [film]
+    if gif:
+        write_gif(pictures, stem.with_suffix(".gif"), job.plan.fps)
+        files.append(stem.with_suffix(".gif"))
+    places = evenly(len(pictures), ACROSS)
+    begins = job.plan.chunks[looks[0].chunk - 1].first_frame
+    times = [f"{(begins + place) / job.plan.fps:.1f} s" for place in places]
+    contact_sheet([small(pictures[place]) for place in places], times, sheet, columns=4)
+    return [*files, sheet]
+
+
+def evenly(pictures: int, number: int) -> list[int]:
+    """The places of ``number`` pictures spread over so many, the first and the last among them."""
+    number = min(number, pictures)
+    return [round(place * (pictures - 1) / max(number - 1, 1)) for place in range(number)]
+
+
+def _folder(job: Job) -> Path:
+    from blockvid_cli.film.project import folder_beside
+
+    return folder_beside(job.output) / "preview"
+
+
+def _shown(sheet: Path) -> None:
+    """Draws a sheet in the terminal, where it can."""
+    from blockvid_cli.film.inline import encoded, protocol
+
+    way = protocol(os.environ, sys.stdout.isatty())
+    if way is None:
+        return
+    import numpy
+    from PIL import Image
+
+    columns, rows = shutil.get_terminal_size()
+    with Image.open(sheet) as picture:
+        print(encoded(numpy.asarray(picture.convert("RGB")), way, columns, max(rows - 6, 4)))

@@ -1,0 +1,132 @@
+"""``blockvid takes``: which takes of a chunk there are, which one is in the film, and which can go."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from blockvid_cli.commands import options, show
+from blockvid_cli.story.storyboard import read_storyboard
+
+if TYPE_CHECKING:
+    from blockvid_cli.order import Job
+
+app = typer.Typer(
+    no_args_is_help=True,
+    help="List, choose and drop takes of chunks.\n\nExample: blockvid takes list storyboards/swan.yaml",
+)
+
+Chunk = Annotated[int, typer.Argument(min=1, help="counted from 1")]
+Number = Annotated[int, typer.Argument(metavar="TAKE", min=1, help="as 'takes list' counts them")]
+
+
+@app.command("list")
+def list_(
+    story: options.Story,
+    output: options.Output = None,
+    as_json: options.AsJson = False,
+    allow_outside: options.AllowOutside = False,
+) -> None:
+    """Show the takes that were drawn of every chunk; the one in the film is marked.
+
+    Example: blockvid takes list storyboards/swan.yaml
+    """
+    job = _job(story, output, allow_outside)
+    from blockvid_cli.redo import existing
+
+    rows = [
+        {
+            "chunk": chunk.number,
+            "takes": existing(job, chunk.number),
+            "in_the_film": chunk.take,
+            "alone": chunk.number in job.choices and job.choices[chunk.number].alone,
+            "seed": chunk.seed,
+            "caption": chunk.caption,
+        }
+        for chunk in job.plan.chunks
+    ]
+    if as_json:
+        show.result({"film": str(job.output), "chunks": rows}, "", as_json)
+        return
+    cells = [
+        (
+            str(row["chunk"]),
+            " ".join(f"[{take}]" if take == row["in_the_film"] else str(take) for take in row["takes"]) or "-",
+            "yes" if row["alone"] else "",
+            row["caption"],
+        )
+        for row in rows
+    ]
+    show.table(("chunk", "takes", "alone", "caption"), cells)
+
+
+@app.command()
+def choose(
+    story: options.Story,
+    chunk: Chunk,
+    take: Number,
+    output: options.Output = None,
+    as_json: options.AsJson = False,
+    allow_outside: options.AllowOutside = False,
+) -> None:
+    """Put another take of a chunk into the film; the next render makes the film of it.
+
+    Chunks that were drawn after the take that was in the film are drawn again, unless they stayed (--only).
+
+    Example: blockvid takes choose storyboards/swan.yaml 5 2
+    """
+    job = _job(story, output, allow_outside)
+    from blockvid_cli.film.chain import write_choices
+    from blockvid_cli.film.project import folder_beside
+    from blockvid_cli.redo import chosen, differences
+
+    job = chosen(job, chunk, take)
+    write_choices(folder_beside(job.output), job.choices)
+    drawn = [change.chunk for change in differences(job) if change.what == "drawn"]
+    again = f"; 'blockvid render {story}' will draw {_named(drawn)} for it" if drawn else ""
+    show.result(
+        {"film": str(job.output), "chunk": chunk, "take": take, "to_draw": drawn},
+        f"take {take} of chunk {chunk} is in the film{again or f'; blockvid render {story} makes the film of it'}.",
+        as_json,
+    )
+
+
+@app.command()
+def drop(
+    story: options.Story,
+    chunk: Chunk,
+    take: Number,
+    output: options.Output = None,
+    as_json: options.AsJson = False,
+    allow_outside: options.AllowOutside = False,
+) -> None:
+    """Remove a take that is not in the film.
+
+    Example: blockvid takes drop storyboards/swan.yaml 5 1
+    """
+    job = _job(story, output, allow_outside)
+    from blockvid_cli.redo import drop as remove
+
+    gone = remove(job, chunk, take)
+    show.result({"removed": [str(path) for path in gone]}, f"take {take} of chunk {chunk} is gone.", as_json)
+
+
+def _job(story: Path, output: Path | None, allow_outside: bool) -> Job:
+    read_storyboard(story, (), allow_outside)  # a mistake is told before torch is loaded
+    from blockvid_cli.order import Order, prepare
+
+    return prepare(Order(story, output=output, allow_outside=allow_outside))
+
+
+def _named(chunks: list[int]) -> str:
+    """``[5, 6, 7, 9]`` -> ``chunks 5-7, 9``."""
+    spans: list[list[int]] = []
+    for chunk in chunks:
+        if spans and spans[-1][1] == chunk - 1:
+            spans[-1][1] = chunk
+        else:
+            spans.append([chunk, chunk])
+    told = ", ".join(str(a) if a == b else f"{a}-{b}" for a, b in spans)
+    return f"chunk{'s' if len(chunks) > 1 else ''} {told}"

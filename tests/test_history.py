@@ -1,0 +1,252 @@
+"""Renders are recorded however they end, and any one can be drawn again as it was."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+from safetensors.torch import load_file
+
+from blockvid_cli.commands.film import draw
+from blockvid_cli.commands.show import ProgressForm
+from blockvid_cli.errors import OutOfMemoryError
+from blockvid_cli.film.history import add, keep_text, kept_text, read_history
+from blockvid_cli.order import Order, prepare
+from tests.conftest import STORY
+
+
+def takes(film: Path) -> list[str]:
+    """The hash of each chunk's latents."""
+    files = sorted(film.with_suffix(".blockvid").glob("chunks/*/take-1.safetensors"))
+    return [hashlib.sha256(load_file(file)["latents"].numpy().tobytes()).hexdigest() for file in files]
+
+
+def renders(film: Path):
+    return read_history(film.with_suffix(".blockvid")).renders
+
+
+@pytest.fixture(scope="module")
+def drawn_once(model, tmp_path_factory) -> Path:
+    """A folder with a story drawn with seed 5, other numbers of a recipe and a changed field."""
+    folder = tmp_path_factory.mktemp("drawn")
+    (folder / "story.yaml").write_text(STORY)
+    recipe = {"steps": 2, "memory": {"name": "window", "window": 6}}
+    order = Order(folder / "story.yaml", model=str(model), seed=5, recipe=recipe, overrides=("chunks.2.seed=9",))
+    draw(prepare(order), ProgressForm.NONE)
+    return folder
+
+
+@pytest.fixture
+def rendered(drawn_once, tmp_path) -> Path:
+    """That story, in a folder of its own."""
+    return shutil.copytree(drawn_once, tmp_path, dirs_exist_ok=True) / "story.yaml"
+
+
+def test_a_render_is_recorded_with_all_it_takes_to_draw_it_again(rendered, model):
+    (render,) = renders(rendered).values()
+    assert (render.seed, render.size, render.fps, render.result) == (5, (64, 32), 12.0, "done")
+    assert (render.film, render.storyboard, render.model) == ("story.mp4", "story.yaml", "random")
+    assert render.options == {
+        "model": str(model),
+        "seed": 5,
+        "recipe": {"steps": 2, "memory": {"name": "window", "window": 6}},
+        "overrides": ["chunks.2.seed=9"],
+    }
+    assert render.recipe["steps"] == 2 and render.recipe["solver"] == "euler"
+    assert (render.chunks, render.drawn, render.resumed) == (3, 3, 0) and render.seconds > 0
+    assert render.weights == hashlib.sha256((model / "network.safetensors").read_bytes()).hexdigest()
+    assert render.time.endswith("Z") and kept_text(rendered.with_suffix(".blockvid"), render) == rendered.read_bytes()
+
+
+def test_a_storyboard_is_kept_once_and_an_edit_beside_it(rendered, model, blockvid):
+    arguments = ("render", rendered, "--model", model, "--seed", "5", "--steps", "2")
+    for _ in range(2):
+        assert blockvid(*arguments).code == 0
+    assert len(list(rendered.with_suffix(".blockvid").glob("history/*.yaml"))) == 1
+    rendered.write_text(rendered.read_text().replace("hops up and down", "rests"))
+    assert blockvid(*arguments).code == 0
+    assert len(list(rendered.with_suffix(".blockvid").glob("history/*.yaml"))) == 2
+    told = [(render.drawn, render.resumed) for render in renders(rendered).values()]
+    assert told == [(3, 0), (3, 0), (0, 3), (1, 2)]
+
+
+def test_any_render_is_drawn_again_after_all_was_changed(rendered, model, blockvid):
+    before, text = takes(rendered.with_suffix(".mp4")), rendered.read_bytes()
+    rendered.write_text("version: 1\nchunks: [Nothing as it was.]\n")
+    assert blockvid("render", rendered, "--model", model, "--fresh").code == 0
+    done = blockvid("history", rendered, "--redraw", "1", "--json")
+    assert done.code == 0, done.err
+    again = rendered.with_name("story-1.mp4")
+    assert json.loads(done.out)["film"] == str(again) and "story-1.yaml: the storyboard as it was" in done.err
+    assert takes(again) == before and rendered.with_name("story-1.yaml").read_bytes() == text
+    assert renders(again)[1].options == renders(rendered)[1].options
+    assert rendered.read_text().endswith("[Nothing as it was.]\n")
+
+
+def test_a_redraw_overwrites_nothing_and_goes_on_where_one_broke_off(rendered, blockvid, tmp_path):
+    own = rendered.with_name("story-1.yaml")
+    own.write_text("mine")
+    rendered.with_name("story-1-2.yaml").write_bytes(rendered.read_bytes())  # of a redraw that broke off
+    assert blockvid("history", rendered, "--redraw", "1").code == 0
+    assert own.read_text() == "mine" and rendered.with_name("story-1-2.mp4").exists()
+    other = tmp_path / "other.mp4"
+    assert blockvid("history", rendered, "--redraw", "1", "-o", other).code == 0 and other.exists()
+    done = blockvid("history", rendered, "--redraw", "1", "-o", other)
+    assert done.code == 2 and "other.mp4 is there already" in done.err
+    assert len(list(tmp_path.glob("*.yaml"))) == 3
+
+
+def test_what_options_have_come_to_mean_is_not_what_they_meant(rendered, model, blockvid, tmp_path):
+    """The card's default of today does not draw the film of yesterday."""
+    before = takes(rendered.with_suffix(".mp4"))
+    moved = Path(shutil.copytree(model, tmp_path / "model"))
+    card = moved / "card.yaml"
+    card.write_text(card.read_text().replace("solver: euler", "solver: unipc").replace("64x32", "32x32"))
+    file = rendered.with_suffix(".blockvid") / "history.jsonl"
+    file.write_text(file.read_text().replace(str(model), str(moved)))
+    assert blockvid("history", rendered, "--redraw", "1").code == 0
+    assert takes(rendered.with_name("story-1.mp4")) == before
+
+
+def test_failed_and_interrupted_renders_are_recorded(story, model, blockvid, monkeypatch):
+    real = "blockvid_cli.denoiser.wan.WanDenoiser.__call__"
+    for error, code, said in (
+        (OutOfMemoryError("not enough memory to denoise."), 4, "failed: not enough memory to denoise."),
+        (KeyboardInterrupt(), 130, "interrupted"),
+        (ZeroDivisionError(), None, "failed: it broke off"),
+    ):
+
+        def broken(*_, error=error, **__):
+            raise error
+
+        with monkeypatch.context() as patch:
+            patch.setattr(real, broken)
+            if code is None:
+                with pytest.raises(ZeroDivisionError):
+                    blockvid("render", story, "--model", model)
+            else:
+                assert blockvid("render", story, "--model", model).code == code
+        last = list(renders(story).values())[-1]
+        assert last.result == said and last.drawn == 0 and not last.done
+    monkeypatch.setenv("COLUMNS", "200")
+    done = blockvid("history", story)
+    assert done.code == 0 and "interrupted" in done.out and "failed: not enough memory to denoise." in done.out
+
+
+def test_what_is_refused_is_no_render(story, model, blockvid):
+    assert blockvid("render", story, "--model", model).code == 0
+    assert blockvid("render", story, "--model", model, "--size", "32x32").code == 2
+    assert len(renders(story)) == 1
+
+
+def test_a_line_that_was_torn_is_passed_over_and_keeps_its_number(rendered, blockvid):
+    file = rendered.with_suffix(".blockvid") / "history.jsonl"
+    whole = file.read_bytes()
+    file.write_bytes(whole + whole[:50])
+    done = blockvid("history", rendered, "--json")
+    assert [row["number"] for row in json.loads(done.out)] == [1]
+    assert "line 2 cannot be read; render 2 is left out" in done.err
+    add(file.parent, renders(rendered)[1])
+    assert list(renders(rendered)) == [1, 3] and file.read_bytes().count(b"\n") == 3
+    assert [json.loads(line)["seed"] for line in file.read_bytes().splitlines()[::2]] == [5, 5]
+
+
+@pytest.mark.parametrize("line", [b"[]", b"{}", b"\xff", b'{"seed": 1}', b"7", b"[" * 5000])
+def test_any_line_may_stand_in_a_history(rendered, line):
+    folder = rendered.with_suffix(".blockvid")
+    (folder / "history.jsonl").write_bytes(line + b"\n" + (folder / "history.jsonl").read_bytes())
+    found = read_history(folder)
+    assert list(found.renders) == [2] and len(found.notes) == 1
+
+
+def test_a_history_is_asked_for_by_storyboard_film_project_or_folder(rendered, model, blockvid, tmp_path):
+    assert blockvid("render", rendered, "--model", model, "--seeds", "1,2").code == 0
+    assert blockvid("render", rendered, "--model", model, "-o", tmp_path / "z.mp4").code == 0
+
+    def films(place) -> list[str]:
+        done = blockvid("history", place, "--json")
+        assert done.code == 0, done.err
+        return [row["film"] for row in json.loads(done.out)]
+
+    all_films = ["story.mp4", "story-seed-1.mp4", "story-seed-2.mp4", "z.mp4"]
+    assert films(rendered) == all_films and films(tmp_path) == [*all_films[1:3], "story.mp4", "z.mp4"]
+    assert films(tmp_path / "story-seed-2.mp4") == ["story-seed-2.mp4"] == films(tmp_path / "story-seed-2.blockvid")
+    shown = blockvid("history", tmp_path / "story.mp4").out
+    assert "steps 2" in shown.replace("\n", " ") and "3 of 3" in shown and "done" in shown
+
+
+def test_redrawing_one_of_many_asks_which(story, model, blockvid, tmp_path):
+    assert blockvid("render", story, "--model", model, "--seeds", "1,2").code == 0
+    done = blockvid("history", story, "--redraw", "1")
+    assert done.code == 2 and "story-seed-1.mp4, story-seed-2.mp4" in done.err
+    assert blockvid("history", tmp_path / "story-seed-2.mp4", "--redraw", "1").code == 0
+    assert takes(tmp_path / "story-seed-2-1.mp4") == takes(tmp_path / "story-seed-2.mp4")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["nothing.yaml"], "there is no project of nothing.yaml"),
+        (["{story}", "--redraw", "7"], "there is no render 7"),
+        (["{story}", "-o", "x.mp4"], "--redraw"),
+    ],
+)
+def test_mistakes_get_a_sentence(rendered, blockvid, arguments, said):
+    done = blockvid("history", *(rendered if a == "{story}" else a for a in arguments))
+    assert done.code == 2 and said in " ".join(done.err.split())
+
+
+def test_a_storyboard_that_was_changed_in_the_history_is_not_passed_off_as_the_one_of_then(rendered, blockvid):
+    (kept,) = rendered.with_suffix(".blockvid").glob("history/*.yaml")
+    kept.write_text("version: 1\nchunks: [Another.]\n")
+    assert "was changed since" in blockvid("history", rendered, "--redraw", "1").err
+    kept.unlink()
+    assert "is lost" in blockvid("history", rendered, "--redraw", "1").err
+
+
+def test_options_that_are_not_known_any_more_are_named(rendered, blockvid):
+    file = rendered.with_suffix(".blockvid") / "history.jsonl"
+    file.write_text(file.read_text().replace('"overrides"', '"sharpness": 3, "overrides"'))
+    done = blockvid("history", rendered, "--redraw", "1")
+    assert done.code == 2 and "does not know now: sharpness" in done.err
+
+
+def test_other_weights_are_told(rendered, blockvid):
+    file = rendered.with_suffix(".blockvid") / "history.jsonl"
+    weights = renders(rendered)[1].weights
+    file.write_text(file.read_text().replace(weights, "0" * 64))
+    done = blockvid("history", rendered, "--redraw", "1")
+    assert done.code == 0 and "weights of 'random' are others" in done.err
+
+
+def test_a_history_that_cannot_be_written_costs_no_film(story, model, blockvid):
+    (story.with_suffix(".blockvid") / "history.jsonl").mkdir(parents=True)
+    done = blockvid("render", story, "--model", model)
+    assert done.code == 0 and "missing in the history" in done.err and story.with_suffix(".mp4").exists()
+
+
+def test_captions_are_kept_as_what_they_are(tmp_path, model, blockvid):
+    source = tmp_path / "talk.srt"
+    source.write_text("1\n00:00:00,000 --> 00:00:02,000\nA red boat.\n")
+    assert blockvid("render", source, "--model", model).code == 0
+    done = blockvid("history", source, "--redraw", "1", "--json")
+    assert done.code == 0 and Path(json.loads(done.out)["film"]).name == "talk-film-1-film.mp4"
+    assert (tmp_path / "talk-film-1.srt").read_bytes() == source.read_bytes()
+
+
+def test_text_is_kept_under_its_hash(tmp_path):
+    names = {keep_text(tmp_path, text, ".yaml") for text in (b"a", b"b", b"a")}
+    assert len(names) == 2 == len(list((tmp_path / "history").iterdir()))
+
+
+def test_moving_a_folder_keeps_its_history(rendered, model, blockvid, tmp_path):
+    moved = tmp_path / "elsewhere"
+    moved.mkdir()
+    for path in (rendered, rendered.with_suffix(".blockvid")):
+        shutil.move(path, moved / path.name)
+    assert blockvid("history", moved / "story.yaml", "--redraw", "1").code == 0
+    assert (moved / "story-1.mp4").exists() and not (tmp_path / "story-1.yaml").exists()
+    assert prepare(Order(moved / "story-1.yaml", model=str(model))).plan.frames == 60

@@ -1,0 +1,194 @@
+"""``blockvid preview`` and the redo options of ``render``: what is looked at is what is drawn later."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+from imageio_ffmpeg import count_frames_and_secs
+from PIL import Image
+
+from blockvid_cli.commands import last
+from blockvid_cli.errors import UsageError
+from blockvid_cli.film.chain import read_choices
+from blockvid_cli.film.decode import decoded
+from blockvid_cli.order import Order, prepare
+from blockvid_cli.pipeline import frames_of, render
+from blockvid_cli.preview import How, look, stills
+
+
+def job_of(story: Path, model: Path, **options):
+    return prepare(Order(story, model=str(model), **options))
+
+
+def drawn_by(call) -> list[int]:
+    """The chunks that were drawn, not resumed."""
+    events = []
+    call(events.append)
+    moments = [event.moment for event in events if event.moment and not event.moment.resumed]
+    return sorted({block.chunk for moment in moments for block, _ in moment.finished})
+
+
+def test_a_look_is_the_later_render_bit_for_bit(story, model):
+    job = job_of(story, model)
+    (seen,) = look(job, 2)
+    whole = np.concatenate([(f.clamp(0, 1) * 255).round().byte().permute(0, 2, 3, 1) for f in frames_of(job)])
+    chunk = job.plan.chunks[1]
+    assert np.array_equal(np.stack(seen.pictures), whole[chunk.first_frame : chunk.end_frame])
+    assert drawn_by(lambda tell: render(job, tell)) == [3]  # what was looked at is there
+
+
+def test_what_is_final_is_not_drawn_for_a_look(story, model):
+    job = job_of(story, model)
+    render(job)
+    assert drawn_by(lambda tell: look(job, 2, tell=tell)) == []
+    assert drawn_by(lambda tell: look(job, 2, takes=3, tell=tell)) == [2]
+    assert read_choices(story.with_suffix(".blockvid")) == {}  # looking chooses nothing
+    assert drawn_by(lambda tell: render(job, tell)) == []
+
+
+def test_takes_differ_from_each_other(story, model):
+    one, two, three = look(job_of(story, model), 1, takes=3)
+    assert [seen.take for seen in (one, two, three)] == [1, 2, 3]
+    assert not np.array_equal(one.pictures, two.pictures) and not np.array_equal(two.pictures, three.pictures)
+
+
+def test_a_draft_uses_what_is_final_and_leaves_no_trace_in_the_film(story, model):
+    job = job_of(story, model)
+    look(job, 1)
+    assert drawn_by(lambda tell: look(job, 2, how=How(draft=True), tell=tell)) == [2]
+    assert drawn_by(lambda tell: look(job, 2, how=How(draft=True), tell=tell)) == []  # drafts are kept too
+    assert drawn_by(lambda tell: render(job, tell)) == [2, 3]
+    fresh = story.with_name("fresh.yaml")
+    fresh.write_text(story.read_text())
+    other = render(job_of(fresh, model))
+    assert np.array_equal([*decoded(other.path, (64, 32))], [*decoded(story.with_suffix(".mp4"), (64, 32))])
+
+
+def test_the_whole_film_in_stills(story, model):
+    found = stills(job_of(story, model))
+    assert list(found) == [1, 2, 3] and found[1].shape == (32, 64, 3)
+
+
+def test_preview_writes_a_film_and_a_sheet_and_says_where(blockvid, story, model, monkeypatch):
+    monkeypatch.chdir(story.parent)
+    done = blockvid("preview", "--chunk", "2", "--model", str(model), "--gif", "--json")
+    assert done.code == 0, done.err
+    film, gif, sheet = (Path(file) for file in json.loads(done.out)["files"])
+    job = job_of(story, model)
+    chunk = job.plan.chunks[1]
+    assert count_frames_and_secs(str(film))[0] == chunk.end_frame - chunk.first_frame
+    with Image.open(gif) as moving, Image.open(sheet) as still:
+        assert moving.is_animated and still.format == "PNG"
+    done = blockvid("preview", "--chunk", "2", "--takes", "3", "--draft", "--model", str(model), "--progress", "none")
+    assert [Path(line).name for line in done.out.split()] == ["chunk-002-takes-draft.mp4", "chunk-002-takes-draft.png"]
+    done = blockvid("preview", "--model", str(model), "--progress", "none")
+    assert Path(done.out.strip()).name == "film-draft.png"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (("--chunk", "9"), "there is no chunk 9; the storyboard has 3"),
+        (("--takes", "3"), "--takes: of which chunk?"),
+        (("--chunk", "2", "--set", "chunks.9.seed=1"), "chunks.9"),
+    ],
+)
+def test_what_cannot_be_looked_at(blockvid, story, model, arguments, sentence):
+    done = blockvid("preview", str(story), "--model", str(model), *arguments)
+    assert done.code == 2 and sentence in done.err
+
+
+def test_which_storyboard_is_meant(tmp_path, monkeypatch):
+    with pytest.raises(UsageError, match="there is none here; write: blockvid preview"):
+        last.storyboard(tmp_path)
+    (tmp_path / "notes.yaml").write_text("a: 1\n")
+    one = tmp_path / "one.yaml"
+    one.write_text("chunks: [A swan.]\n")
+    assert last.storyboard(tmp_path) == one
+    (tmp_path / "two.yml").write_text("chunks: [A boat.]\n")
+    with pytest.raises(UsageError, match=r"there are one\.yaml, two\.yml"):
+        last.storyboard(tmp_path)
+    (tmp_path / "story.yaml").write_text("chunks: [A cat.]\n")
+    assert last.storyboard(tmp_path).name == "story.yaml"
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    monkeypatch.setenv("BLOCKVID_HOME", str(tmp_path / "home"))
+    last.remember(one)
+    assert last.storyboard(elsewhere) == one
+
+
+def test_render_draws_again_what_is_asked_for(blockvid, story, model):
+    def ask(*arguments: str):
+        done = blockvid("render", str(story), "--model", str(model), "--json", *arguments)
+        return done, read_choices(story.with_suffix(".blockvid"))
+
+    assert ask()[0].code == 0
+    assert ask("--chunk", "2")[1][2].take == 2
+    assert ask("--chunk", "2", "--take", "5")[1][2].take == 5
+    choices = ask("--only", "3")[1]
+    assert choices[3].alone and choices[3].take == 2 and choices[2].take == 5
+    assert {n: choice.take for n, choice in ask("--from-chunk", "2")[1].items()} == {2: 6, 3: 3}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (("--chunk", "2", "--only", "3"), "do not go together"),
+        (("--take", "2"), "--take: of which chunk?"),
+        (("--from-chunk", "2", "--take", "2"), "--take: of which chunk?"),
+        (("--only", "2", "--fresh"), "--fresh draws everything again"),
+        (("--only", "2", "--seeds", "1..3"), "name one storyboard and one seed"),
+        (("--only", "2"), "never drawn"),
+        (("--chunk", "7"), "there is no chunk 7"),
+    ],
+)
+def test_redo_options_that_make_no_sense(blockvid, story, model, arguments, sentence):
+    done = blockvid("render", str(story), "--model", str(model), *arguments)
+    assert done.code == 2 and sentence in done.err
+
+
+def test_an_edit_of_sound_and_words_draws_nothing(blockvid, story, model, tmp_path):
+    assert blockvid("render", str(story), "--model", str(model), "--quiet").code == 0
+    pictures = story.with_suffix(".blockvid") / "pictures.mp4"
+    before = pictures.read_bytes()
+    story.write_text(
+        story.read_text().replace("title: Three moments", "title: Boats\nsubtitles: burned\nend_card: End")
+    )
+    done = blockvid("render", str(story), "--model", str(model), "--json")
+    assert done.code == 0 and "draw" not in json.loads(done.out)["phases"]
+    assert pictures.read_bytes() == before
+    assert json.loads(done.out)["seconds"] == 8.0  # five, and three of the card
+
+
+def test_kept_pictures_that_are_damaged_are_made_anew(story, model):
+    render(job_of(story, model))
+    pictures = story.with_suffix(".blockvid") / "pictures.mp4"
+    whole = pictures.read_bytes()
+    pictures.write_bytes(whole[:-100])
+    assert drawn_by(lambda tell: render(job_of(story, model), tell)) == []
+    assert pictures.read_bytes() == whole
+    shutil.rmtree(story.with_suffix(".blockvid") / "chunks")
+    assert drawn_by(lambda tell: render(job_of(story, model), tell)) == [1, 2, 3]
+
+
+def test_takes_are_listed_chosen_and_dropped(blockvid, story, model):
+    story.write_text(story.read_text().replace("version: 1", f"version: 1\nmodel: {model}"))
+    allow = "--allow-outside"
+    assert blockvid("render", str(story), allow, "--quiet").code == 0
+    assert blockvid("render", str(story), allow, "--quiet", "--only", "2").code == 0
+    listed = json.loads(blockvid("takes", "list", str(story), allow, "--json").out)["chunks"]
+    assert [row["takes"] for row in listed] == [[1], [1, 2], [1]]
+    assert [row["in_the_film"] for row in listed] == [1, 2, 1] and [row["alone"] for row in listed] == [
+        False,
+        True,
+        False,
+    ]
+    done = blockvid("takes", "choose", str(story), "2", "1", allow)
+    assert done.code == 0 and "take 1 of chunk 2 is in the film" in done.out
+    assert blockvid("takes", "drop", str(story), "2", "1", allow).code == 2
+    assert blockvid("takes", "drop", str(story), "2", "2", allow).code == 0
+    assert json.loads(blockvid("storyboard", "diff", str(story), allow, "--json").out)[1]["what"] == "kept"

@@ -1,0 +1,230 @@
+"""The report of a render: harmless whatever was typed, small whatever was drawn. (test_report_browser.py opens it.)"""
+
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import replace
+from html.parser import HTMLParser
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from blockvid_cli.film import report
+from blockvid_cli.film.facts import Curve, DrawnChunk, Recalled, Report, Settings
+from blockvid_cli.film.page import moment, size
+from blockvid_cli.film.report import EMBEDDED, as_data, as_json, page, write_report
+
+HOSTILE = '</script><img src=x onerror="document.title=1"><!-- & \' " -->'
+VOID = {"meta", "link", "br", "img", "source"}
+SEED = 2**63 - 25  # a browser's number would round it
+RNG = np.random.default_rng(4)
+
+
+def picture(width: int = 64, height: int = 48) -> np.ndarray:
+    return RNG.integers(0, 255, (height, width, 3), dtype=np.uint8)
+
+
+def small_report(caption: str = "A red boat rests.", chunks: int = 3, film: Path | None = None) -> Report:
+    """Everything there is to tell, of a film with a chunk a second."""
+    drawn = tuple(
+        DrawnChunk(
+            number,
+            shot=1 + (number > 2),
+            start=number - 1.0,
+            end=float(number),
+            caption=caption,
+            seed=SEED,
+            sentence=f"Drawn: {caption}",
+            take=2,
+            takes=(1, 2),
+            recalled=(Recalled(1, 0.8125), Recalled(number - 1)) if number > 2 else (),
+            kept=120,
+            tokens=480,
+            seconds=2.0,
+            resumed=number == 1,
+            picture=picture(),
+        )
+        for number in range(1, chunks + 1)
+    )
+    return Report(
+        title=caption,
+        film=film,
+        seconds=float(chunks),
+        fps=12.0,
+        size=(64, 48),
+        chunks=drawn,
+        settings=Settings(
+            f"blockvid render {caption}", f"title: {caption}", "tiny", "ab12", 7, {"steps": [1, 2]}, {"torch": "2"}
+        ),
+        phases={"text": 1.0, "load": 1.0, "draw": 5.0, "decode": 2.0, "mux": 1.0},
+        peak=3 * 2**30,
+        curves={"sharpness": Curve((0.9, None, 0.7), (0.5, 1.5, 2.5), True)},
+        notes=(caption,),
+    )
+
+
+def bare_report() -> Report:
+    """What cannot be left out."""
+    chunk = DrawnChunk(1, 1, 0.0, 1.0, "A boat.", 1)
+    return Report("", None, 1.0, 12.0, (64, 48), (chunk,), Settings("", "", "tiny", "", 7))
+
+
+class Page(HTMLParser):
+    """A page's elements and texts; a tag that closes what is not open is a mistake."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.tags: list[tuple[str, dict[str, str | None]]] = []
+        self.texts: list[tuple[str, str]] = []  # the innermost tag, and what stands in it
+        self._open: list[str] = []
+        self.feed(text)
+        self.close()
+        assert not self._open
+
+    def handle_starttag(self, tag, attrs):
+        assert len(dict(attrs)) == len(attrs), f"an attribute twice in {tag}"
+        self.tags.append((tag, dict(attrs)))
+        if tag not in VOID:
+            self._open.append(tag)
+
+    def handle_endtag(self, tag):
+        assert self._open.pop() == tag
+
+    def handle_data(self, data):
+        self.texts.append((self._open[-1] if self._open else "", data))
+
+    def of(self, tag: str) -> list[dict[str, str | None]]:
+        return [attributes for name, attributes in self.tags if name == tag]
+
+    def facts(self) -> dict:
+        return json.loads(next(text for tag, text in self.texts if tag == "script"))
+
+
+@pytest.mark.parametrize(
+    "facts", [small_report(), small_report(HOSTILE), bare_report()], ids=["full", "hostile", "bare"]
+)
+def test_the_page_is_whole(facts, tmp_path):
+    read = Page(page(facts, tmp_path))
+    ids = [attributes["id"] for _, attributes in read.tags if "id" in attributes]
+    assert len(ids) == len(set(ids))
+    named = {value for _, found in read.tags for key, value in found.items() if key in ("aria-labelledby", "data-of")}
+    assert named <= set(ids)
+    assert read.facts() == as_data(facts)
+
+
+def test_what_a_person_typed_stays_text(tmp_path):
+    read = Page(page(small_report(HOSTILE), tmp_path))
+    assert [attributes.get("type") for attributes in read.of("script")] == ["application/json", None]
+    assert not read.of("img")  # thumbnails are made by the script
+    assert not [key for _, attributes in read.tags for key in attributes if key.startswith("on") or key == "style"]
+    standing = [tag for tag, text in read.texts if HOSTILE in text]
+    assert {"title", "h1", "li", "span", "pre"} <= set(standing)
+
+
+@given(st.text())
+def test_any_text_survives_in_the_facts(text):
+    data = as_data(replace(bare_report(), title=text, chunks=(DrawnChunk(1, 1, 0.0, 1.0, text, SEED),)))
+    inside = as_json(data)
+    assert not set(inside) & set("<>&\u2028\u2029")
+    assert json.loads(inside)["chunks"][0] == data["chunks"][0]
+    assert data["chunks"][0]["caption"] == text
+
+
+def test_half_a_character_is_no_hindrance(tmp_path):
+    path = tmp_path / "story.report.html"
+    write_report(path, small_report("A boat \ud83d"))
+    assert Page(path.read_text(encoding="utf-8")).facts()["chunks"][0]["caption"] == "A boat \ud83d"
+
+
+def test_seeds_keep_their_digits_and_scores_are_numbers(tmp_path):
+    odd = {"odd": Curve((float("nan"), float("inf"), 0.5), (0.5, 1.5, 2.5))}
+    data = Page(page(replace(small_report(), curves=odd), tmp_path)).facts()
+    assert data["chunks"][0]["seed"] == str(SEED)
+    assert data["curves"][0]["scores"] == [None, None, 0.5]
+
+
+def test_what_is_not_known_is_left_out(tmp_path):
+    text = page(bare_report(), tmp_path)
+    for heading in ("What it took", "Notes", "Recipe", "Storyboard</h3>"):
+        assert heading in page(small_report(), tmp_path)
+        assert heading not in text
+    assert "There is no film beside this report" in text
+    assert "<title>A film</title>" in text
+
+
+def test_the_film_is_in_the_page_or_beside_it(tmp_path, monkeypatch):
+    film = tmp_path / "films" / "a boat #1.mp4"
+    film.parent.mkdir()
+    film.write_bytes(b"film")
+    facts = small_report(film=film)
+    (inside,) = Page(page(facts, tmp_path)).of("source")
+    assert inside == {"src": "data:video/mp4;base64,ZmlsbQ==", "type": "video/mp4"}
+    monkeypatch.setattr(report, "EMBEDDED", 3)
+    (beside,) = Page(page(facts, tmp_path)).of("source")
+    assert beside["src"] == "films/a%20boat%20%231.mp4"
+
+
+def test_the_largest_embedded_film_is_what_browsers_take():
+    assert EMBEDDED * 4 / 3 + 1000 < 2**25
+
+
+def test_a_film_of_six_hours_stays_small(tmp_path):
+    """The dearest pictures there are, a thousand of them."""
+    noise = picture(320, 192)
+    facts = small_report(chunks=1000)
+    facts = replace(facts, chunks=tuple(replace(chunk, picture=noise) for chunk in facts.chunks))
+    assert len(page(facts, tmp_path)) < 10_000_000
+
+
+def test_nothing_is_fetched_and_only_our_script_runs(tmp_path):
+    text = page(small_report(), tmp_path)
+    read = Page(text)
+    policy = read.of("meta")[1]["content"]
+    assert policy.startswith("default-src 'none'; script-src 'sha256-")
+    assert "unsafe" not in policy
+    addresses = [value for _, found in read.tags for key, value in found.items() if key in ("src", "href", "poster")]
+    assert all(address.startswith("data:") for address in addresses)
+    assert re.findall(r"https?://[^\"]*", text) == ["http://www.w3.org/2000/svg"]  # a name, not an address
+
+
+def test_speed_counts_what_was_drawn_now():
+    assert small_report().speed == pytest.approx(2.0 / 10.0)
+    assert bare_report().speed is None
+
+
+def test_times_and_sizes_are_said_plainly():
+    assert [moment(at) for at in (0, 7.5, 59.97, 61, 3600, 21599.9)] == [
+        "0:00",
+        "0:07.5",
+        "1:00",
+        "1:01",
+        "1:00:00",
+        "5:59:59.9",
+    ]
+    assert (size(3 * 2**29), size(2**27)) == ("1.50 GiB", "128 MiB")
+
+
+def test_text_can_be_read_by_day_and_by_night():
+    """The contrast of every ink on every ground is at least 4.5 to 1 (WCAG 2.2, 1.4.3)."""
+    style = (Path(report.__file__).parent / "report.css").read_text(encoding="utf-8")
+    day, night = (dict(re.findall(r"--([\w-]+): (#\w{6})", part)) for part in style.split("@media")[:2])
+    for colours in (day, night):
+        pairs = [(ink, ground) for ink in ("ink", "soft", "accent", "recall") for ground in ("paper", "raised", "sunk")]
+        for ink, ground in [*pairs, ("on-recall", "recall")]:
+            assert contrast(colours[ink], colours[ground]) >= 4.5, (ink, ground)
+
+
+def contrast(one: str, other: str) -> float:
+    """WCAG's ratio of two colours."""
+    light, dark = sorted((luminance(one), luminance(other)), reverse=True)
+    return (light + 0.05) / (dark + 0.05)
+
+
+def luminance(colour: str) -> float:
+    parts = [int(colour[at : at + 2], 16) / 255 for at in (1, 3, 5)]
+    linear = [part / 12.92 if part <= 0.04045 else ((part + 0.055) / 1.055) ** 2.4 for part in parts]
+    return float(np.dot((0.2126, 0.7152, 0.0722), linear))
