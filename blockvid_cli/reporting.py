@@ -45,7 +45,7 @@ class Diary:
         self.tell, self.notes = tell, []
         self.seconds: dict[int, float] = {}  # of chunks drawn now
         self.kept: dict[int, tuple[int, int]] = {}
-        self._since = time.monotonic()
+        self._since: float | None = None  # the last moment; loading and the like are no chunk's time
 
     def __call__(self, event: Event) -> None:
         """Hears one event."""
@@ -54,9 +54,9 @@ class Diary:
             self.notes.append(event.note)
         if event.moment and not event.moment.resumed:
             chunk = event.moment.blocks[0].chunk
-            self.seconds[chunk] = self.seconds.get(chunk, 0.0) + now - self._since
+            self.seconds[chunk] = self.seconds.get(chunk, 0.0) + (now - self._since if self._since else 0.0)
         self.kept |= event.kept
-        self._since = now
+        self._since = now if event.moment else None
         self.tell(event)
 
 

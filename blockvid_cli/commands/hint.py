@@ -12,7 +12,7 @@ from blockvid_cli.hub import cache_folder
 SAID = "first-film"  # a file in blockvid's cache
 NEXT = (
     "blockvid storyboard new my.yaml",
-    "blockvid render {story} --seeds 1..4",
+    "blockvid preview {story} --chunk 3 --takes 4",
     "blockvid eval {film}",
     "blockvid history {story}",
 )

@@ -17,6 +17,7 @@ STORY = typer.Argument(
 )
 Story = Annotated[Path, STORY]
 Stories = Annotated[list[Path], STORY]
+OfFilm = Annotated[Path | None, typer.Option("-o", "--output", help="of which film, if it lies elsewhere")]
 Output = Annotated[
     Path | None,
     typer.Option("-o", "--output", help="the film; a folder, if several; default: beside the storyboard"),

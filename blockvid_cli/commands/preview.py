@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from blockvid_cli.commands import last, options, show
+from blockvid_cli.commands import complete, last, options, show
 from blockvid_cli.errors import Interrupted, UsageError
 from blockvid_cli.story.storyboard import read_storyboard
 
@@ -25,13 +25,16 @@ ACROSS = 8  # stills of a chunk in its sheet
 
 
 def preview(
-    story: Annotated[Path | None, typer.Argument(help="default: story.yaml here, or the last one rendered")] = None,
+    story: Annotated[
+        Path | None,
+        typer.Argument(help="default: story.yaml here, or the last one rendered", autocompletion=complete.storyboards),
+    ] = None,
     chunk: Annotated[int | None, typer.Option(min=1, help="which chunk; without, the whole film in stills")] = None,
     takes: Annotated[int, typer.Option(min=1, max=9, help="of the chunk, side by side: other seeds")] = 1,
     draft: Annotated[bool, typer.Option("--draft", help="fewer steps: faster, and not what the film will be")] = False,
     exact: Annotated[bool, typer.Option("--exact", help="a large model's own codec, not a quick decoder")] = False,
     gif: Annotated[bool, typer.Option("--gif", help="write an animated GIF too")] = False,
-    output: options.Output = None,
+    output: options.OfFilm = None,
     model: options.Model = None,
     seed: options.Seed = None,
     set_: options.Set = None,

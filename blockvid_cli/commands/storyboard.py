@@ -103,7 +103,7 @@ def _unread(card: ModelCard, plan: Plan) -> list[str]:
 @app.command()
 def diff(
     story: options.Story,
-    output: options.Output = None,
+    output: options.OfFilm = None,
     model: options.Model = None,
     seed: options.Seed = None,
     set_: options.Set = None,

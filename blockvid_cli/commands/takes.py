@@ -25,7 +25,7 @@ Number = Annotated[int, typer.Argument(metavar="TAKE", min=1, help="as 'takes li
 @app.command("list")
 def list_(
     story: options.Story,
-    output: options.Output = None,
+    output: options.OfFilm = None,
     as_json: options.AsJson = False,
     allow_outside: options.AllowOutside = False,
 ) -> None:
@@ -67,7 +67,7 @@ def choose(
     story: options.Story,
     chunk: Chunk,
     take: Number,
-    output: options.Output = None,
+    output: options.OfFilm = None,
     as_json: options.AsJson = False,
     allow_outside: options.AllowOutside = False,
 ) -> None:
@@ -98,7 +98,7 @@ def drop(
     story: options.Story,
     chunk: Chunk,
     take: Number,
-    output: options.Output = None,
+    output: options.OfFilm = None,
     as_json: options.AsJson = False,
     allow_outside: options.AllowOutside = False,
 ) -> None:
