@@ -27,6 +27,7 @@ from blockvid_cli.rollout.given import encoded
 from blockvid_cli.rollout.loop import Moment, Rollout, Run
 from blockvid_cli.rollout.memories.storage import storage
 from blockvid_cli.rollout.schedules.between import Between
+from blockvid_cli.rollout.schedules.block_by_block import BlockByBlock
 from blockvid_cli.text.encoders import text_encoder
 from blockvid_cli.text.script import Script
 from blockvid_cli.zoo.load import load_codec, load_denoiser
@@ -78,6 +79,7 @@ def latents_of(
     """
     rollout, runs, codec = loaded
     done = {**dict(finished(work)), **(given or {})}
+    runs = [_seeing(run, done) for run in runs]
     moments = work.clock.each("draw", guarded("denoise", rollout.moments(runs, done)))
     latents = islice(_kept(moments, work, rollout.memory.shares), blocks)
     return _after_all(latents, codec, work.job.device) if work.job.drawn.in_turns else latents
@@ -134,11 +136,18 @@ def _runs(job: Job, denoiser: Denoiser, alone: frozenset[int]) -> list[Run]:
     for _, group in groups:
         blocks = tuple(group)
         chunk, recipe = blocks[0].chunk, job.recipes[blocks[0].chunk - 1]
-        if chunk in alone and chunk < len(job.plan.chunks):
+        if chunk in alone and chunk < len(job.plan.chunks) and not job.plan.chunks[chunk].cut:
             recipe = replace(recipe, schedule=Between())
         in_turn = not recipe.memory().remembers
         runs.append(Run(blocks, recipe, Guided(denoiser, recipe.guidance, in_turn) if job.guided else denoiser))
     return runs
+
+
+def _seeing(run: Run, done: Mapping[int, torch.Tensor]) -> Run:
+    """A run between neighbours sees what comes after it only if that is there."""
+    if not isinstance(run.recipe.schedule, Between) or run.blocks[-1].number + 1 in done:
+        return run
+    return replace(run, recipe=replace(run.recipe, schedule=BlockByBlock()))
 
 
 def finished(work: Work) -> Iterator[tuple[int, torch.Tensor]]:

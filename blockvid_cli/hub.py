@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import lru_cache
@@ -122,11 +123,11 @@ def sha256(file: Path) -> str:
     return seen.hexdigest()
 
 
-def fingerprint(card: ModelCard) -> str:
+def fingerprint(card: ModelCard, parts: Sequence[Files] = ()) -> str:
     """What tells a model's network from another: the hash of its weights' files, or of their hashes on the hub, and of
-    what is added to them. Empty where they are not here.
+    what is added to them; or the same of other ``parts``. Empty where they are not here.
     """
-    parts: list[Files] = [card.network, *([card.network.lora] if card.network.lora else [])]
+    parts = parts or [card.network, *([card.network.lora] if card.network.lora else [])]
     try:
         homes = [place(card, part) for part in parts]
     except MissingModelError:

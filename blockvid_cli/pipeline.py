@@ -25,10 +25,9 @@ from blockvid_cli.film.mux import Film, assemble, draw_pictures, try_out
 from blockvid_cli.film.pictures import pictures_of, watched
 from blockvid_cli.film.project import Project, folder_beside
 from blockvid_cli.film.sheet import contact_sheet
-from blockvid_cli.hub import require
+from blockvid_cli.hub import fingerprint, require
 from blockvid_cli.manifest import content, manifest
 from blockvid_cli.order import Job
-from blockvid_cli.redo import standing
 from blockvid_cli.zoo.budget import GIB, told
 from blockvid_cli.zoo.profile import below, profile
 
@@ -48,8 +47,7 @@ def render(
     Raises:
         BlockvidError: with the exit code that fits; what is finished is kept.
     """
-    clock, job = clock or Clock(), standing(job)
-    chain = content(job)
+    clock, chain = clock or Clock(), content(job)
     while True:
         try:
             return _render(job, chain, tell, clock, around)
@@ -72,7 +70,7 @@ def _render(job: Job, chain: Chain, tell: Tell, clock: Clock, around: Around) ->
         work = Work(job, chain, project, tell, clock)
         write_choices(project.folder, job.choices)
         project.write_manifest({**manifest(job), "keys": chain.keys, "links": chain.links})
-        kept = Kept(project.folder, chain, job.plan)
+        kept = Kept(project.folder, chain, job.plan, fingerprint(job.card, (job.card.codec,)))
         if len(dict(finished(work))) < len(job.plan.blocks) or not kept.there():
             _draw(work, kept, around)
         for note in (*job.notes, *project.notes):

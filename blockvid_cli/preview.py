@@ -18,6 +18,7 @@ from blockvid_cli.clock import Clock
 from blockvid_cli.codec.stream import Codec, as_pictures
 from blockvid_cli.drawing import Tell, Work, finished, guarded, latents_of, load
 from blockvid_cli.film.chain import Choice
+from blockvid_cli.film.project import DRAFTS
 from blockvid_cli.manifest import content
 from blockvid_cli.order import Job, prepare
 from blockvid_cli.pipeline import opened
@@ -26,7 +27,6 @@ from blockvid_cli.zoo.previews import quick_decoder
 from blockvid_cli.zoo.taew import is_wan21
 
 DRAFT = 3  # a draft has this share of the steps, and two at least
-DRAFTS = "draft.mp4"  # beside it, in the project, lies the drafts' own project
 
 
 @dataclass(frozen=True)
@@ -105,8 +105,8 @@ def _drafted(work: Work, blocks: int) -> tuple[Codec, Iterator[torch.Tensor]]:
     """Codec and latents of a draft: finished blocks from the project, the others in fewer steps."""
     job, steps = work.job, work.job.values["steps"]
     fewer = max(2, (len(steps) if isinstance(steps, list) else steps) // DRAFT)
-    order = replace(job.order, output=work.project.folder / DRAFTS, recipe=job.order.recipe | {"steps": fewer})
-    sketch = prepare(replace(order, choices=job.choices))
+    beside, recipe = (work.project.folder / DRAFTS).with_suffix(".mp4"), job.order.recipe | {"steps": fewer}
+    sketch = prepare(replace(job.order, output=beside, recipe=recipe, choices=job.choices))
     chain, whole = content(sketch), dict(finished(work))
     loaded = load(sketch, work.tell, alone=chain.alone)
 

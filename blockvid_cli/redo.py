@@ -31,19 +31,30 @@ class Redo:
 
 
 def redone(job: Job, redo: Redo) -> Job:
-    """The same film with other takes.
+    """The same film with other takes; as it is, if the takes that were asked for last are not finished yet.
 
     Raises:
         UsageError: there is no such chunk; or its neighbours cannot stay, because they were never drawn or were edited.
     """
     chunks, folder = len(job.plan.chunks), folder_beside(job.output)
     existing(job, redo.chunk)
+    if redo.take is None and _under_way(job, redo):
+        return job
     last = chunks if redo.to_end else redo.chunk
     choices = dict(job.choices)
     for number in range(redo.chunk, last + 1):
         take = redo.take or max([*takes_in(folder, number), 1 if number > redo.chunk else 0]) + 1
         choices[number] = _between(job, number, take) if redo.alone else Choice(take)
     return prepare(replace(job.order, choices=choices, fresh=False))
+
+
+def _under_way(job: Job, redo: Redo) -> bool:
+    """Whether a render of other takes from this chunk on was begun and not finished."""
+    choice = job.choices.get(redo.chunk, Choice())
+    if choice.take == 1 or choice.alone != redo.alone:
+        return False
+    last = redo.chunk if redo.alone else len(job.plan.chunks)
+    return any(change.what != "kept" for change in differences(job)[redo.chunk - 1 : last])
 
 
 def chosen(job: Job, chunk: int, take: int) -> Job:
@@ -74,6 +85,8 @@ def existing(job: Job, chunk: int) -> list[int]:
 
 def _between(job: Job, chunk: int, take: int) -> Choice:
     """The choice of a take that is drawn between the neighbours that the last render left."""
+    if any(recipe.schedule.joint for recipe in job.recipes):
+        raise UsageError(f"--only {chunk}: this recipe's schedule draws chunks together, so none can be drawn alone.")
     old, now = _drawn_last(job), content(job).links
     links = old.get("links", [])
     if len(links) < chunk or not frames_of_takes(folder_beside(job.output), chunk):
@@ -88,24 +101,6 @@ def _between(job: Job, chunk: int, take: int) -> Choice:
             f"--only {chunk}: chunk {first} was edited too since the last render; render it first, or undo the edit."
         )
     return choice
-
-
-def standing(job: Job) -> Job:
-    """The same film, without chunks to be drawn between neighbours of which the later one is not there any more."""
-    chain, folder = content(job), folder_beside(job.output)
-
-    def lost(number: int) -> bool:
-        chunk = job.plan.chunks[number - 1]
-        own = frames_of_takes(folder, number).get(chain.keys[number - 1], 0)
-        if own >= sum(block.frames for block in chunk.blocks) or number == len(job.plan.chunks):
-            return False
-        return chain.keys[number] not in frames_of_takes(folder, number + 1)
-
-    gone = [number for number in sorted(chain.alone) if lost(number)]
-    if not gone:
-        return job
-    choices = {n: Choice(choice.take) if n in gone else choice for n, choice in job.choices.items()}
-    return prepare(replace(job.order, choices=choices))
 
 
 def _drawn_last(job: Job) -> dict[str, Any]:

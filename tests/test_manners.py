@@ -74,7 +74,7 @@ def offered(line: str, folder: Path) -> list[str]:
     ("line", "wanted"),
     [
         ("blockvid rend", ["render"]),
-        ("blockvid storyboard ", ["check", "import", "new", "schema"]),
+        ("blockvid storyboard ", ["check", "diff", "import", "new", "schema"]),
         ("blockvid render --model story", ["storybook"]),
         ("blockvid render ", ["my.yaml"]),
         ("blockvid history deep/", ["deep/a.yaml", "deep/a.blockvid"]),
@@ -131,7 +131,8 @@ def test_completion_can_be_installed():
 @pytest.fixture
 def terminal(monkeypatch, tmp_path):
     """A person at a terminal, on a machine where nothing was ever drawn, and where drawing takes no time."""
-    monkeypatch.setattr(film, "draw", lambda job, form: film.Drawn(Film(job.output, 60, 5.0, 9), job, Clock()))
+    drawn = Film(Path("story.mp4"), 60, 5.0, 9)
+    monkeypatch.setattr(film, "draw", lambda job, form, report: film.Drawn(drawn, job, Clock()))
     monkeypatch.setenv("BLOCKVID_HOME", str(tmp_path / "home"))
     monkeypatch.setattr(show, "watched", lambda: True)
 
@@ -162,8 +163,17 @@ def test_nothing_is_left_lying_about(story, model, blockvid, storage):
     assert blockvid("render", story, "--model", model, *recipe).code == 0
     left = {path.name for path in story.parent.rglob("*") if path.is_file()} - {"card.yaml"}
     texts = {path.name for path in story.parent.rglob("history/*")}
-    beside = {"story.yaml", "story.mp4", "story.srt"}
-    assert left == beside | texts | {"manifest.json", "history.jsonl", "sheet.png", ".lock", "take-1.safetensors"}
+    beside = {"story.yaml", "story.mp4", "story.srt", "story.report.html"}
+    kept = {
+        "manifest.json",
+        "history.jsonl",
+        "sheet.png",
+        ".lock",
+        "take-1.safetensors",
+        "pictures.mp4",
+        "pictures.json",
+    }
+    assert left == beside | texts | kept
     folders = {path.name for path in story.with_suffix(".blockvid").iterdir() if path.is_dir()}
     assert folders == {"chunks", "history"}
 

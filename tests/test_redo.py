@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import json
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
 
 from blockvid_cli.errors import UsageError
@@ -53,9 +55,7 @@ def latents(job) -> list[str]:
     folder, found = folder_beside(job.output) / "chunks", []
     for chunk, key in zip(job.plan.chunks, content(job).keys, strict=True):
         for path in (folder / f"{chunk.number:03d}").glob(f"take-{chunk.take}.*"):
-            from safetensors import safe_open
-
-            with safe_open(path, "pt") as file:
+            with suppress(SafetensorError), safe_open(path, "pt") as file:
                 if file.metadata()["key"] == key:
                     found.append(hashlib.sha256(load_file(path)["latents"].numpy().tobytes()).hexdigest())
     return found
@@ -77,12 +77,15 @@ def test_a_chunk_alone_leaves_its_neighbours_keys():
     assert chain(edited, {}).keys[3:] != plain.keys[3:]
 
 
-def test_a_chunk_alone_depends_on_both_neighbours():
+def test_edits_beside_a_chunk_alone():
     plain = chain(PARTS, {})
     choice = {3: Choice(2, before=plain.links[1], link=plain.links[2])}
     parts = [*PARTS[:2], {"caption": "C"}, *PARTS[3:]]
+    alone = chain(parts, {}, choice)
     after = chain([*parts[:3], {"caption": "D"}, parts[4]], {}, choice)
-    assert after.keys[2] != chain(parts, {}, choice).keys[2] and after.alone == {3}
+    assert after.keys[:3] == alone.keys[:3] and not set(after.keys[3:]) & set(alone.keys)
+    longer, shorter = chain([*parts, {"caption": "f"}], {}, choice), chain(parts[:3], {}, choice)
+    assert longer.keys[:5] == alone.keys and shorter.keys == alone.keys[:3]
     before = chain([parts[0], {"caption": "B"}, *parts[2:]], {}, choice)
     assert not before.alone and before.keys[3] != plain.keys[3]  # the neighbours are not those it was made for
 
@@ -226,12 +229,71 @@ def test_neighbours_that_cannot_stay(story, model):
         redone(job_of(story, model), Redo(1, alone=True))
 
 
-def test_neighbours_that_were_lost_make_it_a_take_like_any_other(story, model):
+def test_a_neighbour_that_was_lost_or_damaged_is_drawn_after_it(story, model):
     job = job_of(story, model)
     draw(job)
     alone = redone(job, Redo(2, alone=True))
-    (folder_beside(job.output) / "chunks" / "003" / "take-1.safetensors").unlink()
-    assert draw(alone) == [2, 3, 4]
+    file = folder_beside(job.output) / "chunks" / "003" / "take-1.safetensors"
+    whole = bytearray(file.read_bytes())
+    file.unlink()
+    assert draw(alone) == [2, 3]
+    again = redone(alone, Redo(2, alone=True))
+    whole[-50] ^= 4
+    file.write_bytes(whole)
+    assert draw(again) == [2, 3]
+
+
+def test_two_chunks_alone_side_by_side_and_an_edit_after_them(story, model):
+    draw(job_of(story, model))
+    draw(redone(job_of(story, model), Redo(2, alone=True)))
+    draw(redone(job_of(story, model), Redo(3, alone=True)))
+    before = latents(job_of(story, model))
+    story.write_text(story.read_text().replace("The red boat rests.,", "The red boat rises.,"))
+    assert draw(job_of(story, model)) == [4]
+    story.write_text(story.read_text().replace("The red boat rises.,", "The red boat rests.,"))
+    assert draw(job_of(story, model)) == [] and latents(job_of(story, model)) == before
+
+
+def test_a_chunk_before_a_cut_does_not_see_the_next_shot(story, model):
+    job = job_of(story, model)
+    draw(job)
+    draw(redone(job, Redo(3, alone=True)))
+    folder = folder_beside(job.output) / "chunks" / "003"
+    alone = load_file(folder / "take-2.safetensors")["latents"]
+    draw(prepare(replace(job.order, choices={3: Choice(2)})))
+    assert (load_file(folder / "take-2.safetensors")["latents"] == alone).all()
+
+
+def test_a_schedule_that_draws_chunks_together_draws_none_alone(story, model):
+    story.write_text(story.read_text().replace("version: 1", "version: 1\nrecipe: {schedule: all-at-once}"))
+    draw(job_of(story, model))
+    with pytest.raises(UsageError, match="draws chunks together"):
+        redone(job_of(story, model), Redo(2, alone=True))
+
+
+def test_the_same_command_goes_on_with_the_take_that_was_begun(story, model):
+    draw(job_of(story, model))
+
+    def stop(event):
+        if event.moment and event.moment.finished and not event.moment.resumed:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        render(redone(job_of(story, model), Redo(2)), stop)
+    again = redone(job_of(story, model), Redo(2))
+    assert again.plan.chunks[1].take == 2 and draw(again) == [3, 4]
+    assert redone(job_of(story, model), Redo(2)).plan.chunks[1].take == 3
+
+
+def test_a_take_set_aside_is_found_though_its_place_is_damaged(story, model):
+    job = job_of(story, model)
+    draw(job)
+    first = latents(job)
+    story.write_text(story.read_text().replace("glides to the left", "rises"))
+    draw(job_of(story, model))
+    (folder_beside(job.output) / "chunks" / "002" / "take-1.safetensors").write_bytes(b"torn")
+    story.write_text(story.read_text().replace("The red boat rises.", "The red boat glides to the left."))
+    assert draw(job_of(story, model)) == [] and latents(job_of(story, model)) == first
 
 
 # Edits: the table in the design, told by `storyboard diff` and then done

@@ -79,7 +79,7 @@ def _reported(job: Job, diary: Diary, clock: Clock) -> Path | None:
 
     try:
         return write(job, diary, clock, shlex.join(["blockvid", *sys.argv[1:]]))
-    except BlockvidError as error:
+    except (BlockvidError, OSError) as error:
         diary.tell(Event("note", f"there is no report: {error}"))
         return None
 

@@ -25,7 +25,7 @@ def storyboard(folder: Path) -> Path:
     if len(there) == 1:
         return there[0]
     with suppress(OSError):
-        last = Path((cache_folder() / FILE).read_text(encoding="utf-8"))
+        last = Path((cache_folder() / FILE).read_text("utf-8", "surrogateescape"))
         if not there and last.is_file():
             return last
     found = f"there are {', '.join(file.name for file in there)}" if there else "there is none here"

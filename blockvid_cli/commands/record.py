@@ -72,7 +72,7 @@ class Tally:
 
 
 def _add(job: Job, text: bytes, began: datetime, seconds: float, tally: Tally, result: str) -> None:
-    from blockvid_cli.film.history import Render, add, keep_text
+    from blockvid_cli.film.history import DONE, Render, add, keep_text
     from blockvid_cli.film.project import folder_beside
     from blockvid_cli.hub import fingerprint
     from blockvid_cli.pipeline import Event
@@ -95,7 +95,7 @@ def _add(job: Job, text: bytes, began: datetime, seconds: float, tally: Tally, r
             memory_dtype=job.drawn.storage_dtype,
             chunks=len(job.plan.chunks),
             drawn=len(tally.drawn),
-            resumed=len(tally.resumed - tally.drawn),
+            resumed=(len(job.plan.chunks) - len(tally.drawn)) if result == DONE else len(tally.resumed - tally.drawn),
             seconds=seconds,
             result=result,
         )

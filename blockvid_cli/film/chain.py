@@ -6,7 +6,9 @@ key       a       b       c       d       e
 
 3 drawn again alone, between neighbours that stay: the links are those its neighbours were drawn with
 link      a  ->   b  ->   c  ->   d  ->   e
-key       a       b       C       d       e        C = hash(what all share, the new chunk, b, d)
+key       a       b       C       d       e        C = hash(what all share, the new chunk, b, alone)
+
+What comes after such a chunk is seen while it is drawn and is not in its key: an edit of 4 redraws 4 and all after it.
 """
 
 from __future__ import annotations
@@ -72,8 +74,8 @@ def chain(parts: Sequence[Mapping[str, Any]], base: Mapping[str, Any], choices: 
         links.append(kept.get(number, own))
     keys = list(links)
     for number in kept:
-        before, after = ("", *links)[number - 1], links[number] if number < len(links) else None
-        keys[number - 1] = _hash(base=base, chunk=parts[number - 1], before=before, after=after)
+        before = ("", *links)[number - 1]
+        keys[number - 1] = _hash(base=base, chunk=parts[number - 1], before=before, alone=True)
     return Chain(tuple(keys), tuple(links), frozenset(kept))
 
 
@@ -97,5 +99,7 @@ def write_choices(folder: Path, choices: Choices) -> None:
     Raises:
         BlockvidError: they cannot be written (``PartialError``: the disk is full).
     """
+    if not choices and not (folder / FILE).exists():
+        return
     values = {str(chunk): asdict(choice) for chunk, choice in sorted(choices.items()) if choice != Choice()}
     write_whole(folder / FILE, f"{json.dumps(values, indent=2)}\n".encode())

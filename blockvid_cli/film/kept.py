@@ -18,11 +18,11 @@ from blockvid_cli.story.plan import Plan
 
 
 class Kept:
-    """The pictures of a film, decoded from the latents that ``chain`` names."""
+    """The pictures of a film, decoded by a codec of this hash from the latents that ``chain`` names."""
 
-    def __init__(self, folder: Path, chain: Chain, plan: Plan) -> None:
+    def __init__(self, folder: Path, chain: Chain, plan: Plan, codec: str) -> None:
         self.pictures, self._seal = folder / "pictures.mp4", folder / SEAL
-        self._told = {"keys": list(chain.keys), "frames": plan.frames, "fps": plan.fps}
+        self._told = {"keys": list(chain.keys), "codec": codec, "frames": plan.frames, "fps": plan.fps}
 
     def there(self) -> bool:
         """Whether they are kept, of just these latents, and undamaged."""

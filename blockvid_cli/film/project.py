@@ -33,6 +33,7 @@ from blockvid_cli.film.lock import FolderLock
 from blockvid_cli.film.takes import Damaged, Take, read_facts, read_take, write_take
 
 VERSION = 1
+DRAFTS = "draft.blockvid"  # a project of its own, of films in fewer steps
 SEAL = "pictures.json"  # what the kept pictures are; without it there are none
 FIXED = ("model", "size", "fps")  # what a project cannot change once it is begun
 
@@ -119,11 +120,8 @@ class Project:
 
         A damaged file is None too, with a sentence in ``notes``.
         """
-        path = self.take_path(chunk, take)
-        before = aside(path, key)
+        path = self._file_of(chunk, key, take)
         try:
-            if before.exists() and read_facts(path)[0].key != key:
-                path = before
             found, latents = read_take(path)
             if (found.chunk, found.take) != (chunk, take):
                 raise Damaged(f"it is take {found.take} of chunk {found.chunk}")
@@ -134,6 +132,15 @@ class Project:
             self.notes.append(f"{name} is damaged ({damage}): chunk {chunk} is drawn again.")
             return None
         return latents if found.key == key else None
+
+    def _file_of(self, chunk: int, key: str, take: int) -> Path:
+        """Where a take lies: in its place, or set aside under its key."""
+        path = self.take_path(chunk, take)
+        before = aside(path, key)
+        with suppress(OSError, Damaged):
+            if read_facts(path)[0].key == key:
+                return path
+        return before if before.exists() else path
 
     def _begin(self, fresh: bool) -> None:
         """Cleans up, and makes sure that the folder holds this film and no other."""
@@ -150,6 +157,7 @@ class Project:
         chunks = self.folder / "chunks"
         with writing(chunks):
             (self.folder / SEAL).unlink(missing_ok=True)
+            shutil.rmtree(self.folder / DRAFTS, ignore_errors=True)
             if chunks.is_symlink():
                 chunks.unlink()
             elif chunks.exists():
