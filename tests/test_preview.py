@@ -41,6 +41,15 @@ def test_a_look_is_the_later_render_bit_for_bit(story, model):
     assert drawn_by(lambda tell: render(job, tell)) == [3]  # what was looked at is there
 
 
+def test_the_options_of_a_render_are_those_of_a_look(blockvid, story, model):
+    options = ("--model", str(model), "--steps", "2", "--size", "32x32", "--fps", "8", "--seed", "9")
+    done = blockvid("preview", str(story), "--chunk", "2", *options, "--progress", "none")
+    assert done.code == 0, done.err
+    assert blockvid("render", str(story), *options, "--quiet").code == 0
+    (told,) = json.loads(blockvid("history", str(story), "--json").out)
+    assert (told["drawn"], told["resumed"]) == (1, 2)  # what was looked at is there
+
+
 def test_what_is_final_is_not_drawn_for_a_look(story, model):
     job = job_of(story, model)
     render(job)
@@ -103,6 +112,7 @@ def test_what_cannot_be_looked_at(blockvid, story, model, arguments, sentence):
 
 
 def test_which_storyboard_is_meant(tmp_path, monkeypatch):
+    monkeypatch.setenv("BLOCKVID_HOME", str(tmp_path / "home"))
     with pytest.raises(UsageError, match="there is none here; write: blockvid preview"):
         last.storyboard(tmp_path)
     (tmp_path / "notes.yaml").write_text("a: 1\n")
@@ -116,7 +126,6 @@ def test_which_storyboard_is_meant(tmp_path, monkeypatch):
     assert last.storyboard(tmp_path).name == "story.yaml"
     elsewhere = tmp_path / "elsewhere"
     elsewhere.mkdir()
-    monkeypatch.setenv("BLOCKVID_HOME", str(tmp_path / "home"))
     last.remember(one)
     assert last.storyboard(elsewhere) == one
 

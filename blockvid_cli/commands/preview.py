@@ -6,6 +6,7 @@ import os
 import shutil
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -37,10 +38,16 @@ def preview(
     output: options.OfFilm = None,
     model: options.Model = None,
     seed: options.Seed = None,
+    steps: options.Steps = None,
+    guidance_scale: options.Guidance = None,
+    size: options.Size = None,
+    fps: options.Fps = None,
+    memory: options.Memory = None,
     set_: options.Set = None,
     device: options.Device = "auto",
+    precision: options.Precision = "auto",
     profile: options.Profile = "auto",
-    progress: Annotated[show.ProgressForm, typer.Option(help="on stderr")] = show.ProgressForm.AUTO,
+    progress: options.Progress = show.ProgressForm.AUTO,
     as_json: options.AsJson = False,
     allow_outside: options.AllowOutside = False,
 ) -> None:
@@ -58,18 +65,9 @@ def preview(
     from blockvid_cli.preview import How, look, stills
     from blockvid_cli.zoo.profile import Means
 
-    job = prepare(
-        Order(
-            story,
-            output,
-            model,
-            seed,
-            overrides=tuple(set_ or ()),
-            device=device,
-            means=Means(profile),
-            allow_outside=allow_outside,
-        )
-    )
+    recipe, means = options.recipe_of(steps, guidance_scale, memory), Means(profile, precision)
+    order = Order(story, output, model, seed, size, fps, recipe, tuple(set_ or ()), device, means)
+    job = prepare(replace(order, allow_outside=allow_outside))
     try:
         with show.progress(job, progress) as tell:
             if chunk is None:
