@@ -134,9 +134,9 @@ def _measured(job: Job) -> dict[str, Any]:
                 3,
             ),
         },
-        "denoiser_gflops": round(rate / 1e9, 1) if counted else None,  # quantised products are not counted
+        "denoiser_gflops": round(rate / 1e9, 4) if counted else None,  # quantised products are not counted
         "matrix_product_gflops": round(peak / 1e9, 1),
-        "denoiser_share": round(rate / peak, 3) if counted else None,
+        "denoiser_share": round(rate / peak, 6) if counted else None,
     }
 
 
