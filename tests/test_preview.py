@@ -116,6 +116,10 @@ def test_which_storyboard_is_meant(tmp_path, monkeypatch):
     with pytest.raises(UsageError, match="there is none here; write: blockvid preview"):
         last.storyboard(tmp_path)
     (tmp_path / "notes.yaml").write_text("a: 1\n")
+    (tmp_path / "storyboards").mkdir()
+    (tmp_path / "storyboards" / "swan.yaml").write_text("chunks: [A swan.]\n")
+    with pytest.raises(UsageError, match=r"write: blockvid preview storyboards/swan\.yaml --chunk 5"):
+        last.storyboard(tmp_path)
     one = tmp_path / "one.yaml"
     one.write_text("chunks: [A swan.]\n")
     assert last.storyboard(tmp_path) == one

@@ -29,7 +29,9 @@ def storyboard(folder: Path) -> Path:
         if not there and last.is_file():
             return last
     found = f"there are {', '.join(file.name for file in there)}" if there else "there is none here"
-    raise UsageError(f"which storyboard? {found}; write: blockvid preview story.yaml --chunk 5")
+    below = [file for file in sorted((folder / "storyboards").glob("*.yaml")) if _is_one(file)]
+    example = there[0].name if there else below[0].relative_to(folder).as_posix() if below else "story.yaml"
+    raise UsageError(f"which storyboard? {found}; write: blockvid preview {example} --chunk 5")
 
 
 def remember(story: Path) -> None:
