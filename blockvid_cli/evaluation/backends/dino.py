@@ -59,7 +59,7 @@ class Eyes:
 
     def _looks(self, shown: torch.Tensor) -> torch.Tensor:
         """Pictures (N, 3, H, W), 0..255 -> embeddings (N, D)."""
-        raise NotImplementedError
+        raise TypeError(f"{type(self).__name__} has no look")
 
     def _load(self, kind: str, **options: Any) -> Any:  # noqa: ANN401  (whichever network it is)
         return network(kind, self._of, self.home, **options).to(self.device)
