@@ -103,6 +103,7 @@ def test_preview_writes_a_film_and_a_sheet_and_says_where(blockvid, story, model
     [
         (("--chunk", "9"), "there is no chunk 9; the storyboard has 3"),
         (("--takes", "3"), "--takes: of which chunk?"),
+        (("--chunk", "2", "--pull"), "needs no quick decoder"),
         (("--chunk", "2", "--set", "chunks.9.seed=1"), "chunks.9"),
     ],
 )

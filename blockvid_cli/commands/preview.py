@@ -34,6 +34,7 @@ def preview(
     takes: Annotated[int, typer.Option(min=1, max=9, help="of the chunk, side by side: other seeds")] = 1,
     draft: Annotated[bool, typer.Option("--draft", help="fewer steps: faster, and not what the film will be")] = False,
     exact: Annotated[bool, typer.Option("--exact", help="a large model's own codec, not a quick decoder")] = False,
+    pull: Annotated[bool, typer.Option("--pull", help="first bring the quick decoder of Wan 2.1's latents")] = False,
     gif: Annotated[bool, typer.Option("--gif", help="write an animated GIF too")] = False,
     output: options.OfFilm = None,
     model: options.Model = None,
@@ -68,6 +69,8 @@ def preview(
     recipe, means = options.recipe_of(steps, guidance_scale, memory), Means(profile, precision)
     order = Order(story, output, model, seed, size, fps, recipe, tuple(set_ or ()), device, means)
     job = prepare(replace(order, allow_outside=allow_outside))
+    if pull:
+        _pull(job)
     try:
         with show.progress(job, progress) as tell:
             if chunk is None:
@@ -79,6 +82,17 @@ def preview(
     if not as_json:
         _shown(files[-1])
     show.result({"files": [str(file) for file in files]}, "\n".join(map(str, files)), as_json)
+
+
+def _pull(job: Job) -> None:
+    """Brings the quick decoder; it is said what, how large and under which licence."""
+    from blockvid_cli.zoo.taew import TAEW21, TAEW21_BYTES, TAEW21_LICENCE, bring, is_wan21
+
+    if not is_wan21(job.card):
+        raise UsageError(f"--pull: the model '{job.card.name}' needs no quick decoder.")
+    size = f"{TAEW21_BYTES / 1e6:.0f} MB, {TAEW21_LICENCE}"
+    print(f"TAEHV ({size}), from {TAEW21.repository}", file=sys.stderr, flush=True)
+    bring(job.card)
 
 
 def _stills(job: Job, pictures: dict[int, np.ndarray]) -> list[Path]:

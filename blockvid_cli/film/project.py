@@ -96,10 +96,6 @@ class Project:
         """Where the latents of a take lie, whether or not they exist."""
         return self.folder / "chunks" / f"{chunk:03d}" / f"take-{take}.safetensors"
 
-    def takes_there(self, chunk: int) -> list[int]:
-        """The takes of a chunk that were begun, in order."""
-        return takes_in(self.folder, chunk)
-
     def save_take(self, chunk: int, latents: torch.Tensor, key: str, frames: int, take: int = 1) -> None:
         """Keeps a chunk's latents so far: (F, C, H, W), F of the ``frames`` the whole chunk will have.
 

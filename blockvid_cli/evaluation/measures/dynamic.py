@@ -8,8 +8,6 @@ VBench (Huang et al. 2024), ``dynamic_degree``, which asks RAFT for the flow.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import numpy as np
 
 from blockvid_cli.evaluation.backends.protocol import Flow
@@ -63,8 +61,3 @@ def strongest(speeds: np.ndarray) -> float:
     """The mean of the strongest 5 %."""
     number = max(1, int(speeds.size * STRONGEST))
     return float(np.partition(speeds.ravel(), -number)[-number:].mean())
-
-
-def mean_speed(flow: Flow) -> Callable[[Frame, Frame], float]:
-    """The mean of ``speed`` over the picture."""
-    return lambda a, b: float(speed(flow, a, b).mean())
