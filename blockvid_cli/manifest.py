@@ -8,12 +8,12 @@ from importlib import metadata
 from typing import Any
 
 from blockvid_cli import __version__
-from blockvid_cli.film.chain import Chain, chain
-from blockvid_cli.film.guides import Guide
-from blockvid_cli.hub import fingerprint
-from blockvid_cli.order import Job
-from blockvid_cli.story.plan import PlannedChunk
-from blockvid_cli.story.storyboard import Audio, Storyboard
+from blockvid_cli.job import Job
+from blockvid_cli.models.hub import fingerprint
+from blockvid_cli.project.cache_keys import Chain, chain
+from blockvid_cli.storyboard.plan import PlannedChunk
+from blockvid_cli.storyboard.storyboard import Audio, Storyboard
+from blockvid_cli.video.reference_images import Guide
 
 
 def content(job: Job) -> Chain:

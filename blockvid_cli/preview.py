@@ -14,17 +14,17 @@ from dataclasses import dataclass, replace
 import numpy as np
 import torch
 
-from blockvid_cli.clock import Clock
-from blockvid_cli.codec.stream import Codec, as_pictures
-from blockvid_cli.drawing import Tell, Work, finished, guarded, latents_of, load
-from blockvid_cli.film.chain import Choice
-from blockvid_cli.film.project import DRAFTS
+from blockvid_cli.job import Job, prepare
 from blockvid_cli.manifest import content
-from blockvid_cli.order import Job, prepare
-from blockvid_cli.pipeline import opened
-from blockvid_cli.redo import existing
-from blockvid_cli.zoo.previews import quick_decoder
-from blockvid_cli.zoo.taew import is_wan21
+from blockvid_cli.models.preview_decoders import quick_decoder
+from blockvid_cli.models.taew import is_wan21
+from blockvid_cli.models.vae import Codec, as_pictures
+from blockvid_cli.project.cache_keys import Choice
+from blockvid_cli.project.project import DRAFTS
+from blockvid_cli.render import opened
+from blockvid_cli.retake import existing
+from blockvid_cli.session import Tell, Work, finished, guarded, latents_of, load
+from blockvid_cli.timing import Clock
 
 DRAFT = 3  # a draft has this share of the steps, and two at least
 

@@ -79,7 +79,7 @@ def model(tmp_path_factory) -> Path:
     import torch
     from safetensors.torch import save_file
 
-    from blockvid_cli.zoo.load import tiny_codec, wan_network
+    from blockvid_cli.models.registry import tiny_codec, wan_network
 
     folder = tmp_path_factory.mktemp("random-model")
     (folder / "card.yaml").write_text(yaml.safe_dump(CARD))

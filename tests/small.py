@@ -8,11 +8,11 @@ from dataclasses import replace
 import torch
 from diffusers import WanTransformer3DModel
 
-from blockvid_cli.denoiser.attention import Layer
-from blockvid_cli.denoiser.wan import WanDenoiser
-from blockvid_cli.rollout.loop import Rollout, Run
+from blockvid_cli.models.wan.attention import Layer
+from blockvid_cli.models.wan.denoiser import WanDenoiser
 from blockvid_cli.rollout.recipe import Recipe, make_recipe
-from blockvid_cli.story.plan import Block, Plan, PlannedChunk
+from blockvid_cli.rollout.rollout import Rollout, Run
+from blockvid_cli.storyboard.plan import Block, Plan, PlannedChunk
 
 RECIPE = {
     "schedule": "block",
@@ -107,7 +107,7 @@ class FakeDenoiser:
 
 def rollout(film: Plan, drawn_by, memory, rows: int = 1) -> Rollout:
     """A rollout over a plan."""
-    from blockvid_cli.denoiser.rope import Rope
+    from blockvid_cli.models.wan.rope import Rope
 
     rope = drawn_by.rope if isinstance(drawn_by, WanDenoiser) else Rope(24)
     return Rollout(film, memory, rope, (1, 2, 2), lambda blocks: read(blocks, rows))

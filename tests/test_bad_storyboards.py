@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as some
 
 from blockvid_cli.errors import BlockvidError, StoryboardError, UsageError
-from blockvid_cli.story.storyboard import read_storyboard
+from blockvid_cli.storyboard.storyboard import read_storyboard
 
 GOOD = """\
 version: 1

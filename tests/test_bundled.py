@@ -10,13 +10,13 @@ import json
 import pytest
 import torch
 
-from blockvid_cli.card import find_card, shipped
-from blockvid_cli.codec.stream import decode
-from blockvid_cli.evaluation.quality import measure_quality, probe_accuracy
+from blockvid_cli.evaluation.bench.quality import measure_quality, probe_accuracy
+from blockvid_cli.models.card import find_card, shipped
+from blockvid_cli.models.registry import load_codec, load_probe
+from blockvid_cli.models.vae import decode
 from blockvid_cli.storybook.drawing import draw
 from blockvid_cli.storybook.edition import read_edition
 from blockvid_cli.storybook.world import HELD_OUT, tell
-from blockvid_cli.zoo.load import load_codec, load_probe
 
 EDITION = read_edition()
 

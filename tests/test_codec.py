@@ -8,10 +8,10 @@ import pytest
 import torch
 from diffusers import AutoencoderKLWan
 
-from blockvid_cli.codec import wan as wan_codec
-from blockvid_cli.codec.stream import as_pictures, decode
-from blockvid_cli.codec.tiny import TinyCodec, TinySizes, fit_principal, fold
-from blockvid_cli.codec.wan import WanCodec
+from blockvid_cli.models.tiny_vae import TinyCodec, TinySizes, fit_principal, fold
+from blockvid_cli.models.vae import as_pictures, decode
+from blockvid_cli.models.wan import vae as wan_codec
+from blockvid_cli.models.wan.vae import WanCodec
 from blockvid_cli.training.objectives.reconstruction import reconstruct
 
 SMALL = TinySizes(

@@ -12,12 +12,12 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
-from blockvid_cli.card import bundled_models, find_card, read_card, shipped
 from blockvid_cli.commands.app import app
 from blockvid_cli.errors import MissingModelError, UsageError
-from blockvid_cli.hub import place
-from blockvid_cli.story.plan import make_plan
-from blockvid_cli.story.storyboard import read_storyboard
+from blockvid_cli.models.card import bundled_models, find_card, read_card, shipped
+from blockvid_cli.models.hub import place
+from blockvid_cli.storyboard.plan import make_plan
+from blockvid_cli.storyboard.storyboard import read_storyboard
 
 STORYBOARDS = sorted(shipped("storyboards").glob("*.yaml"))
 
@@ -106,8 +106,8 @@ def test_bench_counts_attention_by_hand():
     """4·B·H·T·S·D for the two products of a fused attention, on the CPU too."""
     from torch.utils.flop_counter import FlopCounterMode
 
-    from blockvid_cli.denoiser.attention import attend
-    from blockvid_cli.evaluation.speed import CPU_ATTENTION
+    from blockvid_cli.evaluation.bench.speed import CPU_ATTENTION
+    from blockvid_cli.models.wan.attention import attend
 
     query, key = torch.randn(1, 6, 2, 8), torch.randn(1, 10, 2, 8)
     with torch.inference_mode(), FlopCounterMode(display=False, custom_mapping=CPU_ATTENTION) as counter:

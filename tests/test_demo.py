@@ -12,12 +12,12 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
-from blockvid_cli.codec.stream import as_pictures
 from blockvid_cli.commands import data
 from blockvid_cli.errors import BlockvidError, UsageError
 from blockvid_cli.evaluation import demo as bench
 from blockvid_cli.evaluation.demo import pictures_of, plan_demo, write_bench
-from blockvid_cli.story.storyboard import read_storyboard
+from blockvid_cli.models.vae import as_pictures
+from blockvid_cli.storyboard.storyboard import read_storyboard
 from blockvid_cli.storybook.drawing import draw
 from blockvid_cli.storybook.drifts import DRIFTS, Drift, blur, growth, steady
 from blockvid_cli.storybook.edition import read_edition

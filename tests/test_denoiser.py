@@ -6,13 +6,13 @@ import pytest
 import torch
 from diffusers.models.transformers.transformer_wan import WanRotaryPosEmbed
 
-from blockvid_cli.denoiser.attention import LookingBack, Recalled, attend
-from blockvid_cli.denoiser.flow import clean_of, levels, noised, shifted, velocity_to
-from blockvid_cli.denoiser.guidance import Guided
-from blockvid_cli.denoiser.rope import Rope, grid, rotate
-from blockvid_cli.denoiser.wan import WanDenoiser, coordinate_channels, timestep
 from blockvid_cli.errors import UsageError
-from blockvid_cli.rollout.memories.memory import View
+from blockvid_cli.models.flow_matching import clean_of, levels, noised, shifted, velocity_to
+from blockvid_cli.models.wan.attention import LookingBack, Recalled, attend
+from blockvid_cli.models.wan.denoiser import WanDenoiser, coordinate_channels, timestep
+from blockvid_cli.models.wan.rope import Rope, grid, rotate
+from blockvid_cli.rollout.guidance import Guided
+from blockvid_cli.rollout.kv_cache.base import View
 from tests import small
 
 

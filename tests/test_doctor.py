@@ -9,8 +9,8 @@ import sys
 
 from typer.testing import CliRunner
 
-from blockvid_cli import doctor
 from blockvid_cli.commands.app import app
+from blockvid_cli.runtime import doctor
 
 NAMES = {"python", "device", "main memory", "dtypes", "attention", "ffmpeg", "sentence model", "hub cache", "hub"}
 
@@ -43,6 +43,6 @@ def test_an_ffmpeg_without_its_encoders_is_no_ffmpeg(tmp_path):
 def test_nothing_needs_a_gpu_library():
     """No module imports one, at the top or inside; the network's attention is torch's own."""
     loaded = "[name for name in ('flash_attn', 'triton', 'xformers') if name in sys.modules]"
-    code = f"import sys, blockvid_cli.pipeline; print({loaded})"
+    code = f"import sys, blockvid_cli.render; print({loaded})"
     told = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert told.stdout.strip() == "[]"

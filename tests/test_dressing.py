@@ -10,20 +10,20 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from blockvid_cli.card import find_card
 from blockvid_cli.errors import BlockvidError, UsageError
-from blockvid_cli.film import ffmpeg
-from blockvid_cli.film.decode import decoded
-from blockvid_cli.film.dressing import captioned, dressed, joined
-from blockvid_cli.film.lettering import ROWS, broken, letters, pages, subtitle
-from blockvid_cli.film.look import Look, Transition, look_of
-from blockvid_cli.film.mux import assemble, draw_pictures, try_out, write_film
-from blockvid_cli.film.subtitles import Chapter
-from blockvid_cli.film.tags import read_tags
-from blockvid_cli.story.dress import Audio, TitleCard
-from blockvid_cli.story.plan import make_plan
-from blockvid_cli.story.storyboard import json_schema, read_storyboard
-from blockvid_cli.story.writing import dump_storyboard
+from blockvid_cli.models.card import find_card
+from blockvid_cli.storyboard.dress import Audio, TitleCard
+from blockvid_cli.storyboard.plan import make_plan
+from blockvid_cli.storyboard.storyboard import json_schema, read_storyboard
+from blockvid_cli.storyboard.writing import dump_storyboard
+from blockvid_cli.video import ffmpeg
+from blockvid_cli.video.decode import decoded
+from blockvid_cli.video.lettering import ROWS, broken, letters, pages, subtitle
+from blockvid_cli.video.metadata import read_tags
+from blockvid_cli.video.mux import assemble, draw_pictures, try_out, write_film
+from blockvid_cli.video.overlays import captioned, dressed, joined
+from blockvid_cli.video.spec import Look, Transition, look_of
+from blockvid_cli.video.subtitles import Chapter
 from tests.test_mux import film_of, numbered, numbers, output
 
 SIZE = 64, 48

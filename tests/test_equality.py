@@ -6,14 +6,14 @@ import pytest
 import torch
 from diffusers import WanTransformer3DModel
 
-from blockvid_cli.card import find_card
-from blockvid_cli.denoiser.flow import shifted
-from blockvid_cli.denoiser.skyreels import SkyReelsDenoiser
-from blockvid_cli.denoiser.wan import WanDenoiser
-from blockvid_cli.rollout.loop import Rollout, Run
-from blockvid_cli.rollout.memories.memory import View
-from blockvid_cli.rollout.noises import gaussian
+from blockvid_cli.models.card import find_card
+from blockvid_cli.models.flow_matching import shifted
+from blockvid_cli.models.skyreels import SkyReelsDenoiser
+from blockvid_cli.models.wan.denoiser import WanDenoiser
+from blockvid_cli.rollout.kv_cache.base import View
+from blockvid_cli.rollout.noise import gaussian
 from blockvid_cli.rollout.recipe import make_recipe, overlaid
+from blockvid_cli.rollout.rollout import Rollout, Run
 from blockvid_cli.rollout.schedules.matrix import Matrix
 from tests import tiny_wan
 from tests.small import plan

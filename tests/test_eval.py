@@ -24,7 +24,7 @@ from blockvid_cli.evaluation.footage import Frame, look_over
 from blockvid_cli.evaluation.footage import frames as decoded
 from blockvid_cli.evaluation.scores import Settings, score
 from blockvid_cli.evaluation.spans import Protocol
-from blockvid_cli.film.encode import encode
+from blockvid_cli.video.encode import encode
 
 GOLD = os.environ.get("BLOCKVID_LTX2")  # FastVideo's fastvideo/tests/eval/asset/ltx2.mp4, 832x480, 120 frames
 
@@ -255,10 +255,10 @@ def test_what_is_wrong_is_told_in_a_sentence(pair, capsys, arguments, sentence):
 
 
 def test_the_probe_reads_whether_a_picture_book_film_shows_its_captions(tmp_path):
+    from blockvid_cli.models.find import find_model
     from blockvid_cli.storybook.drawing import draw
     from blockvid_cli.storybook.edition import read_edition
     from blockvid_cli.storybook.world import HELD_OUT, opening
-    from blockvid_cli.zoo.find import find_model
 
     card = find_model("storybook")
     edition = read_edition(card.folder / card.edition)

@@ -11,15 +11,15 @@ import torch
 from safetensors.torch import save, save_file
 from torch.nn import functional as F
 
-from blockvid_cli.card import ModelCard, bundled_models, find_card
-from blockvid_cli.codec.latent_rgb import BIAS, FACTORS, LatentColours
-from blockvid_cli.codec.stream import decode
-from blockvid_cli.codec.taehv import TaehvDecoder
-from blockvid_cli.codec.tiny import TinyCodec
 from blockvid_cli.errors import MissingModelError
-from blockvid_cli.hub import sha256
-from blockvid_cli.zoo.previews import load_taehv, quick_decoder
-from blockvid_cli.zoo.taew import TAEW21, TAEW21_BYTES, TAEW21_LICENCE, found, is_wan21
+from blockvid_cli.models.card import ModelCard, bundled_models, find_card
+from blockvid_cli.models.hub import sha256
+from blockvid_cli.models.latent_rgb import BIAS, FACTORS, LatentColours
+from blockvid_cli.models.preview_decoders import load_taehv, quick_decoder
+from blockvid_cli.models.taehv import TaehvDecoder
+from blockvid_cli.models.taew import TAEW21, TAEW21_BYTES, TAEW21_LICENCE, found, is_wan21
+from blockvid_cli.models.tiny_vae import TinyCodec
+from blockvid_cli.models.vae import decode
 from tests import tiny_wan
 from tests.fake_hub import FakeHub
 from tests.test_codec import shaken
@@ -178,9 +178,9 @@ def test_another_autoencoder_is_decoded_by_itself(tmp_path):
 
 BRING = """
 import sys
-from blockvid_cli.card import find_card
+from blockvid_cli.models.card import find_card
 from blockvid_cli.errors import MissingModelError
-from blockvid_cli.zoo import taew
+from blockvid_cli.models import taew
 card = find_card("wan2.1-t2v-1.3b")
 for known in ("0" * 64, sys.argv[2]):
     taew.TAEW21 = taew.TAEW21.model_copy(update={"repository": sys.argv[1], "sha256": known})

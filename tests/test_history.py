@@ -10,11 +10,11 @@ from pathlib import Path
 import pytest
 from safetensors.torch import load_file
 
+from blockvid_cli.commands.display import ProgressForm
 from blockvid_cli.commands.film import draw
-from blockvid_cli.commands.show import ProgressForm
 from blockvid_cli.errors import OutOfMemoryError
-from blockvid_cli.film.history import add, keep_text, kept_text, read_history
-from blockvid_cli.order import Order, prepare
+from blockvid_cli.job import Order, prepare
+from blockvid_cli.project.history import add, keep_text, kept_text, read_history
 from tests.conftest import STORY
 
 
@@ -112,7 +112,7 @@ def test_what_options_have_come_to_mean_is_not_what_they_meant(rendered, model, 
 
 
 def test_failed_and_interrupted_renders_are_recorded(story, model, blockvid, monkeypatch):
-    real = "blockvid_cli.denoiser.wan.WanDenoiser.__call__"
+    real = "blockvid_cli.models.wan.denoiser.WanDenoiser.__call__"
     for error, code, said in (
         (OutOfMemoryError("not enough memory to denoise."), 4, "failed: not enough memory to denoise."),
         (KeyboardInterrupt(), 130, "interrupted"),

@@ -8,10 +8,12 @@ import subprocess
 import sys
 from pathlib import Path
 
-from blockvid_cli import drawing, pipeline
+from blockvid_cli import render as pipeline
+from blockvid_cli import session as drawing
 from blockvid_cli.commands import film, render
-from blockvid_cli.denoiser import attention, wan
-from blockvid_cli.rollout import loop
+from blockvid_cli.models.wan import attention
+from blockvid_cli.models.wan import denoiser as wan
+from blockvid_cli.rollout import rollout as loop
 
 PACKAGE = Path(pipeline.__file__).parent
 ORDER = [
@@ -105,7 +107,7 @@ def test_from_the_command_to_the_attention_is_a_short_read():
 
 def test_help_and_plans_need_no_torch():
     code = (
-        "import sys; import blockvid_cli.commands.app, blockvid_cli.story.plan, blockvid_cli.card;"
+        "import sys; import blockvid_cli.commands.app, blockvid_cli.storyboard.plan, blockvid_cli.models.card;"
         "print([m for m in ('torch', 'diffusers', 'moviepy', 'sentence_transformers') if m in sys.modules])"
     )
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "[]\n"

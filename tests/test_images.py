@@ -15,16 +15,16 @@ import yaml
 from PIL import Image
 from safetensors.torch import load_file
 
-from blockvid_cli.denoiser.guidance import Guided
 from blockvid_cli.errors import StoryboardError, UsageError
-from blockvid_cli.film.guides import Guide, read_guide
-from blockvid_cli.order import Order, prepare
-from blockvid_cli.pipeline import render
-from blockvid_cli.rollout.given import NOTHING, Given, encoded
-from blockvid_cli.rollout.loop import Rollout, Run
-from blockvid_cli.story.storyboard import read_storyboard
-from blockvid_cli.story.writing import dump_storyboard
-from blockvid_cli.zoo.load import load_codec
+from blockvid_cli.job import Order, prepare
+from blockvid_cli.models.registry import load_codec
+from blockvid_cli.render import render
+from blockvid_cli.rollout.conditioning import NOTHING, Given, encoded
+from blockvid_cli.rollout.guidance import Guided
+from blockvid_cli.rollout.rollout import Rollout, Run
+from blockvid_cli.storyboard.storyboard import read_storyboard
+from blockvid_cli.storyboard.writing import dump_storyboard
+from blockvid_cli.video.reference_images import Guide, read_guide
 from tests import small
 
 SIZE = (64, 32)  # of the films drawn here
@@ -72,7 +72,7 @@ def drawn_chunks(events) -> set[int]:
 
 def latent(guide: Guide, model: Path, first: bool) -> torch.Tensor:
     """What the codec makes of a picture: alone, or as four frames after one."""
-    from blockvid_cli.zoo.find import find_model
+    from blockvid_cli.models.find import find_model
 
     still = torch.from_numpy(guide.pixels).permute(2, 0, 1)[None] / 255
     return load_codec(find_model(str(model)), "cpu").encode(still.expand(1 if first else 5, -1, -1, -1))[-1]

@@ -11,11 +11,11 @@ import numpy as np
 import pytest
 from PIL import Image, ImageSequence
 
+from blockvid_cli.commands.sixel import sixels
+from blockvid_cli.commands.terminal_images import PIECE, Protocol, encoded, fitted, protocol
 from blockvid_cli.errors import UsageError
-from blockvid_cli.film.gif import write_gif
-from blockvid_cli.film.inline import PIECE, Protocol, encoded, fitted, protocol
-from blockvid_cli.film.side_by_side import side_by_side
-from blockvid_cli.film.sixel import sixels
+from blockvid_cli.video.gif import write_gif
+from blockvid_cli.video.side_by_side import side_by_side
 
 KITTY, ITERM, SIXEL, BLOCKS, BLOCKS_256 = Protocol
 LEVELS = (0, 95, 135, 175, 215, 255)

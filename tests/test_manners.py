@@ -14,12 +14,14 @@ from pathlib import Path
 import pytest
 import typer.main
 
-from blockvid_cli.card import bundled_models, shipped
-from blockvid_cli.clock import Clock
-from blockvid_cli.commands import complete, film, hint, show
+from blockvid_cli.commands import completion as complete
+from blockvid_cli.commands import display as show
+from blockvid_cli.commands import film, hint
 from blockvid_cli.commands.app import app
-from blockvid_cli.film.mux import Film
-from blockvid_cli.story.seconds import spoken
+from blockvid_cli.models.card import bundled_models, shipped
+from blockvid_cli.storyboard.seconds import spoken
+from blockvid_cli.timing import Clock
+from blockvid_cli.video.mux import Film
 
 ROOT = typer.main.get_command(app)
 
@@ -92,12 +94,12 @@ def called(offer, incomplete: str = "") -> list[str]:
 
 
 def test_the_words_offered_are_those_of_the_tables():
-    from blockvid_cli.denoiser.precision import PRECISIONS
-    from blockvid_cli.rollout.memories.storage import DTYPES, PLACES
+    from blockvid_cli.models import convert
+    from blockvid_cli.models.precision import PRECISIONS
+    from blockvid_cli.rollout.kv_cache.storage import DTYPES, PLACES
     from blockvid_cli.rollout.recipe import MEMORIES
+    from blockvid_cli.runtime.presets import LADDER, OFFLOADS
     from blockvid_cli.training.storybook import OBJECTIVES
-    from blockvid_cli.zoo import convert
-    from blockvid_cli.zoo.profile import LADDER, OFFLOADS
 
     for offer, table in (
         (complete.memories, MEMORIES),

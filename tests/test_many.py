@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from blockvid_cli.commands.many import seeds_of
-from blockvid_cli.denoiser.wan import WanDenoiser
+from blockvid_cli.commands.batch import seeds_of
 from blockvid_cli.errors import OutOfMemoryError, UsageError
-from blockvid_cli.film.history import read_history
+from blockvid_cli.models.wan.denoiser import WanDenoiser
+from blockvid_cli.project.history import read_history
 
 
 @pytest.fixture
@@ -64,7 +64,7 @@ def test_several_storyboards_keep_their_own_names_and_seeds(story, other, model,
 
 
 def test_what_fails_does_not_stop_the_rest_and_gives_the_exit_code(story, other, model, blockvid, monkeypatch):
-    import blockvid_cli.pipeline as pipeline
+    import blockvid_cli.render as pipeline
 
     wrong = story.with_name("wrong.yaml")
     wrong.write_text("version: 1\nsed: 1\nchunks: [x]\n")

@@ -12,12 +12,12 @@ from blockvid_cli.evaluation.backends.flow import Dis
 from blockvid_cli.evaluation.backends.judges import Aesthetic, Imaging, noise, sharpness
 from blockvid_cli.evaluation.backends.looks import Subject, Surroundings, background_of
 from blockvid_cli.evaluation.footage import Footage, Frame
-from blockvid_cli.evaluation.measures import printed
-from blockvid_cli.evaluation.measures.consistency import looks, subject_consistency
-from blockvid_cli.evaluation.measures.dynamic import dynamic_degree
-from blockvid_cli.evaluation.measures.flickering import temporal_flickering
-from blockvid_cli.evaluation.measures.judged import imaging_quality
-from blockvid_cli.evaluation.measures.smoothness import motion_smoothness
+from blockvid_cli.evaluation.metrics import paper_metrics as printed
+from blockvid_cli.evaluation.metrics.consistency import looks, subject_consistency
+from blockvid_cli.evaluation.metrics.dynamic import dynamic_degree
+from blockvid_cli.evaluation.metrics.flickering import temporal_flickering
+from blockvid_cli.evaluation.metrics.judged import imaging_quality
+from blockvid_cli.evaluation.metrics.smoothness import motion_smoothness
 from blockvid_cli.evaluation.scores import Track
 from blockvid_cli.evaluation.spans import Span
 

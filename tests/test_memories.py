@@ -5,16 +5,16 @@ from __future__ import annotations
 import pytest
 import torch
 
-from blockvid_cli.denoiser.attention import Layer
-from blockvid_cli.denoiser.rope import Rope, grid
 from blockvid_cli.errors import UsageError
-from blockvid_cli.rollout.memories.everything import Everything
-from blockvid_cli.rollout.memories.memory import Entry, Kept
-from blockvid_cli.rollout.memories.semantic import Semantic, covering, probe_rows, salience
-from blockvid_cli.rollout.memories.window import Window
+from blockvid_cli.models.similarity import most_alike
+from blockvid_cli.models.wan.attention import Layer
+from blockvid_cli.models.wan.rope import Rope, grid
+from blockvid_cli.rollout.kv_cache.base import Entry, Kept
+from blockvid_cli.rollout.kv_cache.full import Everything
+from blockvid_cli.rollout.kv_cache.semantic import Semantic, covering, probe_rows, salience
+from blockvid_cli.rollout.kv_cache.window import Window
+from blockvid_cli.rollout.positions import absolute, packed
 from blockvid_cli.rollout.recipe import MEMORIES, make_recipe
-from blockvid_cli.rollout.times import absolute, packed
-from blockvid_cli.text.recall import most_alike
 from tests import small
 
 ROWS, COLUMNS = 2, 3
@@ -96,7 +96,7 @@ def test_a_window_must_hold_more_than_its_sink():
 def spoken(monkeypatch):
     """Captions are lists of numbers: their own embeddings."""
     monkeypatch.setattr(
-        "blockvid_cli.rollout.memories.semantic.embed",
+        "blockvid_cli.rollout.kv_cache.semantic.embed",
         lambda captions, model: torch.tensor([[float(x) for x in c.split()] for c in captions]),
     )
 

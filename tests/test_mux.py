@@ -19,13 +19,13 @@ import pytest
 from imageio_ffmpeg import count_frames_and_secs
 
 from blockvid_cli.errors import BlockvidError, PartialError, UsageError
-from blockvid_cli.film import encode, ffmpeg
-from blockvid_cli.film.encode import exact_rate
-from blockvid_cli.film.mux import write_film
-from blockvid_cli.film.subtitles import Chapter, chapters_of, srt, within
-from blockvid_cli.film.tags import COMMENT_BYTES, compact, read_metadata, read_tags
-from blockvid_cli.story.plan import Plan, PlannedChunk
-from blockvid_cli.story.storyboard import Audio
+from blockvid_cli.storyboard.plan import Plan, PlannedChunk
+from blockvid_cli.storyboard.storyboard import Audio
+from blockvid_cli.video import encode, ffmpeg
+from blockvid_cli.video.encode import exact_rate
+from blockvid_cli.video.metadata import COMMENT_BYTES, compact, read_metadata, read_tags
+from blockvid_cli.video.mux import write_film
+from blockvid_cli.video.subtitles import Chapter, chapters_of, srt, within
 
 SIZE = 64, 48
 BITS = 8
@@ -295,7 +295,7 @@ def test_missing_ffmpeg_names_what_mends_it(film, monkeypatch):
 
 def test_a_wrong_ffmpeg_setting_is_a_sentence_too():
     code = (
-        "from blockvid_cli.errors import BlockvidError; from blockvid_cli.film.ffmpeg import binary\n"
+        "from blockvid_cli.errors import BlockvidError; from blockvid_cli.video.ffmpeg import binary\n"
         "try: binary()\nexcept BlockvidError as error: print(error)"
     )
     done = subprocess.run(
@@ -319,7 +319,7 @@ def test_the_environment_stays_as_it_was(monkeypatch):
 
 
 def test_moviepy_is_not_imported_before_it_is_needed():
-    code = "import sys, blockvid_cli.film.mux, blockvid_cli.film.sheet; sys.exit('moviepy' in sys.modules)"
+    code = "import sys, blockvid_cli.video.mux, blockvid_cli.video.contact_sheet; sys.exit('moviepy' in sys.modules)"
     root = Path(ffmpeg.__file__).parents[2]
     assert subprocess.run([sys.executable, "-c", code], cwd=root, check=False).returncode == 0
 

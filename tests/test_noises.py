@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from blockvid_cli.errors import UsageError
-from blockvid_cli.rollout.noises import Independent, SharedBase, gaussian
+from blockvid_cli.rollout.noise import Independent, SharedBase, gaussian
 from blockvid_cli.training.chunk_noise import EPS_MAX, chunk_levels
 from tests import small
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 import torch
 
-from blockvid_cli.denoiser import offload
-from blockvid_cli.denoiser.wan import WanDenoiser
-from blockvid_cli.rollout.memories.memory import View
+from blockvid_cli.models import offload
+from blockvid_cli.models.wan.denoiser import WanDenoiser
+from blockvid_cli.rollout.kv_cache.base import View
 from tests import tiny_wan
 
 

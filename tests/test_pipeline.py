@@ -20,11 +20,11 @@ from imageio_ffmpeg import count_frames_and_secs, read_frames
 from safetensors.torch import load_file
 
 from blockvid_cli.errors import BlockvidError, MissingModelError, OutOfMemoryError, PartialError, UsageError
-from blockvid_cli.film.pictures import pictures_of
-from blockvid_cli.film.tags import read_metadata
-from blockvid_cli.order import Order, prepare
-from blockvid_cli.pipeline import render
-from blockvid_cli.zoo.profile import Means
+from blockvid_cli.job import Order, prepare
+from blockvid_cli.render import render
+from blockvid_cli.runtime.presets import Means
+from blockvid_cli.video.frames import pictures_of
+from blockvid_cli.video.metadata import read_metadata
 
 
 def draw(story: Path, model: Path, **options) -> tuple[list, Path]:
@@ -200,8 +200,8 @@ def test_a_chunk_may_have_a_recipe(story, model):
 KILLER = """
     import os, random, shutil, signal, sys, time
     from pathlib import Path
-    import blockvid_cli.order as order, blockvid_cli.pipeline as pipeline
-    import blockvid_cli.text.sentences, transformers, sentence_transformers
+    import blockvid_cli.job as order, blockvid_cli.render as pipeline
+    import blockvid_cli.models.sentence_encoder, transformers, sentence_transformers
 
     story, model = Path(sys.argv[1]), sys.argv[2]
     dice, seconds = random.Random(11), None
@@ -345,7 +345,7 @@ def test_a_wrong_recipe_in_a_storyboard_names_file_and_line(story, model, old, n
 
 
 def test_a_block_of_nothing_is_noticed(story, model, monkeypatch):
-    from blockvid_cli.denoiser.wan import WanDenoiser
+    from blockvid_cli.models.wan.denoiser import WanDenoiser
 
     real = WanDenoiser.__call__
 

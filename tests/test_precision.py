@@ -5,11 +5,11 @@ from __future__ import annotations
 import pytest
 import torch
 
-from blockvid_cli.denoiser.precision import precision
 from blockvid_cli.errors import UsageError
-from blockvid_cli.rollout.memories.memory import View
-from blockvid_cli.zoo.find import find_model
-from blockvid_cli.zoo.load import load_denoiser
+from blockvid_cli.models.find import find_model
+from blockvid_cli.models.precision import precision
+from blockvid_cli.models.registry import load_denoiser
+from blockvid_cli.rollout.kv_cache.base import View
 from tests import tiny_wan
 
 WIDE = {"num_attention_heads": 4, "attention_head_dim": 64, "ffn_dim": 1024, "num_layers": 4}

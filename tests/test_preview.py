@@ -13,11 +13,11 @@ from PIL import Image
 
 from blockvid_cli.commands import last
 from blockvid_cli.errors import UsageError
-from blockvid_cli.film.chain import read_choices
-from blockvid_cli.film.decode import decoded
-from blockvid_cli.order import Order, prepare
-from blockvid_cli.pipeline import frames_of, render
+from blockvid_cli.job import Order, prepare
 from blockvid_cli.preview import How, look, stills
+from blockvid_cli.project.cache_keys import read_choices
+from blockvid_cli.render import frames_of, render
+from blockvid_cli.video.decode import decoded
 
 
 def job_of(story: Path, model: Path, **options):

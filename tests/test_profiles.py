@@ -8,17 +8,18 @@ import pytest
 import torch
 from imageio_ffmpeg import count_frames_and_secs
 
-from blockvid_cli import drawing, pipeline
-from blockvid_cli.card import find_card
+from blockvid_cli import render as pipeline
+from blockvid_cli import session as drawing
 from blockvid_cli.errors import OutOfMemoryError, UsageError
-from blockvid_cli.film.pictures import watched
-from blockvid_cli.order import Order, prepare
-from blockvid_cli.pipeline import render
+from blockvid_cli.job import Order, prepare
+from blockvid_cli.models.card import find_card
+from blockvid_cli.render import render
 from blockvid_cli.rollout.recipe import make_recipe
-from blockvid_cli.story.plan import make_plan
-from blockvid_cli.story.storyboard import read_storyboard
-from blockvid_cli.zoo.budget import GIB, budget, fitting, operations, told
-from blockvid_cli.zoo.profile import LADDER, Means, below, profile
+from blockvid_cli.runtime.memory_estimate import GIB, budget, fitting, operations, told
+from blockvid_cli.runtime.presets import LADDER, Means, below, profile
+from blockvid_cli.storyboard.plan import make_plan
+from blockvid_cli.storyboard.storyboard import read_storyboard
+from blockvid_cli.video.frames import watched
 from tests import tiny_wan
 
 

@@ -15,10 +15,11 @@ import torch
 from safetensors.torch import save_file
 
 from blockvid_cli.errors import BlockvidError, PartialError, UsageError
-from blockvid_cli.film import disk, lock
-from blockvid_cli.film.chain import chain
-from blockvid_cli.film.project import Project, folder_beside
-from blockvid_cli.film.takes import VERSION, Take, _digest, _facts
+from blockvid_cli.project import atomic_files as disk
+from blockvid_cli.project import lock
+from blockvid_cli.project.cache_keys import chain
+from blockvid_cli.project.project import Project, folder_beside
+from blockvid_cli.project.takes import VERSION, Take, _digest, _facts
 
 IDENTITY = {"model": "storybook", "size": (160, 96), "fps": 12.0, "seed": 7}
 DEV_FULL = Path("/dev/full")
@@ -178,7 +179,7 @@ def test_a_folder_in_place_of_a_take_is_noticed(project):
 
 
 def test_a_file_of_another_version_is_noticed(project, monkeypatch):
-    monkeypatch.setattr("blockvid_cli.film.takes.VERSION", VERSION + 1)
+    monkeypatch.setattr("blockvid_cli.project.takes.VERSION", VERSION + 1)
     project.save_take(1, latents(), "key", frames=3)
     monkeypatch.undo()
     noticed(project, project.take_path(1))
@@ -369,7 +370,7 @@ def test_two_renders_of_one_project(folder):
 @needs_locks
 def test_a_killed_render_leaves_no_lock(folder):
     hold = (
-        "import sys, time; from pathlib import Path; from blockvid_cli.film.lock import FolderLock\n"
+        "import sys, time; from pathlib import Path; from blockvid_cli.project.lock import FolderLock\n"
         "held = FolderLock(Path(sys.argv[1])); print('held', flush=True); time.sleep(60)"
     )
     folder.mkdir()

@@ -10,17 +10,17 @@ import torch
 import yaml
 from safetensors.torch import save_file
 
-from blockvid_cli.card import read_card, shipped
 from blockvid_cli.errors import UsageError
-from blockvid_cli.evaluation.frechet import frechet_distance
-from blockvid_cli.evaluation.quality import as_many_tokens, measure_quality
-from blockvid_cli.evaluation.seen import accuracy, look, ratios
+from blockvid_cli.evaluation.bench.frechet import frechet_distance
+from blockvid_cli.evaluation.bench.probe_scores import accuracy, look, ratios
+from blockvid_cli.evaluation.bench.quality import as_many_tokens, measure_quality
+from blockvid_cli.models.card import read_card, shipped
 from blockvid_cli.storybook.drawing import draw
 from blockvid_cli.storybook.edition import read_edition
 from blockvid_cli.storybook.probe import FEATURES, FRAMES, OF_FRAMES, Probe, clip_of, spans
 from blockvid_cli.storybook.world import Scene, opening, tell
-from blockvid_cli.training.loop import Pace, train
 from blockvid_cli.training.objectives.telling_apart import TellingApart, ToldClips
+from blockvid_cli.training.trainer import Pace, train
 from tests.conftest import CARD
 
 EDITION = read_edition()

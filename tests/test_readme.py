@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from blockvid_cli.rollout.recipe import COMMITS, MEMORIES, NOISES, SCHEDULES, SOLVERS, TIMES
-from blockvid_cli.story.storyboard import read_storyboard
+from blockvid_cli.storyboard.storyboard import read_storyboard
 from tests import small
 
 README = Path(__file__).resolve().parent.parent / "README.md"

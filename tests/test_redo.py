@@ -13,12 +13,12 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
 
 from blockvid_cli.errors import UsageError
-from blockvid_cli.film.chain import Choice, chain, read_choices, write_choices
-from blockvid_cli.film.project import folder_beside
+from blockvid_cli.job import Order, prepare
 from blockvid_cli.manifest import content
-from blockvid_cli.order import Order, prepare
-from blockvid_cli.pipeline import render
-from blockvid_cli.redo import Redo, chosen, differences, drop, existing, redone
+from blockvid_cli.project.cache_keys import Choice, chain, read_choices, write_choices
+from blockvid_cli.project.project import folder_beside
+from blockvid_cli.render import render
+from blockvid_cli.retake import Redo, chosen, differences, drop, existing, redone
 
 STORY = """\
 version: 1

@@ -13,10 +13,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from blockvid_cli.film import report
-from blockvid_cli.film.facts import Curve, DrawnChunk, Recalled, Report, Settings
-from blockvid_cli.film.page import moment, size
-from blockvid_cli.film.report import EMBEDDED, as_data, as_json, page, write_report
+from blockvid_cli.report import report
+from blockvid_cli.report.facts import Curve, DrawnChunk, Recalled, Report, Settings
+from blockvid_cli.report.page import moment, size
+from blockvid_cli.report.report import EMBEDDED, as_data, as_json, page, write_report
 
 HOSTILE = '</script><img src=x onerror="document.title=1"><!-- & \' " -->'
 VOID = {"meta", "link", "br", "img", "source"}

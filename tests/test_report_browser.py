@@ -9,9 +9,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from blockvid_cli.film import report
-from blockvid_cli.film.encode import encode
-from blockvid_cli.film.report import write_report
+from blockvid_cli.report import report
+from blockvid_cli.report.report import write_report
+from blockvid_cli.video.encode import encode
 from tests.test_report import HOSTILE, small_report
 
 webdriver = pytest.importorskip("selenium.webdriver", reason="selenium is not installed: pip install '.[browser]'")

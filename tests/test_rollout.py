@@ -7,13 +7,13 @@ import torch
 from diffusers.models.transformers.transformer_wan import WanAttnProcessor
 from torch.nn.functional import scaled_dot_product_attention
 
-from blockvid_cli.card import find_card
-from blockvid_cli.denoiser.attention import Layer, LookingBack, attend
-from blockvid_cli.denoiser.guidance import Guided
-from blockvid_cli.denoiser.rope import rotate
-from blockvid_cli.rollout.loop import Run, settled_blocks
+from blockvid_cli.models.card import find_card
+from blockvid_cli.models.wan.attention import Layer, LookingBack, attend
+from blockvid_cli.models.wan.rope import rotate
+from blockvid_cli.rollout.guidance import Guided
 from blockvid_cli.rollout.recipe import make_recipe, overlaid
-from blockvid_cli.rollout.schedules.staircase import Staircase
+from blockvid_cli.rollout.rollout import Run, settled_blocks
+from blockvid_cli.rollout.schedules.diagonal import Staircase
 from tests import small
 
 
@@ -91,7 +91,7 @@ def test_same_seed_same_film(solver, commit):
 
 @pytest.mark.parametrize("memory", ["everything", "window", {"name": "semantic", "recent": 1, "top": 1}])
 def test_another_caption_leaves_earlier_chunks_untouched(memory, monkeypatch):
-    monkeypatch.setattr("blockvid_cli.rollout.memories.semantic.embed", fake_embed)
+    monkeypatch.setattr("blockvid_cli.rollout.kv_cache.semantic.embed", fake_embed)
     film = small.plan((1, 1, 1, 1))
     how = small.recipe(memory=memory)
     before = small.film_latents(film, small.denoiser(), how)
@@ -121,7 +121,7 @@ def test_resumed_equals_uninterrupted(schedule, solver, memory):
 
 @pytest.mark.parametrize("rows", [1, 2])
 def test_resumed_equals_uninterrupted_by_the_bundled_recipe(rows, monkeypatch):
-    monkeypatch.setattr("blockvid_cli.rollout.memories.semantic.embed", fake_embed)
+    monkeypatch.setattr("blockvid_cli.rollout.kv_cache.semantic.embed", fake_embed)
     values = {**find_card("storybook").recipe, "noise": "shared-base"}
     film, how, inner = small.plan((2, 1, 2, 1, 2)), make_recipe({**values, "steps": 3}), small.denoiser()
     drawn_by = Guided(inner, 2.0) if rows == 2 else inner

@@ -9,10 +9,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from blockvid_cli.errors import UsageError
-from blockvid_cli.rollout.schedules import all_at_once, block_by_block, staircase
-from blockvid_cli.rollout.schedules.all_at_once import AllAtOnce
-from blockvid_cli.rollout.schedules.block_by_block import BlockByBlock
-from blockvid_cli.rollout.schedules.staircase import Staircase
+from blockvid_cli.rollout.schedules import block as block_by_block
+from blockvid_cli.rollout.schedules import diagonal as staircase
+from blockvid_cli.rollout.schedules import joint as all_at_once
+from blockvid_cli.rollout.schedules.block import BlockByBlock
+from blockvid_cli.rollout.schedules.diagonal import Staircase
+from blockvid_cli.rollout.schedules.joint import AllAtOnce
 
 LEVELS = (1.0, 0.75, 0.5, 0.25, 0.0)
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageFont
 
-from blockvid_cli.film.sheet import PAPER, contact_sheet, small, wrapped
+from blockvid_cli.video.contact_sheet import PAPER, contact_sheet, small, wrapped
 
 COLOURS = [
     (200, 30, 30),

@@ -11,16 +11,16 @@ import numpy as np
 import pytest
 from imageio_ffmpeg import count_frames_and_secs
 
-from blockvid_cli.card import find_card
 from blockvid_cli.errors import BlockvidError
-from blockvid_cli.film.audio import Track
-from blockvid_cli.film.ffmpeg import run_ffmpeg
-from blockvid_cli.film.look import Look, look_of
-from blockvid_cli.film.mux import assemble, draw_pictures, try_out
-from blockvid_cli.film.subtitles import Chapter
-from blockvid_cli.story.dress import Audio, TitleCard
-from blockvid_cli.story.plan import make_plan
-from blockvid_cli.story.storyboard import read_storyboard
+from blockvid_cli.models.card import find_card
+from blockvid_cli.storyboard.dress import Audio, TitleCard
+from blockvid_cli.storyboard.plan import make_plan
+from blockvid_cli.storyboard.storyboard import read_storyboard
+from blockvid_cli.video.audio import Track
+from blockvid_cli.video.ffmpeg import run_ffmpeg
+from blockvid_cli.video.mux import assemble, draw_pictures, try_out
+from blockvid_cli.video.spec import Look, look_of
+from blockvid_cli.video.subtitles import Chapter
 from tests.test_mux import output
 
 RATE = 44100

@@ -6,10 +6,10 @@ import pytest
 import torch
 
 from blockvid_cli.errors import BlockvidError, UsageError
-from blockvid_cli.order import Order, prepare
-from blockvid_cli.rollout.loop import Run
-from blockvid_cli.rollout.memories.storage import pack, storage, unpack
-from blockvid_cli.zoo.profile import Means
+from blockvid_cli.job import Order, prepare
+from blockvid_cli.rollout.kv_cache.storage import pack, storage, unpack
+from blockvid_cli.rollout.rollout import Run
+from blockvid_cli.runtime.presets import Means
 from tests.small import denoiser, plan, recipe, rollout
 
 ALONE = {"name": "clean", "alone": True}

@@ -14,15 +14,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as some
 from typer.testing import CliRunner
 
-from blockvid_cli.card import find_card, shipped
 from blockvid_cli.commands.storyboard import STARTER, app
 from blockvid_cli.errors import StoryboardError, UsageError
-from blockvid_cli.story import plan as plan_module
-from blockvid_cli.story.borders import Grid
-from blockvid_cli.story.plan import chunk_seed, make_plan
-from blockvid_cli.story.seconds import clock, decimal, parse_clock, parse_length, parse_span
-from blockvid_cli.story.storyboard import Chunk, Storyboard, json_schema, read_storyboard
-from blockvid_cli.story.writing import dump_storyboard
+from blockvid_cli.models.card import find_card, shipped
+from blockvid_cli.storyboard import plan as plan_module
+from blockvid_cli.storyboard.borders import Grid
+from blockvid_cli.storyboard.plan import chunk_seed, make_plan
+from blockvid_cli.storyboard.seconds import clock, decimal, parse_clock, parse_length, parse_span
+from blockvid_cli.storyboard.storyboard import Chunk, Storyboard, json_schema, read_storyboard
+from blockvid_cli.storyboard.writing import dump_storyboard
 
 CARD = find_card("storybook").model_copy(update={"fps": 12.0, "block": 3})
 EXAMPLES = sorted(shipped("storyboards").glob("*.yaml"))
@@ -237,7 +237,7 @@ def test_every_caption_of_the_swan_says_who_where_and_when():
 
 
 def test_story_and_card_bring_no_torch():
-    rooms = "blockvid_cli.story.plan, blockvid_cli.commands.storyboard"
+    rooms = "blockvid_cli.storyboard.plan, blockvid_cli.commands.storyboard"
     program = f"import sys, {rooms}; sys.exit('torch' in sys.modules)"
     root = Path(plan_module.__file__).parents[2]
     assert subprocess.run([sys.executable, "-c", program], cwd=root, check=False).returncode == 0
@@ -404,7 +404,7 @@ def test_import_writes_a_storyboard(tmp_path):
 
 
 def test_check_prints_the_plan(tmp_path, monkeypatch):
-    from blockvid_cli.rollout.memories import semantic
+    from blockvid_cli.rollout.kv_cache import semantic
 
     monkeypatch.setattr(semantic, "recalled_chunks", lambda plan, memory: [(), (), (1,)])
     path = written(tmp_path, STARTER.format(name="mine.yaml"))

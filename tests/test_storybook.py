@@ -8,7 +8,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from blockvid_cli.card import shipped
+from blockvid_cli.models.card import shipped
 from blockvid_cli.storybook.actions import Pose, move
 from blockvid_cli.storybook.captions import CAMERAS, DOES, WEATHERS, WHEN, WHERE, caption
 from blockvid_cli.storybook.drawing import draw

@@ -8,11 +8,12 @@ from pathlib import Path
 import pytest
 import torch
 
-from blockvid_cli.card import find_card
 from blockvid_cli.errors import UsageError
-from blockvid_cli.text import kept, sentences
-from blockvid_cli.text.encoders import text_encoder
-from blockvid_cli.text.script import Script
+from blockvid_cli.models import embedding_cache as kept
+from blockvid_cli.models import sentence_encoder as sentences
+from blockvid_cli.models.card import find_card
+from blockvid_cli.models.prompt_embeddings import Script
+from blockvid_cli.models.text_encoders import text_encoder
 from tests import small
 
 

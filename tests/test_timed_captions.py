@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as some
 
 from blockvid_cli.errors import BlockvidError, StoryboardError
-from blockvid_cli.story.storyboard import read_storyboard
+from blockvid_cli.storyboard.storyboard import read_storyboard
 
 SLOTS = ["A fox wakes (00s - 03s).", "It stretches (04s - 07s).", "It runs off (08s - 11s)."]
 FOX = ["A fox wakes", "It stretches", "It runs off"]

@@ -9,27 +9,27 @@ import json
 import pytest
 import torch
 
-from blockvid_cli.card import ModelCard, find_card
-from blockvid_cli.codec.tiny import TinyCodec, TinySizes
-from blockvid_cli.denoiser.attention import Layer
-from blockvid_cli.denoiser.rope import Rope, grid
-from blockvid_cli.denoiser.wan import WanDenoiser
+from blockvid_cli.datasets.storybook_clips import StoryClips
+from blockvid_cli.datasets.storybook_latents import TOP, story_latents
 from blockvid_cli.errors import BlockvidError
-from blockvid_cli.rollout.memories.semantic import Semantic
+from blockvid_cli.models.card import ModelCard, find_card
+from blockvid_cli.models.registry import wan_network
+from blockvid_cli.models.text_encoders import text_encoder
+from blockvid_cli.models.tiny_vae import TinyCodec, TinySizes
+from blockvid_cli.models.wan.attention import Layer
+from blockvid_cli.models.wan.denoiser import WanDenoiser
+from blockvid_cli.models.wan.rope import Rope, grid
+from blockvid_cli.rollout.kv_cache.semantic import Semantic
 from blockvid_cli.storybook.edition import read_edition
 from blockvid_cli.storybook.world import tell
-from blockvid_cli.text.encoders import text_encoder
-from blockvid_cli.training.clips import StoryClips
-from blockvid_cli.training.latents import TOP, story_latents
-from blockvid_cli.training.loop import Pace, train
 from blockvid_cli.training.objectives.diffusion_forcing import DiffusionForcing
 from blockvid_cli.training.objectives.own_rollout import OwnRollout
 from blockvid_cli.training.objectives.reconstruction import Reconstruction
 from blockvid_cli.training.objectives.teacher_forcing import Amounts, Shelf, TeacherForcing
 from blockvid_cli.training.optimizers import KernelMuon, muon_and_adamw
 from blockvid_cli.training.storybook import OUTER, Course, begin, retrain
+from blockvid_cli.training.trainer import Pace, train
 from blockvid_cli.training.windows import look_back, windows
-from blockvid_cli.zoo.load import wan_network
 from tests import small
 from tests.conftest import CARD
 
@@ -268,8 +268,8 @@ def test_the_bundled_model_is_retrained_by_one_command(tmp_path):
         probe_steps=4,
     )
     folder = retrain(course, tmp_path / "run", tmp_path / "model", lambda figures: None)
-    from blockvid_cli.order import Order, prepare
-    from blockvid_cli.pipeline import render
+    from blockvid_cli.job import Order, prepare
+    from blockvid_cli.render import render
 
     story = tmp_path / "story.yaml"
     story.write_text("version: 1\nchunks: [{caption: A red boat., duration: 2s}]\n")

@@ -9,9 +9,9 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from blockvid_cli.errors import MissingModelError
-from blockvid_cli.text.encoders import text_encoder
-from blockvid_cli.text.umt5 import UMT5Tokens, cleaned
-from blockvid_cli.zoo.find import find_model
+from blockvid_cli.models.find import find_model
+from blockvid_cli.models.text_encoders import text_encoder
+from blockvid_cli.models.wan.text_encoder import UMT5Tokens, cleaned
 from tests import tiny_wan
 
 

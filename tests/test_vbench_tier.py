@@ -32,7 +32,7 @@ from blockvid_cli.evaluation.backends.laion import Laion
 from blockvid_cli.evaluation.backends.raft import Raft
 from blockvid_cli.evaluation.backends.vbench import WHO, vbench
 from blockvid_cli.evaluation.footage import Frame
-from blockvid_cli.hub import sha256
+from blockvid_cli.models.hub import sha256
 
 SMALL = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 64}
 IMAGENET = [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]

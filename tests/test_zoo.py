@@ -14,17 +14,17 @@ from hypothesis import strategies as some
 from safetensors.torch import load_file, save_file
 from typer.testing import CliRunner
 
-from blockvid_cli.card import bundled_models, find_card
 from blockvid_cli.commands.app import app
-from blockvid_cli.denoiser.precision import precision
 from blockvid_cli.errors import BlockvidError, MissingModelError, UsageError
-from blockvid_cli.hub import wanted
-from blockvid_cli.zoo.budget import sizes
-from blockvid_cli.zoo.convert import convert
-from blockvid_cli.zoo.find import find_model
-from blockvid_cli.zoo.layouts import INSIDE, OUTSIDE, plain, to_diffusers, to_original
-from blockvid_cli.zoo.load import load_denoiser, network_without_weights
-from blockvid_cli.zoo.verify import verified
+from blockvid_cli.models.card import bundled_models, find_card
+from blockvid_cli.models.convert import convert
+from blockvid_cli.models.find import find_model
+from blockvid_cli.models.hub import wanted
+from blockvid_cli.models.layouts import INSIDE, OUTSIDE, plain, to_diffusers, to_original
+from blockvid_cli.models.precision import precision
+from blockvid_cli.models.registry import load_denoiser, network_without_weights
+from blockvid_cli.models.verify import verified
+from blockvid_cli.runtime.memory_estimate import sizes
 from tests import tiny_wan
 
 FULL = precision("fp32", "cpu")
@@ -47,7 +47,7 @@ def copy(models, tmp_path):
 def velocity(network) -> torch.Tensor:
     torch.manual_seed(9)
     x, context = torch.randn(1, 3, 16, 4, 8), torch.randn(1, 5, 32)
-    from blockvid_cli.rollout.memories.memory import View
+    from blockvid_cli.rollout.kv_cache.base import View
 
     out, _ = network(x, torch.tensor([0.7, 0.7, 0.7]), context, torch.arange(3.0), View())
     return out
@@ -270,7 +270,7 @@ def test_a_pickle_of_the_old_format_is_read(models, tmp_path):
     file = tmp_path / "old.pt"
     want = tiny_wan.weights(tiny_wan.network(), original=True)
     torch.save({"generator_ema": None, "generator": want}, file, _use_new_zipfile_serialization=False)
-    from blockvid_cli.zoo.checkpoint import read_checkpoint
+    from blockvid_cli.models.checkpoint import read_checkpoint
 
     found = read_checkpoint(file)
     assert "'generator'" in found.layout and len(found.tensors) == len(want)
@@ -301,7 +301,7 @@ def test_converting_there_and_back_gives_the_same_weights(models, tmp_path):
         convert(there, back, "original", "as-stored")
     convert(there, back, "original", "bf16", force=True)
     assert all(value.dtype == torch.bfloat16 for value in load_file(back).values())
-    from blockvid_cli.zoo.checkpoint import read_checkpoint
+    from blockvid_cli.models.checkpoint import read_checkpoint
 
     assert "once original Wan names in 'generator_ema'" in read_checkpoint(there).layout  # its family is not forgotten
 
@@ -343,9 +343,9 @@ def test_commands_that_cannot_say_why(command, words):
 
 
 def test_a_non_commercial_licence_is_asked_for_once(story, tmp_path, monkeypatch):
-    from blockvid_cli import hub
-    from blockvid_cli.order import Order, prepare
-    from blockvid_cli.pipeline import render
+    from blockvid_cli.job import Order, prepare
+    from blockvid_cli.models import hub
+    from blockvid_cli.render import render
 
     monkeypatch.setenv("BLOCKVID_HOME", str(tmp_path / "home"))
     job = prepare(Order(story, model="causvid"))  # a plan and an estimate need no agreement
@@ -358,7 +358,7 @@ def test_a_non_commercial_licence_is_asked_for_once(story, tmp_path, monkeypatch
 
 
 def test_a_fit_counts_and_names():
-    from blockvid_cli.zoo.load import Fit
+    from blockvid_cli.models.registry import Fit
 
     fit = Fit(("a", "b"), ("c",), (), ("d", "e"))
     assert str(fit) == "2 of 3 tensors fit, 1 absent (c), 2 unknown (d, ...)" and not fit.whole

@@ -11,9 +11,9 @@ from diffusers import AutoencoderKLWan
 from safetensors.torch import save_file
 from torch import nn
 
-from blockvid_cli.card import find_card
-from blockvid_cli.zoo.layouts import to_original
-from blockvid_cli.zoo.load import skyreels_network, wan_network
+from blockvid_cli.models.card import find_card
+from blockvid_cli.models.layouts import to_original
+from blockvid_cli.models.registry import skyreels_network, wan_network
 
 NETWORK = {
     "patch_size": [1, 2, 2],

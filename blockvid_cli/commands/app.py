@@ -7,19 +7,7 @@ from typing import Annotated
 import typer
 
 from blockvid_cli import __version__
-from blockvid_cli.commands import (
-    bench,
-    data,
-    doctor,
-    eval,
-    history,
-    models,
-    preview,
-    render,
-    storyboard,
-    takes,
-    train,
-)
+from blockvid_cli.commands import bench, data, doctor, eval, history, models, preview, render, storyboard, takes, train
 
 app = typer.Typer(
     name="blockvid",

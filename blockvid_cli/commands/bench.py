@@ -8,7 +8,8 @@ from typing import Annotated
 
 import typer
 
-from blockvid_cli.commands import options, show
+from blockvid_cli.commands import display as show
+from blockvid_cli.commands import options
 from blockvid_cli.commands.options import recipe_of
 from blockvid_cli.errors import UsageError
 
@@ -38,11 +39,11 @@ def bench(
 
     Example: blockvid bench --model storybook --quality --films 10 --seconds 20
     """
-    from blockvid_cli.zoo.profile import Means
+    from blockvid_cli.runtime.presets import Means
 
     means = Means(profile, precision, offload, memory_storage, memory_dtype)
     if quality:
-        from blockvid_cli.evaluation.quality import measure_quality
+        from blockvid_cli.evaluation.bench.quality import measure_quality
 
         if size:
             raise UsageError("--size: --quality measures a model at the size of its edition.")
@@ -51,7 +52,7 @@ def bench(
             model or "storybook", films or 100, seconds or 60, device, means, recipe, tell_progress=_tell
         )
     else:
-        from blockvid_cli.evaluation.speed import measure
+        from blockvid_cli.evaluation.bench.speed import measure
 
         if films:
             raise UsageError("--films goes with --quality.")

@@ -8,7 +8,8 @@ from typing import Annotated
 
 import typer
 
-from blockvid_cli.commands import options, show
+from blockvid_cli.commands import display as show
+from blockvid_cli.commands import options
 from blockvid_cli.errors import UsageError
 
 app = typer.Typer(

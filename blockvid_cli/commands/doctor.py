@@ -16,7 +16,7 @@ def doctor(as_json: options.AsJson = False) -> None:
 
     Example: blockvid doctor
     """
-    from blockvid_cli.doctor import examined
+    from blockvid_cli.runtime.doctor import examined
 
     checks = examined()
     if as_json:

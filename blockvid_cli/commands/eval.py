@@ -10,13 +10,15 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from blockvid_cli.commands import complete, options, scored
+from blockvid_cli.commands import completion as complete
+from blockvid_cli.commands import eval_output as scored
+from blockvid_cli.commands import options
 from blockvid_cli.errors import UsageError
 from blockvid_cli.evaluation.spans import Bounds, Protocol
 from blockvid_cli.evaluation.vde import Weights
 
 if TYPE_CHECKING:
-    from blockvid_cli.commands.scored import Result
+    from blockvid_cli.commands.eval_output import Result
     from blockvid_cli.evaluation.scores import Settings
     from blockvid_cli.evaluation.suite import Item
 
@@ -115,7 +117,7 @@ def _device_for(tier: str, device: str) -> str:
     """Where networks run; the builtin tier has none, and needs no torch to know."""
     if tier == "builtin":
         return "cpu"
-    from blockvid_cli.order import device_named
+    from blockvid_cli.job import device_named
 
     return device_named(device)
 

@@ -8,15 +8,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from blockvid_cli.clock import Clock
-from blockvid_cli.commands import hint, last, show
-from blockvid_cli.commands.record import recorded
+from blockvid_cli.commands import display as show
+from blockvid_cli.commands import hint, last
+from blockvid_cli.commands.history_log import recorded
 from blockvid_cli.errors import BlockvidError, Interrupted
+from blockvid_cli.timing import Clock
 
 if TYPE_CHECKING:
-    from blockvid_cli.film.mux import Film
-    from blockvid_cli.order import Job
-    from blockvid_cli.reporting import Diary
+    from blockvid_cli.job import Job
+    from blockvid_cli.report.render_report import Diary
+    from blockvid_cli.video.mux import Film
 
 
 @dataclass(frozen=True)
@@ -57,8 +58,8 @@ def draw(job: Job, form: show.ProgressForm, with_report: bool = True) -> Drawn:
         Interrupted: by Ctrl-C; what is finished is kept.
         BlockvidError: with the exit code that fits.
     """
-    from blockvid_cli.pipeline import render
-    from blockvid_cli.reporting import Diary
+    from blockvid_cli.render import render
+    from blockvid_cli.report.render_report import Diary
 
     clock = Clock()
     try:
@@ -74,8 +75,8 @@ def draw(job: Job, form: show.ProgressForm, with_report: bool = True) -> Drawn:
 
 
 def _reported(job: Job, diary: Diary, clock: Clock) -> Path | None:
-    from blockvid_cli.drawing import Event
-    from blockvid_cli.reporting import report as write
+    from blockvid_cli.report.render_report import report as write
+    from blockvid_cli.session import Event
 
     try:
         return write(job, diary, clock, shlex.join(["blockvid", *sys.argv[1:]]))

@@ -6,8 +6,8 @@ from contextlib import suppress
 from pathlib import Path
 from shlex import quote
 
-from blockvid_cli.commands import show
-from blockvid_cli.hub import cache_folder
+from blockvid_cli.commands import display as show
+from blockvid_cli.models.hub import cache_folder
 
 SAID = "first-film"  # a file in blockvid's cache
 NEXT = (

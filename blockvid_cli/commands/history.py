@@ -12,12 +12,14 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from blockvid_cli.commands import complete, film, options, show
-from blockvid_cli.commands.record import again
+from blockvid_cli.commands import completion as complete
+from blockvid_cli.commands import display as show
+from blockvid_cli.commands import film, options
+from blockvid_cli.commands.history_log import again
 from blockvid_cli.errors import UsageError
 
 if TYPE_CHECKING:
-    from blockvid_cli.film.history import Render
+    from blockvid_cli.project.history import Render
 
 PROJECT = ".blockvid"
 Place = Annotated[
@@ -87,7 +89,7 @@ def _source(project: Path, render: Render) -> Path:
 
 def _read(project: Path, tell: bool = False) -> dict[int, Render]:
     """A project's renders by number; what cannot be read is told of on stderr."""
-    from blockvid_cli.film.history import read_history
+    from blockvid_cli.project.history import read_history
 
     found = read_history(project)
     for note in found.notes if tell else ():
@@ -140,8 +142,8 @@ def _redraw(
     projects: list[Path], place: Path, number: int, output: Path | None, form: show.ProgressForm, as_json: bool
 ) -> None:
     """Writes a storyboard as it was, and draws it as it was drawn."""
-    from blockvid_cli.film.history import kept_text
-    from blockvid_cli.hub import fingerprint
+    from blockvid_cli.models.hub import fingerprint
+    from blockvid_cli.project.history import kept_text
 
     project = projects[0]
     if len(projects) > 1 and (place.is_dir() or project != place.with_suffix(PROJECT)):

@@ -6,8 +6,8 @@ from contextlib import suppress
 from pathlib import Path
 
 from blockvid_cli.errors import BlockvidError, UsageError
-from blockvid_cli.film.disk import write_whole
-from blockvid_cli.hub import cache_folder
+from blockvid_cli.models.hub import cache_folder
+from blockvid_cli.project.atomic_files import write_whole
 
 FILE = "last-storyboard"
 

@@ -8,12 +8,14 @@ from typing import Annotated, Any
 
 import typer
 
-from blockvid_cli.card import ModelCard, bundled_models, find_card
-from blockvid_cli.commands import complete, options, show
+from blockvid_cli.commands import completion as complete
+from blockvid_cli.commands import display as show
+from blockvid_cli.commands import options
 from blockvid_cli.errors import UsageError
-from blockvid_cli.hub import agree, agreed, is_here, place, wanted
-from blockvid_cli.pull import listed, remove
-from blockvid_cli.pull import pull as pull_files
+from blockvid_cli.models.card import ModelCard, bundled_models, find_card
+from blockvid_cli.models.hub import agree, agreed, is_here, place, wanted
+from blockvid_cli.models.pull import listed, remove
+from blockvid_cli.models.pull import pull as pull_files
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -45,8 +47,8 @@ def show_(model: Name, as_json: options.AsJson = False) -> None:
 
     Example: blockvid models show self-forcing
     """
-    from blockvid_cli.zoo.budget import sizes
-    from blockvid_cli.zoo.find import find_model
+    from blockvid_cli.models.find import find_model
+    from blockvid_cli.runtime.memory_estimate import sizes
 
     card = find_model(model)
     facts = _brief(card) | {
@@ -68,7 +70,7 @@ def pull(model: Name, yes: Yes = False, as_json: options.AsJson = False) -> None
 
     Example: blockvid models pull self-forcing
     """
-    from blockvid_cli.zoo.find import find_model
+    from blockvid_cli.models.find import find_model
 
     card = find_model(model)
     if not wanted(card):
@@ -95,7 +97,7 @@ def path(model: Name, as_json: options.AsJson = False) -> None:
 
     Example: blockvid models path storybook
     """
-    from blockvid_cli.zoo.find import find_model
+    from blockvid_cli.models.find import find_model
 
     card = find_model(model)
     places = [str(place(card, part)) for part in card.files]
@@ -108,8 +110,8 @@ def verify(model: Name, as_json: options.AsJson = False) -> None:
 
     Example: blockvid models verify storybook
     """
-    from blockvid_cli.zoo.find import find_model
-    from blockvid_cli.zoo.verify import verified
+    from blockvid_cli.models.find import find_model
+    from blockvid_cli.models.verify import verified
 
     found = verified(find_model(model))
     values = [{"part": f.part, "file": str(f.file), "says": f.says} for f in found]
@@ -133,7 +135,7 @@ def convert(
 
     Example: blockvid models convert self_forcing_dmd.pt self-forcing.safetensors --dtype bf16
     """
-    from blockvid_cli.zoo.convert import convert as converted
+    from blockvid_cli.models.convert import convert as converted
 
     count = converted(source, target, names, dtype, force)
     show.result({"file": str(target), "tensors": count}, f"{target}: {count} tensors in {names} names", as_json)

@@ -8,8 +8,8 @@ from typing import Annotated, Any
 import typer
 import yaml
 
-from blockvid_cli.commands import complete
-from blockvid_cli.commands.show import ProgressForm
+from blockvid_cli.commands import completion as complete
+from blockvid_cli.commands.display import ProgressForm
 from blockvid_cli.errors import UsageError
 
 STORY = typer.Argument(

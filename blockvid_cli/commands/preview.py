@@ -12,14 +12,16 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from blockvid_cli.commands import complete, last, options, show
+from blockvid_cli.commands import completion as complete
+from blockvid_cli.commands import display as show
+from blockvid_cli.commands import last, options
 from blockvid_cli.errors import Interrupted, UsageError
-from blockvid_cli.story.storyboard import read_storyboard
+from blockvid_cli.storyboard.storyboard import read_storyboard
 
 if TYPE_CHECKING:
     import numpy as np
 
-    from blockvid_cli.order import Job
+    from blockvid_cli.job import Job
     from blockvid_cli.preview import Look
 
 ACROSS = 8  # stills of a chunk in its sheet
@@ -62,9 +64,9 @@ def preview(
     read_storyboard(story, set_ or (), allow_outside)  # a mistake is told before torch is loaded
     if chunk is None and takes > 1:
         raise UsageError("--takes: of which chunk? Name it with --chunk.")
-    from blockvid_cli.order import Order, prepare
+    from blockvid_cli.job import Order, prepare
     from blockvid_cli.preview import How, look, stills
-    from blockvid_cli.zoo.profile import Means
+    from blockvid_cli.runtime.presets import Means
 
     recipe, means = options.recipe_of(steps, guidance_scale, memory), Means(profile, precision)
     order = Order(story, output, model, seed, size, fps, recipe, tuple(set_ or ()), device, means)
@@ -86,7 +88,7 @@ def preview(
 
 def _pull(job: Job) -> None:
     """Brings the quick decoder; it is said what, how large and under which licence."""
-    from blockvid_cli.zoo.taew import TAEW21, TAEW21_BYTES, TAEW21_LICENCE, bring, is_wan21
+    from blockvid_cli.models.taew import TAEW21, TAEW21_BYTES, TAEW21_LICENCE, bring, is_wan21
 
     if not is_wan21(job.card):
         raise UsageError(f"--pull: the model '{job.card.name}' needs no quick decoder.")
@@ -97,7 +99,7 @@ def _pull(job: Job) -> None:
 
 def _stills(job: Job, pictures: dict[int, np.ndarray]) -> list[Path]:
     """The whole film as a sheet, a still a chunk."""
-    from blockvid_cli.film.sheet import contact_sheet, small
+    from blockvid_cli.video.contact_sheet import contact_sheet, small
 
     file = _folder(job) / "film-draft.png"
     labels = [f"{number}. {job.plan.chunks[number - 1].caption}" for number in pictures]
@@ -107,10 +109,10 @@ def _stills(job: Job, pictures: dict[int, np.ndarray]) -> list[Path]:
 
 def _chunk(job: Job, looks: Sequence[Look], draft: bool, gif: bool) -> list[Path]:
     """A chunk as a film (and a GIF) and as a sheet of stills; several takes side by side."""
-    from blockvid_cli.film.encode import encode, exact_rate
-    from blockvid_cli.film.gif import write_gif
-    from blockvid_cli.film.sheet import contact_sheet, small
-    from blockvid_cli.film.side_by_side import side_by_side
+    from blockvid_cli.video.contact_sheet import contact_sheet, small
+    from blockvid_cli.video.encode import encode, exact_rate
+    from blockvid_cli.video.gif import write_gif
+    from blockvid_cli.video.side_by_side import side_by_side
 
     kind = ("-takes" if len(looks) > 1 else "") + ("-draft" if draft else "")
     stem = _folder(job) / f"chunk-{looks[0].chunk:03d}{kind}"
@@ -138,14 +140,14 @@ def evenly(pictures: int, number: int) -> list[int]:
 
 
 def _folder(job: Job) -> Path:
-    from blockvid_cli.film.project import folder_beside
+    from blockvid_cli.project.project import folder_beside
 
     return folder_beside(job.output) / "preview"
 
 
 def _shown(sheet: Path) -> None:
     """Draws a sheet in the terminal, where it can."""
-    from blockvid_cli.film.inline import encoded, protocol
+    from blockvid_cli.commands.terminal_images import encoded, protocol
 
     way = protocol(os.environ, sys.stdout.isatty())
     if way is None:

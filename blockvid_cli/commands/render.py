@@ -7,9 +7,12 @@ from typing import Annotated
 
 import typer
 
-from blockvid_cli.commands import again, film, many, options, show
+from blockvid_cli.commands import batch as many
+from blockvid_cli.commands import display as show
+from blockvid_cli.commands import film, options
+from blockvid_cli.commands import retake_options as again
 from blockvid_cli.commands.options import recipe_of
-from blockvid_cli.story.storyboard import read_storyboard
+from blockvid_cli.storyboard.storyboard import read_storyboard
 
 
 def render(
@@ -57,8 +60,8 @@ def render(
     again.checked(chunk, take, from_chunk, only, bool(several), fresh)
     if not several:
         read_storyboard(stories[0], set_ or (), allow_outside)  # a mistake is told before torch is loaded
-    from blockvid_cli.order import Order, prepare
-    from blockvid_cli.zoo.profile import Means
+    from blockvid_cli.job import Order, prepare
+    from blockvid_cli.runtime.presets import Means
 
     means = Means(profile, precision, offload, memory_storage, memory_dtype)
     recipe = recipe_of(steps, guidance_scale, memory)

@@ -9,14 +9,15 @@ from typing import Annotated
 
 import typer
 
-from blockvid_cli.card import ModelCard
-from blockvid_cli.commands import options, show
+from blockvid_cli.commands import display as show
+from blockvid_cli.commands import options
 from blockvid_cli.errors import UsageError
-from blockvid_cli.story.plan import Plan
-from blockvid_cli.story.reading import read_text
-from blockvid_cli.story.storyboard import Storyboard, json_schema, read_storyboard
-from blockvid_cli.story.timed_captions import holds_captions
-from blockvid_cli.story.writing import dump_storyboard
+from blockvid_cli.models.card import ModelCard
+from blockvid_cli.storyboard.plan import Plan
+from blockvid_cli.storyboard.reading import read_text
+from blockvid_cli.storyboard.storyboard import Storyboard, json_schema, read_storyboard
+from blockvid_cli.storyboard.timed_captions import holds_captions
+from blockvid_cli.storyboard.writing import dump_storyboard
 
 STARTER = """\
 # A film in three captions. Look at the plan:  blockvid storyboard check {name}
@@ -60,10 +61,10 @@ def check(
     Example: blockvid storyboard check storyboards/swan.yaml --model storybook
     """
     read_storyboard(story, set_ or (), allow_outside)  # a mistake is told before torch is loaded
-    from blockvid_cli.estimate import estimate
-    from blockvid_cli.order import Order, prepare
-    from blockvid_cli.rollout.memories.semantic import recalled_chunks
-    from blockvid_cli.zoo.profile import Means
+    from blockvid_cli.job import Order, prepare
+    from blockvid_cli.rollout.kv_cache.semantic import recalled_chunks
+    from blockvid_cli.runtime.presets import Means
+    from blockvid_cli.runtime.time_estimate import estimate
 
     job = prepare(
         Order(
@@ -90,8 +91,8 @@ def check(
 
 def _unread(card: ModelCard, plan: Plan) -> list[str]:
     """Which captions a model reads only the beginning of; a model that is not here cannot say."""
-    from blockvid_cli.hub import is_here
-    from blockvid_cli.text.encoders import text_encoder
+    from blockvid_cli.models.hub import is_here
+    from blockvid_cli.models.text_encoders import text_encoder
 
     if not is_here(card):
         return [f"the model '{card.name}' is not on this machine; 'blockvid models pull {card.name}' brings it"]
@@ -115,8 +116,8 @@ def diff(
     Example: blockvid storyboard diff storyboards/swan.yaml
     """
     read_storyboard(story, set_ or (), allow_outside)  # a mistake is told before torch is loaded
-    from blockvid_cli.order import Order, prepare
-    from blockvid_cli.redo import differences
+    from blockvid_cli.job import Order, prepare
+    from blockvid_cli.retake import differences
 
     asked = Order(story, output, model, seed, overrides=tuple(set_ or ()), allow_outside=allow_outside)
     changes = differences(prepare(asked))

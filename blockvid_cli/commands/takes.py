@@ -7,11 +7,12 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from blockvid_cli.commands import options, show
-from blockvid_cli.story.storyboard import read_storyboard
+from blockvid_cli.commands import display as show
+from blockvid_cli.commands import options
+from blockvid_cli.storyboard.storyboard import read_storyboard
 
 if TYPE_CHECKING:
-    from blockvid_cli.order import Job
+    from blockvid_cli.job import Job
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -34,7 +35,7 @@ def list_(
     Example: blockvid takes list storyboards/swan.yaml
     """
     job = _job(story, output, allow_outside)
-    from blockvid_cli.redo import existing
+    from blockvid_cli.retake import existing
 
     rows = [
         {
@@ -78,9 +79,9 @@ def choose(
     Example: blockvid takes choose storyboards/swan.yaml 5 2
     """
     job = _job(story, output, allow_outside)
-    from blockvid_cli.film.chain import write_choices
-    from blockvid_cli.film.project import folder_beside
-    from blockvid_cli.redo import chosen, differences
+    from blockvid_cli.project.cache_keys import write_choices
+    from blockvid_cli.project.project import folder_beside
+    from blockvid_cli.retake import chosen, differences
 
     job = chosen(job, chunk, take)
     write_choices(folder_beside(job.output), job.choices)
@@ -107,7 +108,7 @@ def drop(
     Example: blockvid takes drop storyboards/swan.yaml 5 1
     """
     job = _job(story, output, allow_outside)
-    from blockvid_cli.redo import drop as remove
+    from blockvid_cli.retake import drop as remove
 
     gone = remove(job, chunk, take)
     show.result({"removed": [str(path) for path in gone]}, f"take {take} of chunk {chunk} is gone.", as_json)
@@ -115,7 +116,7 @@ def drop(
 
 def _job(story: Path, output: Path | None, allow_outside: bool) -> Job:
     read_storyboard(story, (), allow_outside)  # a mistake is told before torch is loaded
-    from blockvid_cli.order import Order, prepare
+    from blockvid_cli.job import Order, prepare
 
     return prepare(Order(story, output=output, allow_outside=allow_outside))
 

@@ -9,7 +9,8 @@ from typing import Annotated
 
 import typer
 
-from blockvid_cli.commands import complete, options
+from blockvid_cli.commands import completion as complete
+from blockvid_cli.commands import options
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -45,7 +46,7 @@ def storybook(
 
     Example: blockvid train storybook --run runs/storybook
     """
-    from blockvid_cli.order import device_named
+    from blockvid_cli.job import device_named
     from blockvid_cli.training.storybook import Course, retrain
 
     given = {

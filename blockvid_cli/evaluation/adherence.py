@@ -14,14 +14,14 @@ from typing import TYPE_CHECKING, Any, Protocol
 import cv2
 import numpy as np
 
-from blockvid_cli.card import ModelCard
 from blockvid_cli.errors import BlockvidError
 from blockvid_cli.evaluation.backends.protocol import Texts
 from blockvid_cli.evaluation.footage import Footage, Frame
-from blockvid_cli.evaluation.measures.consistency import looks
+from blockvid_cli.evaluation.metrics.consistency import looks
 from blockvid_cli.evaluation.spans import Span, segments_at
-from blockvid_cli.story.storyboard import Storyboard
-from blockvid_cli.zoo.find import find_model
+from blockvid_cli.models.card import ModelCard
+from blockvid_cli.models.find import find_model
+from blockvid_cli.storyboard.storyboard import Storyboard
 
 if TYPE_CHECKING:
     from blockvid_cli.storybook.probe import Probe
@@ -103,10 +103,10 @@ class ByProbe:
     def result(self) -> dict[str, Any]:
         import torch
 
+        from blockvid_cli.models.registry import load_probe
         from blockvid_cli.storybook.probe import halved
         from blockvid_cli.storybook.reading import reader_of
         from blockvid_cli.storybook.world import Scene
-        from blockvid_cli.zoo.load import load_probe
 
         probe, reader, chunks = load_probe(self._card), reader_of(self._card), []
         for number, (chunk, wanted) in enumerate(zip(self._story.chunks, self._wanted, strict=False), 1):

@@ -21,19 +21,19 @@ from typing import Any
 
 import numpy as np
 
-from blockvid_cli.card import parse_size
-from blockvid_cli.codec.stream import as_pictures
 from blockvid_cli.errors import UsageError
-from blockvid_cli.film.disk import write_whole, writing
-from blockvid_cli.film.mux import write_film
-from blockvid_cli.film.subtitles import Chapter
-from blockvid_cli.story.storyboard import Chunk, Storyboard
-from blockvid_cli.story.writing import dump_storyboard
+from blockvid_cli.models.card import parse_size
+from blockvid_cli.models.vae import as_pictures
+from blockvid_cli.project.atomic_files import write_whole, writing
+from blockvid_cli.storyboard.storyboard import Chunk, Storyboard
+from blockvid_cli.storyboard.writing import dump_storyboard
 from blockvid_cli.storybook.actions import move
 from blockvid_cli.storybook.drawing import draw
 from blockvid_cli.storybook.drifts import DRIFTS, NONE, Drift, by_block, steady
 from blockvid_cli.storybook.edition import Edition, read_edition
 from blockvid_cli.storybook.world import HELD_OUT, Story
+from blockvid_cli.video.mux import write_film
+from blockvid_cli.video.subtitles import Chapter
 
 CRF = 12  # H.264's quality, so fine that coding hides no drift
 KEPT = 192 * 2**20  # bytes of drawn pictures that are kept for a story's other films

@@ -25,8 +25,8 @@ from blockvid_cli.errors import BlockvidError
 from blockvid_cli.evaluation.scores import Settings, score
 from blockvid_cli.evaluation.spans import Protocol
 from blockvid_cli.evaluation.tiers import make_tier
-from blockvid_cli.film.disk import write_whole
-from blockvid_cli.hub import cache_folder, sha256
+from blockvid_cli.models.hub import cache_folder, sha256
+from blockvid_cli.project.atomic_files import write_whole
 
 RULES = 1  # goes up when a film's scores would change for another reason than a new version
 

@@ -7,7 +7,7 @@ from io import BytesIO
 from pathlib import Path
 from typing import Any
 
-from blockvid_cli.film.disk import write_whole
+from blockvid_cli.project.atomic_files import write_whole
 
 ACROSS, WIDE, HIGH = 3, 4.2, 2.1  # panels beside each other, inches of each
 

@@ -19,8 +19,8 @@ from blockvid_cli.errors import BlockvidError, UsageError
 from blockvid_cli.evaluation.adherence import adherence
 from blockvid_cli.evaluation.clips import clip_to_clip, clips_of, fused, mapped
 from blockvid_cli.evaluation.footage import Footage, Frame, frames, look_over
-from blockvid_cli.evaluation.measures.consistency import looks
-from blockvid_cli.evaluation.measures.measure import Gauge, Measure
+from blockvid_cli.evaluation.metrics.consistency import looks
+from blockvid_cli.evaluation.metrics.metric import Gauge, Measure
 from blockvid_cli.evaluation.spans import (
     Bounds,
     Protocol,
@@ -32,7 +32,7 @@ from blockvid_cli.evaluation.spans import (
 )
 from blockvid_cli.evaluation.tiers import Asked, Tier, make_tier
 from blockvid_cli.evaluation.vde import Weights, vde
-from blockvid_cli.story.storyboard import Storyboard, read_storyboard
+from blockvid_cli.storyboard.storyboard import Storyboard, read_storyboard
 
 BATCH, BATCH_BYTES = 16, 48_000_000  # frames that a network sees at once, and what they may take
 SMALLEST = 16  # pixels of a side

@@ -12,13 +12,13 @@ from blockvid_cli.evaluation.backends.builtin import builtin
 from blockvid_cli.evaluation.backends.crop import Cropped
 from blockvid_cli.evaluation.backends.looks import background_of
 from blockvid_cli.evaluation.backends.protocol import Backend, Encoder, Texts
-from blockvid_cli.evaluation.measures import printed
-from blockvid_cli.evaluation.measures.consistency import background_consistency, subject_consistency
-from blockvid_cli.evaluation.measures.dynamic import dynamic_degree
-from blockvid_cli.evaluation.measures.flickering import temporal_flickering
-from blockvid_cli.evaluation.measures.judged import aesthetic_quality, imaging_quality
-from blockvid_cli.evaluation.measures.measure import Measure
-from blockvid_cli.evaluation.measures.smoothness import motion_smoothness
+from blockvid_cli.evaluation.metrics import paper_metrics as printed
+from blockvid_cli.evaluation.metrics.consistency import background_consistency, subject_consistency
+from blockvid_cli.evaluation.metrics.dynamic import dynamic_degree
+from blockvid_cli.evaluation.metrics.flickering import temporal_flickering
+from blockvid_cli.evaluation.metrics.judged import aesthetic_quality, imaging_quality
+from blockvid_cli.evaluation.metrics.metric import Measure
+from blockvid_cli.evaluation.metrics.smoothness import motion_smoothness
 
 MEASURES: Mapping[str, Callable[[Any], Measure]] = {
     "subject_consistency": subject_consistency,

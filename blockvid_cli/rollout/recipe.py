@@ -13,22 +13,22 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from blockvid_cli.denoiser.flow import levels
 from blockvid_cli.errors import UsageError, choose, nearest
-from blockvid_cli.rollout.commits import COMMITS, Commit
-from blockvid_cli.rollout.memories.everything import Everything
-from blockvid_cli.rollout.memories.memory import Memory
-from blockvid_cli.rollout.memories.nothing import Nothing
-from blockvid_cli.rollout.memories.semantic import Semantic
-from blockvid_cli.rollout.memories.window import Window
-from blockvid_cli.rollout.noises import NOISES, Noise
-from blockvid_cli.rollout.schedules.all_at_once import AllAtOnce
-from blockvid_cli.rollout.schedules.block_by_block import BlockByBlock
+from blockvid_cli.models.flow_matching import levels
+from blockvid_cli.rollout.cache_updates import COMMITS, Commit
+from blockvid_cli.rollout.kv_cache.base import Memory
+from blockvid_cli.rollout.kv_cache.full import Everything
+from blockvid_cli.rollout.kv_cache.none import Nothing
+from blockvid_cli.rollout.kv_cache.semantic import Semantic
+from blockvid_cli.rollout.kv_cache.window import Window
+from blockvid_cli.rollout.noise import NOISES, Noise
+from blockvid_cli.rollout.positions import TIMES, Times
+from blockvid_cli.rollout.schedules.block import BlockByBlock
+from blockvid_cli.rollout.schedules.diagonal import Staircase
+from blockvid_cli.rollout.schedules.joint import AllAtOnce
 from blockvid_cli.rollout.schedules.matrix import Matrix
-from blockvid_cli.rollout.schedules.staircase import Staircase
 from blockvid_cli.rollout.schedules.step import Schedule
 from blockvid_cli.rollout.solvers import SOLVERS, Solver
-from blockvid_cli.rollout.times import TIMES, Times
 
 MEMORIES: dict[str, Callable[..., Memory]] = {
     "everything": Everything,

@@ -9,9 +9,9 @@ from typing import Protocol
 import numpy as np
 import torch
 
-from blockvid_cli.denoiser.flow import clean_of, noised
 from blockvid_cli.errors import UsageError
-from blockvid_cli.rollout.noises import gaussian
+from blockvid_cli.models.flow_matching import clean_of, noised
+from blockvid_cli.rollout.noise import gaussian
 
 Stepper = Callable[[torch.Tensor, torch.Tensor, float, float], torch.Tensor]
 

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from blockvid_cli.codec.tiny import FOLD
+from blockvid_cli.models.tiny_vae import FOLD
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch.nn.functional import affine_grid, grid_sample
 
-from blockvid_cli.codec.tiny import PATCH
+from blockvid_cli.models.tiny_vae import PATCH
 from blockvid_cli.storybook.edition import Edition
 from blockvid_cli.storybook.settings import GROUND, LIGHTS, backdrop, layers
 from blockvid_cli.storybook.subjects import STANDS, sprite

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import yaml
 
-from blockvid_cli.card import parse_size, shipped
-from blockvid_cli.codec.tiny import FOLD, PATCH
+from blockvid_cli.models.card import parse_size, shipped
+from blockvid_cli.models.tiny_vae import FOLD, PATCH
 from blockvid_cli.storybook.actions import Stage
 
 

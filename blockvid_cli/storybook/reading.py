@@ -17,11 +17,11 @@ from pathlib import Path
 
 import yaml
 
-from blockvid_cli.card import ModelCard
-from blockvid_cli.story.plan import Plan
+from blockvid_cli.models.card import ModelCard
+from blockvid_cli.models.sentence_encoder import embed
+from blockvid_cli.storyboard.plan import Plan
 from blockvid_cli.storybook.captions import WEATHERS, WHEN, WHERE, caption
 from blockvid_cli.storybook.edition import Edition, read_edition
-from blockvid_cli.text.sentences import embed
 
 Names = Mapping[str, Sequence[str]]
 ALIKE = 0.3  # the least cosine at which a caption without a known word still speaks of a subject or a light

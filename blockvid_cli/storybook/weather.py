@@ -10,7 +10,7 @@ from functools import lru_cache
 
 import torch
 
-from blockvid_cli.codec.tiny import FOLD, PATCH
+from blockvid_cli.models.tiny_vae import FOLD, PATCH
 
 ROWS, COLUMNS = 3 * PATCH, 5 * PATCH  # of the sheet
 

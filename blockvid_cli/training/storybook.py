@@ -12,26 +12,26 @@ from diffusers import WanTransformer3DModel
 from safetensors.torch import save_file
 from torch import nn
 
-from blockvid_cli.card import ModelCard
-from blockvid_cli.codec.tiny import TinyCodec, fit_principal, fold
-from blockvid_cli.denoiser.wan import WanDenoiser
+from blockvid_cli.datasets.storybook_clips import StoryClips
+from blockvid_cli.datasets.storybook_latents import StoryLatents, story_latents
 from blockvid_cli.errors import choose
+from blockvid_cli.models.card import ModelCard
+from blockvid_cli.models.find import find_model
+from blockvid_cli.models.registry import tiny_codec, wan_network
+from blockvid_cli.models.text_encoders import text_encoder
+from blockvid_cli.models.tiny_vae import TinyCodec, fit_principal, fold
+from blockvid_cli.models.wan.denoiser import WanDenoiser
 from blockvid_cli.storybook import world
 from blockvid_cli.storybook.edition import Edition, read_edition
 from blockvid_cli.storybook.probe import Probe
 from blockvid_cli.storybook.world import HELD_OUT, Story
-from blockvid_cli.text.encoders import text_encoder
-from blockvid_cli.training.clips import StoryClips
-from blockvid_cli.training.latents import StoryLatents, story_latents
-from blockvid_cli.training.loop import Pace, train
 from blockvid_cli.training.objectives.diffusion_forcing import DiffusionForcing
 from blockvid_cli.training.objectives.own_rollout import OwnRollout
 from blockvid_cli.training.objectives.reconstruction import Reconstruction
 from blockvid_cli.training.objectives.teacher_forcing import Shelf, TeacherForcing
 from blockvid_cli.training.objectives.telling_apart import TellingApart, ToldClips
 from blockvid_cli.training.optimizers import muon_and_adamw
-from blockvid_cli.zoo.find import find_model
-from blockvid_cli.zoo.load import tiny_codec, wan_network
+from blockvid_cli.training.trainer import Pace, train
 
 OPENINGS = 2_000_000  # the first seed of first blocks
 

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 import torch
 
-from blockvid_cli.training.latents import StoryLatents, recent_chunks
+from blockvid_cli.datasets.storybook_latents import StoryLatents, recent_chunks
 
 SHOTS = 0.15  # the share of targets that begin a shot
 

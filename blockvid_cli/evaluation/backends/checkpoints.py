@@ -21,7 +21,7 @@ from pathlib import Path
 from urllib.request import urlopen
 
 from blockvid_cli.errors import MissingModelError, UsageError
-from blockvid_cli.hub import PIECE, known_hash, sha256
+from blockvid_cli.models.hub import PIECE, known_hash, sha256
 
 SAFETENSORS, PICKLED = "model.safetensors", "pytorch_model.bin"
 TOKENIZER = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "vocab.json", "merges.txt")

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from blockvid_cli.errors import UsageError
-from blockvid_cli.rollout.schedules.staircase import Staircase
+from blockvid_cli.rollout.schedules.diagonal import Staircase
 from blockvid_cli.rollout.schedules.step import Step
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import torch
 
-from blockvid_cli.denoiser.flow import shifted
+from blockvid_cli.models.flow_matching import shifted
 from blockvid_cli.training.objectives.teacher_forcing import TeacherForcing
 
 

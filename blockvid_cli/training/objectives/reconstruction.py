@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import torch
 
-from blockvid_cli.codec.tiny import TinyCodec, fold
-from blockvid_cli.training.clips import StoryClips
+from blockvid_cli.datasets.storybook_clips import StoryClips
+from blockvid_cli.models.tiny_vae import TinyCodec, fold
 from blockvid_cli.training.objectives.objective import tiled
 
 FRAMES = 9

@@ -17,13 +17,13 @@ from dataclasses import dataclass
 
 import torch
 
-from blockvid_cli.codec.stream import Codec, decode
-from blockvid_cli.denoiser.attention import Layer
-from blockvid_cli.denoiser.flow import levels, noised, shifted
-from blockvid_cli.denoiser.rope import grid
-from blockvid_cli.denoiser.wan import WanDenoiser
-from blockvid_cli.rollout.memories.memory import Entry, Kept, View, at_hand
-from blockvid_cli.training.latents import StoryLatents
+from blockvid_cli.datasets.storybook_latents import StoryLatents
+from blockvid_cli.models.flow_matching import levels, noised, shifted
+from blockvid_cli.models.vae import Codec, decode
+from blockvid_cli.models.wan.attention import Layer
+from blockvid_cli.models.wan.denoiser import WanDenoiser
+from blockvid_cli.models.wan.rope import grid
+from blockvid_cli.rollout.kv_cache.base import Entry, Kept, View, at_hand
 from blockvid_cli.training.objectives.objective import tiled
 from blockvid_cli.training.windows import Windows, windows
 

@@ -1,1 +1,0 @@
-"""Networks brought to one contract."""

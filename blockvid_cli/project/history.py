@@ -1,0 +1,136 @@
+"""What was rendered in a project, a line a render, and the storyboards as they were.
+
+    story.blockvid/
+        history.jsonl                   {"time": "2026-01-31T20:15:00Z", "seed": 7, "result": "done", ...}
+        history/6f1c02d9a4b3e857.yaml   a storyboard that was rendered, kept once, named by its hash
+
+Lines are only ever added. A line that cannot be read (its end was lost with the power) is passed over and keeps its
+number, so that a render is known by the same number for as long as the folder is there.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from pydantic import TypeAdapter, ValidationError
+
+from blockvid_cli.errors import BlockvidError
+from blockvid_cli.project.atomic_files import write_whole, writing
+
+FILE, TEXTS = "history.jsonl", "history"
+DONE, INTERRUPTED, FAILED = "done", "interrupted", "failed"
+
+
+@dataclass(frozen=True)
+class Render:
+    """One render: what was asked for, what that came to mean, and what came of it."""
+
+    time: str  # when it began: UTC, ISO 8601
+    film: str  # the film's name, beside the project folder
+    storyboard: str  # where it lay, as seen from the film's folder
+    text: str  # the storyboard's text as it was: a name in the folder of texts
+    options: Mapping[str, Any]  # those that were given
+    model: str
+    weights: str  # their hash
+    seed: int
+    size: tuple[int, int]  # width, height in pixels
+    fps: float
+    recipe: Mapping[str, Any]
+    precision: str  # in which the network computed
+    memory_dtype: str  # in which remembered tokens were kept
+    chunks: int  # of the film
+    drawn: int  # of them, at least in part, by this render
+    resumed: int  # of them, whole, from an earlier render
+    seconds: float  # it took
+    result: str  # done, interrupted, or failed: and why
+
+    @property
+    def done(self) -> bool:
+        """Whether there was a film in the end."""
+        return self.result == DONE
+
+
+@dataclass(frozen=True)
+class History:
+    """Renders by number, and a sentence for each line that could not be read."""
+
+    renders: Mapping[int, Render]
+    notes: tuple[str, ...] = ()
+
+
+KNOWN = TypeAdapter(Render)
+
+
+def keep_text(folder: Path, text: bytes, suffix: str) -> str:
+    """Keeps a storyboard's text, once; returns its name.
+
+    Raises:
+        BlockvidError: it cannot be written (``PartialError``: the disk is full).
+    """
+    name = f"{hashlib.sha256(text).hexdigest()[:16]}{suffix}"
+    if not (folder / TEXTS / name).is_file():
+        write_whole(folder / TEXTS / name, text)
+    return name
+
+
+def kept_text(folder: Path, render: Render) -> bytes:
+    """The storyboard of a render as it was then.
+
+    Raises:
+        BlockvidError: it is not there any more, or it was changed.
+    """
+    file = folder / TEXTS / Path(render.text).name
+    try:
+        text = file.read_bytes()
+    except OSError as error:
+        raise BlockvidError(f"{file} cannot be read ({error.strerror}): that storyboard is lost.") from error
+    if hashlib.sha256(text).hexdigest()[:16] != file.stem:
+        raise BlockvidError(f"{file} was changed since: that storyboard is lost.")
+    return text
+
+
+def add(folder: Path, render: Render) -> None:
+    """Adds a line, in one piece, forced to the disk; after a torn line on a line of its own.
+
+    Raises:
+        BlockvidError: it cannot be written (``PartialError``: the disk is full).
+    """
+    file, line = folder / FILE, json.dumps(asdict(render), default=str).encode() + b"\n"
+    with writing(file), open(file, "a+b") as opened:
+        size = opened.seek(0, os.SEEK_END)
+        opened.seek(max(size - 1, 0))
+        torn = opened.read(1) not in (b"", b"\n")
+        opened.write(b"\n" + line if torn else line)
+        opened.flush()
+        os.fsync(opened.fileno())
+
+
+def read_history(folder: Path) -> History:
+    """All renders of a project; none where nothing was recorded.
+
+    Raises:
+        BlockvidError: the file is there and cannot be read.
+    """
+    file = folder / FILE
+    try:
+        lines = file.read_bytes().split(b"\n")
+    except FileNotFoundError:
+        return History({})
+    except OSError as error:
+        raise BlockvidError(f"{file} cannot be read: {error.strerror}.") from error
+    renders: dict[int, Render] = {}
+    notes: list[str] = []
+    for number, line in enumerate(lines, 1):
+        if not line.strip():
+            continue
+        try:
+            renders[number] = KNOWN.validate_json(line)
+        except ValidationError:
+            notes.append(f"{file}: line {number} cannot be read; render {number} is left out.")
+    return History(renders, tuple(notes))

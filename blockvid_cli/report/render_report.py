@@ -1,0 +1,166 @@
+"""The report of a render: what was told while it was drawn, what the project holds, and how the film drifts.
+
+events -> Diary -> facts -> story.report.html
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from blockvid_cli import __version__
+from blockvid_cli.evaluation.bench.speed import peak_memory
+from blockvid_cli.evaluation.films import score_films
+from blockvid_cli.evaluation.footage import frames, look_over
+from blockvid_cli.evaluation.scores import Settings as Scoring
+from blockvid_cli.job import Job
+from blockvid_cli.manifest import manifest
+from blockvid_cli.models.hub import fingerprint
+from blockvid_cli.models.wan.rope import Rope
+from blockvid_cli.project.project import folder_beside, takes_in
+from blockvid_cli.report.facts import Curve, DrawnChunk, Recalled, Report, Settings
+from blockvid_cli.report.report import write_report
+from blockvid_cli.rollout.kv_cache.semantic import Semantic
+from blockvid_cli.session import Event, Tell
+from blockvid_cli.timing import Clock
+
+SAMPLED = 4  # frames a second that the curves are made of
+CURVES = {  # what is drawn along the film, and from which of eval's scores
+    "sharpness": "imaging_quality_builtin",
+    "colour and contrast": "aesthetic_quality_builtin",
+    "motion": "motion_energy_builtin",
+    "likeness to the beginning": "subject_likeness_builtin",
+}
+MOST = 60  # points of a curve
+
+
+class Diary:
+    """Passes events on, and remembers notes, the seconds each chunk took, and what the memory kept of it."""
+
+    def __init__(self, tell: Tell) -> None:
+        self.tell, self.notes = tell, []
+        self.seconds: dict[int, float] = {}  # of chunks drawn now
+        self.kept: dict[int, tuple[int, int]] = {}
+        self._since: float | None = None  # the last moment; loading and the like are no chunk's time
+
+    def __call__(self, event: Event) -> None:
+        """Hears one event."""
+        now = time.monotonic()
+        if event.note:
+            self.notes.append(event.note)
+        if event.moment and not event.moment.resumed:
+            chunk = event.moment.blocks[0].chunk
+            self.seconds[chunk] = self.seconds.get(chunk, 0.0) + (now - self._since if self._since else 0.0)
+        self.kept |= event.kept
+        self._since = now if event.moment else None
+        self.tell(event)
+
+
+def report(job: Job, diary: Diary, clock: Clock, command: str) -> Path:
+    """Writes the report of a film beside it; returns where.
+
+    Raises:
+        BlockvidError: it cannot be written, or the film cannot be read.
+    """
+    page, told = job.output.with_suffix(".report.html"), manifest(job)
+    plan, pictures = job.plan, folder_beside(job.output) / "pictures.mp4"
+    told_all = job.order.metadata  # else nothing a person wrote
+    settings = Settings(
+        command=command if told_all else "",
+        storyboard=job.storyboard.source.read_text("utf-8", "replace") if told_all else "",
+        model=job.card.name,
+        weights=fingerprint(job.card),
+        seed=plan.seed,
+        recipe=job.values,
+        versions={"blockvid": __version__, **told["libraries"]},
+    )
+    facts = Report(
+        title=job.storyboard.title,
+        film=job.output,
+        seconds=plan.frames / plan.fps,
+        fps=plan.fps,
+        size=plan.size,
+        chunks=_chunks(job, diary, pictures),
+        settings=settings,
+        phases=clock.seconds,
+        peak=peak_memory(job.device),
+        curves=_curves(pictures, len(plan.chunks)),
+        notes=(*plan.notes, *diary.notes),
+    )
+    write_report(page, facts)
+    return page
+
+
+def _chunks(job: Job, diary: Diary, pictures: Path) -> tuple[DrawnChunk, ...]:
+    plan, folder = job.plan, folder_beside(job.output)
+    stills, recalled = _stills(job, pictures), _recalled(job)
+    drawn = []
+    for chunk in plan.chunks:
+        kept, tokens = diary.kept.get(chunk.number, (None, None))
+        read = chunk.blocks[0].caption
+        drawn.append(
+            DrawnChunk(
+                number=chunk.number,
+                shot=chunk.shot,
+                start=chunk.first_frame / plan.fps,
+                end=chunk.end_frame / plan.fps,
+                caption=chunk.caption,
+                seed=chunk.seed,
+                sentence="" if read.endswith(chunk.caption) else read,
+                take=chunk.take,
+                takes=tuple(takes_in(folder, chunk.number)),
+                recalled=recalled[chunk.number - 1],
+                kept=kept,
+                tokens=tokens,
+                seconds=diary.seconds.get(chunk.number),
+                resumed=chunk.number not in diary.seconds,
+                picture=stills.get(chunk.number),
+            )
+        )
+    return tuple(drawn)
+
+
+def _recalled(job: Job) -> list[tuple[Recalled, ...]]:
+    """For each chunk, the earlier ones its memory shows it: by caption with their cosine, and the recent ones."""
+    memory, chunks = job.recipes[0].memory(), job.plan.chunks
+    if not isinstance(memory, Semantic):
+        return [() for _ in chunks]
+    memory.begin(chunks, Rope(6))  # no token is turned here
+    unit = torch.nn.functional.normalize(memory.embeddings.double(), dim=1)
+    out = []
+    for chunk in chunks:
+        alike, recent = memory.seen(chunk.number, range(1, chunk.number))
+        here = unit[chunk.number - 1]
+        out.append(
+            (
+                *(Recalled(number, round(float(here @ unit[number - 1]), 4)) for number in alike),
+                *(Recalled(number) for number in recent),
+            )
+        )
+    return out
+
+
+def _stills(job: Job, pictures: Path) -> dict[int, np.ndarray]:
+    """The middle picture of each chunk."""
+    middles = {(chunk.first_frame + chunk.end_frame) // 2: chunk.number for chunk in job.plan.chunks}
+    footage = look_over(pictures)
+    return {middles[frame.number]: frame.rgb for frame in frames(footage) if frame.number in middles}
+
+
+def _curves(pictures: Path, chunks: int) -> dict[str, Curve]:
+    """How the film changes along its way; nothing where it is too short to tell, or cannot be scored."""
+    scoring = Scoring(segments=str(min(max(chunks, 2), MOST)), sample_fps=SAMPLED)
+    (result,) = score_films([(pictures, None)], scoring, jobs=1)
+    if "error" in result:
+        return {}
+    found = {error["measure"]: error["segments"] for errors in result["vde"].values() for error in errors.values()}
+    return {name: _curve(found[measure], result["seconds"]) for name, measure in CURVES.items() if measure in found}
+
+
+def _curve(scores: Sequence[float | None], seconds: float) -> Curve:
+    places = tuple((number + 0.5) * seconds / len(scores) for number in range(len(scores)))
+    return Curve(tuple(scores), places)

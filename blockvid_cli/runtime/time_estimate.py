@@ -1,0 +1,59 @@
+"""What a film will take, told before it is drawn: bytes and seconds by phase, here or on the card a profile names."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+
+from blockvid_cli.job import Job
+from blockvid_cli.runtime.memory_estimate import GIB, SHARE, fits, operations
+from blockvid_cli.runtime.presets import profile
+from blockvid_cli.runtime.yardstick import yardstick
+from blockvid_cli.storyboard.seconds import spoken
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """Bytes on the device and seconds by phase; no seconds for a device that is not here. ``free`` bytes likewise."""
+
+    profile: str
+    device: str
+    bytes: dict[str, int]
+    seconds: dict[str, float] | None
+    free: int | None
+
+    @property
+    def peak(self) -> int:
+        """The phase that needs most."""
+        return max(self.bytes.values())
+
+    def __str__(self) -> str:
+        phases = ", ".join(f"{name} {size / GIB:.2f}" for name, size in self.bytes.items() if size)
+        out = f"needs about {phases} GiB"
+        if self.free is None:
+            return f"{out} with the profile {self.profile} on a GPU; there is none here to say how long it takes"
+        out += f" of {self.free / GIB:.1f} GiB free (profile {self.profile} on {self.device})"
+        if self.seconds is not None:
+            out += f", and about {spoken(sum(self.seconds.values()))} to draw"
+        return out if fits(self.peak, self.free, self.device) else f"{out}; this may not fit"
+
+
+def estimate(job: Job) -> Estimate:
+    """Counts what the film needs, and times a matrix product to say how long that is here.
+
+    A profile that is named is told for a GPU even where there is none.
+    """
+    asked = job.order.means.profile
+    if asked != "auto" and job.device == "cpu" and job.order.device == "auto":
+        there = profile(asked, "cuda", job.order.means)
+        return Estimate(asked, "a GPU", job.budget(there).phases, None, None)
+    needs = job.budget()
+    places = {
+        "text": (job.drawn.text_device, torch.bfloat16),
+        "denoise": (job.device, job.drawn.precision.dtype),
+        "decode": (job.device, job.drawn.codec_dtype),
+    }
+    counted = operations(job.card, job.plan, job.recipes[0], job.rows)
+    seconds = {name: flops / (SHARE * yardstick(*places[name])) for name, flops in counted.items() if flops}
+    return Estimate(job.drawn.name, job.device, needs.phases, seconds, job.free)

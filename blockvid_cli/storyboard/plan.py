@@ -1,0 +1,192 @@
+"""The storyboard turned into blocks: which latent frames are drawn together, under which caption.
+
+    seconds   0         4         8        12            (chunks of 4 s at 12 fps, blocks of 3 latents)
+    frames    0 .. 45 ..... 93 ..... 141 ...            a block ends at frame 4·(latents - 1) + 1
+    latents   |0 1 2|3 4 5|6 7 8|9 10 11|12 ...
+    blocks    0     1     2     3       4               chunk 1 = blocks 0-3, chunk 2 = blocks 4-7, ...
+
+The codec maps 1 + 4k frames to 1 + k latents, so the first latent of a film is one frame. Chunk borders are
+rounded to the nearest block border (and that is said), the last one up, and the film trimmed to its length.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+from blockvid_cli.errors import UsageError
+from blockvid_cli.models.card import ModelCard
+from blockvid_cli.storyboard.borders import Grid, say, share_borders
+from blockvid_cli.storyboard.kinds import LARGEST_FPS, SMALLEST_FPS
+from blockvid_cli.storyboard.storyboard import Chunk, Storyboard
+
+
+@dataclass(frozen=True)
+class Block:
+    """A group of latent frames that are denoised together."""
+
+    number: int  # counted from 0 through the film
+    chunk: int  # the chunk it belongs to, counted from 1
+    shot: int  # the shot it belongs to, counted from 1
+    first: int  # its first latent frame, counted from 0 through the film
+    frames: int  # how many latent frames
+    caption: str  # what the network reads: style, then caption
+    negative: str  # what guidance steers away from
+    seed: int  # the chunk's seed, a pure function of film seed, chunk and take
+
+    @property
+    def numbers(self) -> range:
+        """Its latent frames, as the film counts them."""
+        return range(self.first, self.first + self.frames)
+
+
+@dataclass(frozen=True)
+class PlannedChunk:
+    """A chunk with the blocks that draw it."""
+
+    number: int  # counted from 1
+    shot: int
+    caption: str  # as written, without style
+    start: float  # seconds, as asked
+    end: float
+    first_frame: int  # pixel frames, after rounding; end_frame is one past the last
+    end_frame: int
+    blocks: tuple[Block, ...]
+    seed: int
+    cut: bool
+    take: int = 1
+    image: Path | None = None  # a picture to begin from
+    end_image: Path | None = None  # a picture to end with
+    recipe: Mapping[str, Any] = field(default_factory=dict)  # changes of the recipe for this chunk
+    compared: str = ""  # what a memory compares with other chunks'; the caption when empty
+
+
+@dataclass(frozen=True)
+class Plan:
+    """All blocks of a film, in order."""
+
+    chunks: tuple[PlannedChunk, ...]
+    blocks: tuple[Block, ...]
+    fps: float
+    size: tuple[int, int]  # width, height in pixels
+    latent: tuple[int, int, int]  # (C, H, W) of one latent frame
+    frames: int  # pixel frames of the film after trimming
+    seed: int
+    notes: tuple[str, ...]  # what was rounded, one sentence each
+
+
+def chunk_seed(film_seed: int, chunk: int, take: int = 1) -> int:
+    """The seed of a take: 63 bits that depend on film seed, chunk number and take, and on nothing else."""
+    digest = hashlib.blake2b(f"{film_seed} {chunk} {take}".encode()).digest()
+    return int.from_bytes(digest[:8], "big") & (2**63 - 1)
+
+
+def make_plan(
+    storyboard: Storyboard,
+    card: ModelCard,
+    *,
+    seed: int,
+    size: tuple[int, int] | None = None,
+    fps: float | None = None,
+    takes: Mapping[int, int] | None = None,
+) -> Plan:
+    """The blocks that draw a storyboard with a model; ``size`` and ``fps`` replace the storyboard's.
+
+    ``takes`` are the chunks of which another take than the first is drawn.
+
+    Raises:
+        UsageError: the size does not fit the model, or the frame rate makes no sense.
+        StoryboardError: a chunk is so short that no block can be its own.
+    """
+    storyboard = replace(storyboard, negative=storyboard.negative or card.negative)
+    size = _fitting(size or storyboard.size or card.size, card)
+    rate = fps if fps is not None else storyboard.fps or card.fps
+    if not SMALLEST_FPS <= rate <= LARGEST_FPS:
+        raise UsageError(f"{rate:g} frames a second will not do; choose {SMALLEST_FPS} to {LARGEST_FPS}")
+    grid = Grid(card.latent.time, card.block, Fraction(repr(float(rate))))
+    frames = max(1, round(storyboard.seconds * grid.fps))
+    borders = share_borders(storyboard, grid, frames)
+    chunks: list[PlannedChunk] = []
+    for chunk, first, last in zip(storyboard.chunks, [0, *borders], borders, strict=False):
+        shot = chunks[-1].shot + chunk.cut if chunks else 1
+        number = len(chunks) + 1
+        take = (takes or {}).get(number, 1)
+        chunks.append(_planned(storyboard, chunk, number, take, shot, range(first, last), grid, seed, frames))
+    return Plan(
+        chunks=tuple(chunks),
+        blocks=tuple(block for chunk in chunks for block in chunk.blocks),
+        fps=float(rate),
+        size=size,
+        latent=card.latent_shape(size),
+        frames=frames,
+        seed=seed,
+        notes=_notes(storyboard, chunks, grid.fps),
+    )
+
+
+def _fitting(size: tuple[int, int], card: ModelCard) -> tuple[int, int]:
+    """The size itself, if both sides are multiples of the card's grain."""
+    if any(side <= 0 or side % grain for side, grain in zip(size, card.grain, strict=True)):
+        width, height = (
+            max(1, (side + grain // 2) // grain) * grain for side, grain in zip(size, card.grain, strict=True)
+        )
+        raise UsageError(
+            f"the model '{card.name}' draws sizes in steps of {card.grain[0]}x{card.grain[1]} pixels, "
+            f"so {size[0]}x{size[1]} does not fit; choose {width}x{height}"
+        )
+    return size
+
+
+def _planned(
+    storyboard: Storyboard,
+    chunk: Chunk,
+    number: int,
+    take: int,
+    shot: int,
+    blocks: range,
+    grid: Grid,
+    film_seed: int,
+    frames: int,
+) -> PlannedChunk:
+    """One chunk with its blocks; the last one's end is trimmed to the film's ``frames``."""
+    seed = chunk.seed if chunk.seed is not None and take == 1 else None
+    if seed is None:
+        seed = chunk_seed(film_seed if chunk.seed is None else chunk.seed, number, take)
+    caption = f"{storyboard.style}, {chunk.caption}" if storyboard.style else chunk.caption
+    negative = storyboard.negative if chunk.negative is None else chunk.negative
+    return PlannedChunk(
+        number=number,
+        shot=shot,
+        caption=chunk.caption,
+        start=float(chunk.start),
+        end=float(chunk.end),
+        first_frame=grid.frame(blocks.start),
+        end_frame=min(grid.frame(blocks.stop), frames),
+        blocks=tuple(
+            Block(block, number, shot, block * grid.block, grid.block, caption, negative, seed) for block in blocks
+        ),
+        seed=seed,
+        take=take,
+        cut=chunk.cut,
+        image=chunk.image,
+        end_image=chunk.end_image,
+        recipe=chunk.recipe,
+    )
+
+
+def _notes(storyboard: Storyboard, chunks: list[PlannedChunk], fps: Fraction) -> tuple[str, ...]:
+    """A sentence for every border that is not where the storyboard has it."""
+    notes = []
+    for asked, chunk in zip(storyboard.chunks[1:], chunks[1:], strict=True):
+        drawn = chunk.first_frame / fps
+        if drawn != asked.start:
+            instead = f"{say(drawn)} s instead of {say(asked.start)} s"
+            notes.append(f"chunk {chunk.number} begins at {instead} (block border)")
+    film = chunks[-1].end_frame / fps
+    if film != storyboard.seconds:
+        notes.append(f"the film lasts {say(film)} s instead of {say(storyboard.seconds)} s (whole frames)")
+    return tuple(notes)
