@@ -27,7 +27,7 @@ from blockvid_cli.project.project import Project, folder_beside
 from blockvid_cli.rollout.conditioning import encoded
 from blockvid_cli.rollout.guidance import Guided
 from blockvid_cli.rollout.kv_cache.storage import storage
-from blockvid_cli.rollout.rollout import Moment, Rollout, Run
+from blockvid_cli.rollout.rollout import StepResult, Rollout, Run
 from blockvid_cli.rollout.schedules.block import BlockByBlock
 from blockvid_cli.rollout.schedules.infill import Between
 from blockvid_cli.timing import Clock
@@ -48,7 +48,7 @@ class Event:
 
     phase: str
     note: str = ""
-    moment: Moment | None = None
+    moment: StepResult | None = None
     kept: Mapping[int, tuple[int, int]] = field(default_factory=dict)
 
 
@@ -164,7 +164,7 @@ def finished(work: Work) -> Iterator[tuple[int, torch.Tensor]]:
             at += block.frames
 
 
-def _kept(moments: Iterator[Moment], work: Work, shares: Mapping[int, tuple[int, int]]) -> Iterator[torch.Tensor]:
+def _kept(moments: Iterator[StepResult], work: Work, shares: Mapping[int, tuple[int, int]]) -> Iterator[torch.Tensor]:
     """The latents of each finished block, in order, once they are safe on disk."""
     so_far: list[torch.Tensor] = []
     for moment in moments:

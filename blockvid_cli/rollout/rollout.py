@@ -39,7 +39,7 @@ class Run:
 
 
 @dataclass(frozen=True)
-class Moment:
+class StepResult:
     """After a step: what was drawn, how far it is (0..1), and what is finished."""
 
     blocks: tuple[Block, ...]
@@ -71,7 +71,7 @@ class Rollout:
     given: Given = NOTHING
     finished: dict[int, tuple[Run, torch.Tensor]] = field(default_factory=dict)  # clean latents, on the CPU
 
-    def moments(self, runs: Sequence[Run], done: Mapping[int, torch.Tensor] | None = None) -> Iterator[Moment]:
+    def moments(self, runs: Sequence[Run], done: Mapping[int, torch.Tensor] | None = None) -> Iterator[StepResult]:
         """Every moment of the film; ``done`` are clean latents by block number from an earlier, unfinished render."""
         self.memory.begin(self.plan.chunks, self.rope)
         done = done or {}
@@ -80,7 +80,7 @@ class Rollout:
         for run in runs:
             yield from self._run(run, done)
 
-    def _run(self, run: Run, done: Mapping[int, torch.Tensor]) -> Iterator[Moment]:
+    def _run(self, run: Run, done: Mapping[int, torch.Tensor]) -> Iterator[StepResult]:
         recipe, first = run.recipe, run.blocks[0].number
         steps = [_moved(step, first) for step in recipe.schedule.steps(len(run.blocks), recipe.levels)]
         settled = settled_blocks(steps, set(done))
@@ -113,7 +113,7 @@ class Rollout:
             finished = tuple((block, drawing.pop(block.number)[0]) for block in clean)
             for block, latents in finished:
                 self._commit(run, block, latents, view if group == (block,) else None)
-            yield Moment(tuple(part[0] for part in moved), recipe.progress(moved[0][3]), finished)
+            yield StepResult(tuple(part[0] for part in moved), recipe.progress(moved[0][3]), finished)
 
     def _start(self, run: Run, block: Block) -> tuple[torch.Tensor, Stepper]:
         """A block's noise and its stepper; the memory hears of captions and cuts."""
@@ -140,7 +140,7 @@ class Rollout:
 
     def _resume(
         self, run: Run, step: Step, group: tuple[Block, ...], done: Mapping[int, torch.Tensor]
-    ) -> Iterator[Moment]:
+    ) -> Iterator[StepResult]:
         """Blocks that are already clean: remembered in the step in which they were finished, not drawn again."""
         for block, now, then in zip(group, step.now, step.then, strict=True):
             if now == then:
@@ -150,7 +150,7 @@ class Rollout:
             if then == run.recipe.levels[-1]:
                 latents = done[block.number].to(self.device)
                 self._commit(run, block, latents)
-                yield Moment((block,), 1.0, ((block, latents),), resumed=True)
+                yield StepResult((block,), 1.0, ((block, latents),), resumed=True)
 
     def _commit(self, run: Run, block: Block, clean: torch.Tensor, view: View | None = None) -> None:
         """Keeps the finished block, and what the network's layers see of it where the memory remembers."""
