@@ -11,30 +11,30 @@ from typing import Any
 
 import torch
 
-from blockvid_cli.errors import StoryboardError, UsageError, choose
+from blockvid_cli.errors import StoryboardError, UsageError, lookup
 from blockvid_cli.models.card import ModelCard, bundled_models, parse_size
 from blockvid_cli.models.find import find_model
 from blockvid_cli.models.hub import fingerprint
-from blockvid_cli.project.cache_keys import Choices, read_choices
-from blockvid_cli.project.project import folder_beside
+from blockvid_cli.project.cache_keys import TakeChoices, read_take_choices
+from blockvid_cli.project.project import project_folder
 from blockvid_cli.rollout.kv_cache.storage import DTYPES, PLACES
-from blockvid_cli.rollout.recipe import Recipe, make_recipe, overlaid
-from blockvid_cli.runtime.memory_estimate import Budget, budget, fitting, free_memory
-from blockvid_cli.runtime.presets import AUTO, LADDER, Means, Profile
+from blockvid_cli.rollout.recipe import Recipe, make_recipe, merge_recipes
+from blockvid_cli.runtime.memory_estimate import MemoryEstimate, estimate_memory, choose_preset, free_memory
+from blockvid_cli.runtime.presets import AUTO, PRESETS, RuntimeOptions, ResolvedPreset
 from blockvid_cli.storyboard.plan import Plan, PlannedChunk, make_plan
 from blockvid_cli.storyboard.storyboard import Storyboard, read_storyboard
 from blockvid_cli.storybook.reading import as_drawn
-from blockvid_cli.video.reference_images import Guide, read_guide
+from blockvid_cli.video.reference_images import ReferenceImage, read_reference_image
 
 DEFAULT_MODEL = "storybook"
-READERS: dict[str, Callable[[Plan, ModelCard], Plan]] = {"as-written": lambda plan, card: plan, "storybook": as_drawn}
+REWRITERS: dict[str, Callable[[Plan, ModelCard], Plan]] = {"as-written": lambda plan, card: plan, "storybook": as_drawn}
 
 
 @dataclass(frozen=True)
-class Order:
+class RenderRequest:
     """What a person asks for; None leaves it to the storyboard, and then to the model's card."""
 
-    story: Path
+    storyboard: Path
     output: Path | None = None
     model: str | None = None
     seed: int | None = None
@@ -43,53 +43,53 @@ class Order:
     recipe: dict[str, Any] = field(default_factory=dict)  # over the card's and the storyboard's
     overrides: tuple[str, ...] = ()  # dotted: chunks.4.seed=7
     device: str = "auto"
-    means: Means = AUTO
+    runtime: RuntimeOptions = AUTO
     retry: bool = True  # with a lower profile when memory runs out
     fresh: bool = False
-    choices: Choices | None = None  # which takes; None: as the project has chosen
+    takes: TakeChoices | None = None  # which takes; None: as the project has chosen
     metadata: bool = True
     allow_outside: bool = False
 
 
 @dataclass(frozen=True)
-class Job:
+class RenderJob:
     """An order, read and checked: nothing is drawn or loaded yet."""
 
-    order: Order
+    request: RenderRequest
     storyboard: Storyboard
     card: ModelCard
     plan: Plan
-    values: dict[str, Any]  # the recipe in names and numbers
+    recipe_values: dict[str, Any]  # the recipe in names and numbers
     recipes: tuple[Recipe, ...]  # one a chunk
     output: Path
-    choices: Choices  # which takes are in the film, where not the first
-    drawn: Profile  # on which device, how
-    free: int  # bytes that were free there
-    guides: dict[int, Guide] = field(default_factory=dict)  # pictures, by the latent frame that shows each
+    takes: TakeChoices  # which takes are in the film, where not the first
+    preset: ResolvedPreset  # on which device, how
+    free_memory: int  # bytes that were free there
+    reference_images: dict[int, ReferenceImage] = field(default_factory=dict)  # pictures, by the latent frame that shows each
 
     @property
     def device(self) -> str:
         """Where the network draws."""
-        return self.drawn.device
+        return self.preset.device
 
     @property
     def notes(self) -> tuple[str, ...]:
         """What had to be decided about the captions and pictures."""
-        return (*self.storyboard.notes, *(note for guide in self.guides.values() for note in guide.notes))
+        return (*self.storyboard.notes, *(note for guide in self.reference_images.values() for note in guide.notes))
 
-    def given(self, chunk: PlannedChunk) -> dict[int, Guide]:
+    def chunk_images(self, chunk: PlannedChunk) -> dict[int, ReferenceImage]:
         """The pictures of a chunk, by latent frame counted from the chunk's first."""
-        first, last = chunk.blocks[0].first, chunk.blocks[-1].numbers[-1]
-        return {number - first: guide for number, guide in self.guides.items() if first <= number <= last}
+        first, last = chunk.blocks[0].first, chunk.blocks[-1].frame_indices[-1]
+        return {number - first: guide for number, guide in self.reference_images.items() if first <= number <= last}
 
     @property
     def rows(self) -> int:
         """Rows of the batch: the film, and beside it the unguided film where there is guidance."""
         return _rows(self.recipes)
 
-    def budget(self, drawn: Profile | None = None) -> Budget:
+    def budget(self, drawn: ResolvedPreset | None = None) -> MemoryEstimate:
         """What the film needs of the device."""
-        return budget(self.card, self.plan, self.recipes[0], self.rows, drawn or self.drawn)
+        return estimate_memory(self.card, self.plan, self.recipes[0], self.rows, drawn or self.preset)
 
     @property
     def model(self) -> str:
@@ -102,43 +102,43 @@ class Job:
         return self.rows > 1
 
 
-def prepare(order: Order) -> Job:
+def prepare(order: RenderRequest) -> RenderJob:
     """Reads the storyboard, the card and the recipe, and lays out the plan.
 
     Raises:
         UsageError: something in them is wrong; the sentence says what and where.
         MissingModelError: there is no such model.
     """
-    storyboard = read_storyboard(order.story, order.overrides, order.allow_outside)
+    storyboard = read_storyboard(order.storyboard, order.overrides, order.allow_outside)
     card = find_model(order.model or _model(storyboard, order.allow_outside))
     seed = storyboard.seed if order.seed is None else order.seed
     size = _size(order.size) or storyboard.size
     fps, output = storyboard.fps if order.fps is None else order.fps, _output(order, storyboard)
-    choices = {} if order.fresh else read_choices(folder_beside(output)) if order.choices is None else order.choices
+    choices = {} if order.fresh else read_take_choices(project_folder(output)) if order.takes is None else order.takes
     takes = {chunk: choice.take for chunk, choice in choices.items()}
     plan = make_plan(storyboard, card, seed=seed, size=size, fps=fps, takes=takes)
-    plan = choose("text.reader", READERS, card.text.reader)(plan, card)
-    with told_of(storyboard.recipe_where):
-        make_recipe(overlaid(card.recipe, storyboard.recipe))
-    values = overlaid(card.recipe, storyboard.recipe, order.recipe)
+    plan = lookup("text.reader", REWRITERS, card.text.rewriter)(plan, card)
+    with error_prefix(storyboard.recipe_where):
+        make_recipe(merge_recipes(card.recipe, storyboard.recipe))
+    values = merge_recipes(card.recipe, storyboard.recipe, order.recipe)
     recipes = _recipes(storyboard, card, values)
     drawn, free = _drawn(order, card, plan, recipes, output)
     guides = _guides(storyboard, card, plan)
-    return Job(order, storyboard, card, plan, values, recipes, output, choices, drawn, free, guides)
+    return RenderJob(order, storyboard, card, plan, values, recipes, output, choices, drawn, free, guides)
 
 
-def _drawn(order: Order, card: ModelCard, plan: Plan, recipes: tuple[Recipe, ...], output: Path) -> tuple[Profile, int]:
+def _drawn(order: RenderRequest, card: ModelCard, plan: Plan, recipes: tuple[Recipe, ...], output: Path) -> tuple[ResolvedPreset, int]:
     """The profile that fits the device, and the bytes free there; a film that was begun goes on with its profile."""
-    device, means = device_named(order.device), order.means
-    if means.profile == "auto" and not order.fresh:
-        means = replace(means, profile=begun_with(output, device) or "auto")
-    for what, name, known in (("storage", means.storage, PLACES), ("dtype", means.storage_dtype, DTYPES)):
+    device, means = resolve_device(order.device), order.runtime
+    if means.preset == "auto" and not order.fresh:
+        means = replace(means, profile=previous_preset(output, device) or "auto")
+    for what, name, known in (("storage", means.kv_storage, PLACES), ("dtype", means.kv_dtype, DTYPES)):
         if name is not None:
-            choose(f"memory {what}", dict.fromkeys(known), name)
-    if means.storage == "latents" and not all(recipe.commit.alone for recipe in recipes):
-        raise UsageError("--memory-storage: latents needs a recipe whose commit has alone: true; give host or disk.")
+            lookup(f"memory {what}", dict.fromkeys(known), name)
+    if means.kv_storage == "latents" and not all(recipe.cache_update.self_only for recipe in recipes):
+        raise UsageError("--memory-storage: latents needs a recipe whose cache_update has self_only: true; give host or disk.")
     free = free_memory(device)
-    return fitting(free, device, means, lambda drawn: budget(card, plan, recipes[0], _rows(recipes), drawn)), free
+    return choose_preset(free, device, means, lambda drawn: estimate_memory(card, plan, recipes[0], _rows(recipes), drawn)), free
 
 
 def _rows(recipes: tuple[Recipe, ...]) -> int:
@@ -146,14 +146,14 @@ def _rows(recipes: tuple[Recipe, ...]) -> int:
     return 2 if any(recipe.guidance != 1 for recipe in recipes) else 1
 
 
-def begun_with(output: Path, device: str) -> str | None:
+def previous_preset(output: Path, device: str) -> str | None:
     """The profile by which a film was begun on such a device; None where there is no such film, or no such profile."""
     try:
-        begun = json.loads((folder_beside(output) / "manifest.json").read_text(encoding="utf-8"))
+        begun = json.loads((project_folder(output) / "manifest.json").read_text(encoding="utf-8"))
         name, kind = begun["profile"], begun["device"]
     except (OSError, ValueError, KeyError, TypeError):
         return None
-    return name if name in LADDER and kind == device.split(":")[0] else None
+    return name if name in PRESETS and kind == device.split(":")[0] else None
 
 
 def _model(storyboard: Storyboard, allow_outside: bool) -> str:
@@ -173,20 +173,20 @@ def _recipes(storyboard: Storyboard, card: ModelCard, values: dict[str, Any]) ->
     """A recipe for each chunk; the same object where a chunk changes nothing."""
     film, recipes = make_recipe(values), []
     for chunk in storyboard.chunks:
-        with told_of(chunk.where):
-            if "memory" in chunk.recipe:
-                raise UsageError("recipe.memory: a film has one memory; set it in the storyboard's recipe.")
-            recipes.append(make_recipe(overlaid(values, chunk.recipe)) if chunk.recipe else film)
+        with error_prefix(chunk.where):
+            if "kv_cache" in chunk.recipe:
+                raise UsageError("recipe.kv_cache: a film has one KV cache; set it in the storyboard's recipe.")
+            recipes.append(make_recipe(merge_recipes(values, chunk.recipe)) if chunk.recipe else film)
     return tuple(recipes)
 
 
-def _guides(storyboard: Storyboard, card: ModelCard, plan: Plan) -> dict[int, Guide]:
+def _guides(storyboard: Storyboard, card: ModelCard, plan: Plan) -> dict[int, ReferenceImage]:
     """The pictures that chunks begin and end with, by the latent frame that shows each.
 
     Raises:
         StoryboardError: a picture cannot be read, or the model cannot be given it; with the chunk's file and line.
     """
-    guides: dict[int, Guide] = {}
+    guides: dict[int, ReferenceImage] = {}
     for written, chunk in zip(storyboard.chunks, plan.chunks, strict=True):
         last = -(-(chunk.end_frame - 1) // card.latent.time)  # of those that are seen: the film's end may be trimmed
         for field_, side, file, number in (
@@ -195,18 +195,18 @@ def _guides(storyboard: Storyboard, card: ModelCard, plan: Plan) -> dict[int, Gu
         ):
             if file is None:
                 continue
-            with told_of(f"{written.where}: {field_}"):
-                if side not in card.images:
+            with error_prefix(f"{written.where}: {field_}"):
+                if side not in card.frame_conditioning:
                     verb = "begin" if side == "first" else "end"
                     raise UsageError(f"the model '{card.name}' cannot {verb} a chunk with a picture.")
                 if number in guides:
                     raise UsageError("the chunk is too short for two pictures; make it longer, or keep one of them.")
-                guides[number] = read_guide(file, plan.size)
+                guides[number] = read_reference_image(file, plan.size)
     return guides
 
 
 @contextmanager
-def told_of(where: str) -> Iterator[None]:
+def error_prefix(where: str) -> Iterator[None]:
     """Sentences about what is wrong inside begin with file and line."""
     try:
         yield
@@ -214,7 +214,7 @@ def told_of(where: str) -> Iterator[None]:
         raise StoryboardError(f"{where}: {error}") from error
 
 
-def _output(order: Order, storyboard: Storyboard) -> Path:
+def _output(order: RenderRequest, storyboard: Storyboard) -> Path:
     """Where the film goes; never over what it is made from."""
     source = storyboard.source
     usual = source.with_name(f"{source.stem}-film.mp4") if source.suffix == ".srt" else source.with_suffix(".mp4")
@@ -236,7 +236,7 @@ def _size(text: str | None) -> tuple[int, int] | None:
         raise UsageError(f"--size: {error}.") from error
 
 
-def device_named(name: str) -> str:
+def resolve_device(name: str) -> str:
     """A device by its name; "auto" is the GPU where there is one."""
     if name == "auto":
         return "cuda" if torch.cuda.is_available() else "cpu"

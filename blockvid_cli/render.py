@@ -16,29 +16,29 @@ import numpy as np
 import torch
 
 from blockvid_cli.errors import OutOfMemoryError
-from blockvid_cli.job import Job
+from blockvid_cli.job import RenderJob
 from blockvid_cli.manifest import content, manifest
 from blockvid_cli.models.hub import fingerprint, require
-from blockvid_cli.project.cache_keys import Chain, write_choices
-from blockvid_cli.project.decoded_cache import Kept
-from blockvid_cli.project.project import Project, folder_beside
-from blockvid_cli.runtime.memory_estimate import GIB, told
-from blockvid_cli.runtime.presets import below, profile
-from blockvid_cli.session import Around, Event, Tell, Work, finished, guarded, latents_of, let_go, load
-from blockvid_cli.timing import Clock
+from blockvid_cli.project.cache_keys import ChunkKeys, write_take_choices
+from blockvid_cli.project.decoded_cache import DecodedVideoCache
+from blockvid_cli.project.project import Project, project_folder
+from blockvid_cli.runtime.memory_estimate import GIB, format_plan
+from blockvid_cli.runtime.presets import next_lower_preset, resolve_preset
+from blockvid_cli.session import DenoiserWrapper, Event, EventListener, RenderSession, finished_blocks, no_grad_oom_guard, stream_latents, empty_cache, load
+from blockvid_cli.timing import PhaseTimer
 from blockvid_cli.video.contact_sheet import contact_sheet
-from blockvid_cli.video.frames import pictures_of, watched
-from blockvid_cli.video.mux import Film, assemble, draw_pictures, try_out
-from blockvid_cli.video.spec import look_of
+from blockvid_cli.video.frames import film_frames, warn_degenerate_blocks
+from blockvid_cli.video.mux import Film, mux_film, write_video, check_video_spec
+from blockvid_cli.video.spec import video_spec
 
 TOLD_FROM = GIB  # films that need more are told of before anything is loaded
 
 
 def render(
-    job: Job,
-    tell: Tell = lambda event: None,
-    clock: Clock | None = None,
-    around: Around = lambda denoiser: denoiser,
+    job: RenderJob,
+    tell: EventListener = lambda event: None,
+    clock: PhaseTimer | None = None,
+    around: DenoiserWrapper = lambda denoiser: denoiser,
 ) -> Film:
     """Draws what is missing, keeps every finished block, and writes the film; called again, it goes on.
 
@@ -47,67 +47,67 @@ def render(
     Raises:
         BlockvidError: with the exit code that fits; what is finished is kept.
     """
-    clock, chain = clock or Clock(), content(job)
+    clock, chain = clock or PhaseTimer(), content(job)
     while True:
         try:
             return _render(job, chain, tell, clock, around)
         except OutOfMemoryError as error:
-            lower = below(job.drawn, job.order.means) if job.order.retry else None
+            lower = next_lower_preset(job.preset, job.request.runtime) if job.request.retry else None
             if lower is None:
                 raise
             tell(Event("note", f"{error} Going on with the profile {lower}; chunks drawn so far stay as they are."))
-        let_go(job.device)  # after the error, which holds on to all that was loaded
-        means = replace(job.order.means, profile=lower)
-        order = replace(job.order, fresh=False, means=means)
-        job = replace(job, order=order, drawn=profile(lower, job.device, means))
+        empty_cache(job.device)  # after the error, which holds on to all that was loaded
+        means = replace(job.request.runtime, profile=lower)
+        order = replace(job.request, fresh=False, runtime=means)
+        job = replace(job, order=order, drawn=resolve_preset(lower, job.device, means))
 
 
-def _render(job: Job, chain: Chain, tell: Tell, clock: Clock, around: Around) -> Film:
+def _render(job: RenderJob, chain: ChunkKeys, tell: EventListener, clock: PhaseTimer, around: DenoiserWrapper) -> Film:
     """One try at a film; ``chain`` is that of the profile that was asked for first."""
-    look = look_of(job.storyboard, job.plan, manifest(job) if job.order.metadata else None)
-    try_out(look)  # a sound that cannot be played is told of before anything is drawn
-    with opened(job) as project:
-        work = Work(job, chain, project, tell, clock)
-        write_choices(project.folder, job.choices)
+    look = video_spec(job.storyboard, job.plan, manifest(job) if job.request.metadata else None)
+    check_video_spec(look)  # a sound that cannot be played is told of before anything is drawn
+    with open_project(job) as project:
+        work = RenderSession(job, chain, project, tell, clock)
+        write_take_choices(project.folder, job.takes)
         project.write_manifest({**manifest(job), "keys": chain.keys, "links": chain.links})
-        kept = Kept(project.folder, chain, job.plan, fingerprint(job.card, (job.card.codec,)))
-        if len(dict(finished(work))) < len(job.plan.blocks) or not kept.there():
+        kept = DecodedVideoCache(project.folder, chain, job.plan, fingerprint(job.card, (job.card.vae,)))
+        if len(dict(finished_blocks(work))) < len(job.plan.blocks) or not kept.is_valid():
             _draw(work, kept, around)
         for note in (*job.notes, *project.notes):
             tell(Event("note", note))
         with clock.phase("mux"):
-            return assemble(kept.pictures, job.output, look)
+            return mux_film(kept.video, job.output, look)
 
 
-def _draw(work: Work, kept: Kept, around: Around) -> None:
+def _draw(work: RenderSession, kept: DecodedVideoCache, around: DenoiserWrapper) -> None:
     """Draws what is missing, and keeps the film's pictures."""
-    job, plan, tell, clock = work.job, work.job.plan, work.tell, work.clock
+    job, plan, tell, clock = work.job, work.job.plan, work.notify, work.clock
     if (needs := job.budget()).peak > TOLD_FROM:
-        tell(Event("note", told(job.drawn, needs, job.free)))
+        tell(Event("note", format_plan(job.preset, needs, job.free_memory)))
     loaded = load(job, tell, clock, around, work.chain.alone)
-    codec, latents = loaded[2], latents_of(work, loaded)
+    codec, latents = loaded[2], stream_latents(work, loaded)
     del loaded  # the latents alone hold the network now
     stills: dict[int, np.ndarray] = {}
-    decoded = clock.each("decode", guarded("decode", codec.stream(latents)))
-    pictures = pictures_of(watched(decoded, plan, lambda note: tell(Event("note", note))), plan, stills)
+    decoded = clock.each("decode", no_grad_oom_guard("decode", codec.stream(latents)))
+    pictures = film_frames(warn_degenerate_blocks(decoded, plan, lambda note: tell(Event("note", note))), plan, stills)
     with clock.phase("mux"):
-        draw_pictures(pictures, kept.pictures, fps=plan.fps, size=plan.size, frames_total=plan.frames)
+        write_video(pictures, kept.video, fps=plan.fps, size=plan.size, frames_total=plan.frames)
     labels = [f"{chunk.number}. {chunk.caption}" for chunk in plan.chunks if chunk.number in stills]
     contact_sheet([stills[number] for number in sorted(stills)], labels, work.project.folder / "sheet.png")
-    kept.seal()
+    kept.commit()
 
 
-def opened(job: Job) -> Project:
+def open_project(job: RenderJob) -> Project:
     """The project of a job, locked, once its model is here."""
     require(job.card)
     identity = {"model": job.model, "size": list(job.plan.size), "fps": job.plan.fps}
-    return Project.open(folder_beside(job.output), identity, job.order.fresh)
+    return Project.open(project_folder(job.output), identity, job.request.fresh)
 
 
 @torch.inference_mode()
-def frames_of(job: Job) -> Iterator[torch.Tensor]:
+def stream_frames(job: RenderJob) -> Iterator[torch.Tensor]:
     """The film's frames (F, 3, H, W) in 0..1, block by block; nothing is kept or written. For measures."""
     require(job.card)
     rollout, runs, codec = load(job)
     codec.to(job.device)
-    yield from codec.stream(latents for moment in rollout.moments(runs) for _, latents in moment.finished)
+    yield from codec.stream(latents for moment in rollout.run(runs) for _, latents in moment.finished)

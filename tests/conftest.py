@@ -61,11 +61,11 @@ CARD = {
     },
     "recipe": {
         "schedule": "block",
-        "memory": {"name": "semantic", "blocks": 1},
-        "times": "packed",
+        "kv_cache": {"name": "semantic", "last_blocks": 1},
+        "positions": "packed",
         "noise": "independent",
         "solver": "euler",
-        "commit": {"name": "context-noise", "level": 0.05},
+        "cache_update": {"name": "context-noise", "sigma": 0.05},
         "steps": 3,
         "shift": 2.0,
         "guidance": 1.0,
@@ -79,14 +79,14 @@ def model(tmp_path_factory) -> Path:
     import torch
     from safetensors.torch import save_file
 
-    from blockvid_cli.models.registry import tiny_codec, wan_network
+    from blockvid_cli.models.registry import tiny_vae, wan_transformer
 
     folder = tmp_path_factory.mktemp("random-model")
     (folder / "card.yaml").write_text(yaml.safe_dump(CARD))
     torch.manual_seed(0)
     parts = (
-        (wan_network(CARD["network"]["config"]), "network.safetensors"),
-        (tiny_codec(CARD["codec"]["config"]), "codec.safetensors"),
+        (wan_transformer(CARD["network"]["config"]), "network.safetensors"),
+        (tiny_vae(CARD["codec"]["config"]), "codec.safetensors"),
     )
     for module, file in parts:
         save_file({name: value.contiguous() for name, value in module.state_dict().items()}, folder / file)

@@ -11,16 +11,16 @@ from diffusers import WanTransformer3DModel
 from blockvid_cli.models.wan.attention import Layer
 from blockvid_cli.models.wan.denoiser import WanDenoiser
 from blockvid_cli.rollout.recipe import Recipe, make_recipe
-from blockvid_cli.rollout.rollout import Rollout, Run
+from blockvid_cli.rollout.rollout import Rollout, RolloutSegment
 from blockvid_cli.storyboard.plan import Block, Plan, PlannedChunk
 
 RECIPE = {
     "schedule": "block",
-    "memory": "everything",
-    "times": "absolute",
+    "kv_cache": "full",
+    "positions": "absolute",
     "noise": "independent",
     "solver": "euler",
-    "commit": "clean",
+    "cache_update": "clean",
     "steps": 3,
     "shift": 2.0,
     "guidance": 1.0,
@@ -45,17 +45,29 @@ def plan(
         cut = index < len(cuts) and cuts[index]
         shot += cut
         words = captions[index] if captions else f"caption {index}"
-        blocks = tuple(
-            Block(number + i, index + 1, shot, (number + i) * frames, frames, words, "", 100 + index)
-            for i in range(count)
+        first, last = number * frames * 4, (number + count) * frames * 4
+        chunks.append(
+            PlannedChunk(
+                number=index + 1,
+                shot=shot,
+                caption=words,
+                prompt=words,
+                negative_prompt="",
+                start=first / 12,
+                end=last / 12,
+                first_frame=first,
+                end_frame=last,
+                first_block=number,
+                block_count=count,
+                block_frames=frames,
+                seed=100 + index,
+                cut=cut,
+            )
         )
         number += count
-        first, last = blocks[0].first * 4, (blocks[-1].first + frames) * 4
-        chunks.append(
-            PlannedChunk(index + 1, shot, words, first / 12, last / 12, first, last, blocks, 100 + index, cut)
-        )
-    blocks = tuple(block for chunk in chunks for block in chunk.blocks)
-    return Plan(tuple(chunks), blocks, 12.0, (48, 32), LATENT, 4 * number * frames - 3, 5, ())
+    return Plan(
+        chunks=tuple(chunks), fps=12.0, size=(48, 32), latent=LATENT, frames=4 * number * frames - 3, seed=5
+    )
 
 
 def network(layers: int = 2, extra: int = 0, seed: int = 0) -> WanTransformer3DModel:
@@ -87,7 +99,7 @@ def read(blocks: Sequence[Block], rows: int = 1) -> torch.Tensor:
     def tokens(text: str) -> torch.Tensor:
         return torch.randn(5, 16, generator=torch.Generator().manual_seed(sum(map(ord, text))))
 
-    words = [block.caption for block in blocks for _ in range(block.frames)]
+    words = [block.prompt for block in blocks for _ in range(block.frames)]
     if len(set(words)) == 1:
         return torch.stack([tokens(words[0]), tokens("no")][:rows])
     return torch.stack([torch.stack([tokens(w) for w in words]), torch.stack([tokens("no")] * len(words))][:rows])
@@ -117,14 +129,11 @@ def rollout(film: Plan, drawn_by, memory, rows: int = 1) -> Rollout:
 def film_latents(film: Plan, drawn_by, how: Recipe, rows: int = 1, inner=None, done=None) -> dict[int, torch.Tensor]:
     """Clean latents by block number of a whole film."""
     base = inner or drawn_by
-    moments = rollout(film, base, how.memory(), rows).moments([Run(film.blocks, how, drawn_by)], done)
+    moments = rollout(film, base, how.kv_cache(), rows).run([RolloutSegment(film.blocks, how, drawn_by)], done)
     return {block.number: latents for moment in moments for block, latents in moment.finished}
 
 
 def with_caption(film: Plan, chunk: int, words: str) -> Plan:
     """The plan with another caption for a chunk (from 1)."""
-    chunks = tuple(
-        replace(c, caption=words, blocks=tuple(replace(b, caption=words) for b in c.blocks)) if c.number == chunk else c
-        for c in film.chunks
-    )
-    return replace(film, chunks=chunks, blocks=tuple(block for c in chunks for block in c.blocks))
+    chunks = (replace(c, caption=words, prompt=words) if c.number == chunk else c for c in film.chunks)
+    return replace(film, chunks=tuple(chunks))

@@ -18,7 +18,7 @@ size: 160x96
 fps: 24
 seed: 3
 chunk: 4s
-recipe: {steps: 6, memory: {name: window, recent: 3}}
+recipe: {steps: 6, kv_cache: {name: window, recent: 3}}
 chunks:
   - caption: A red boat rests
     at: 00:00-00:04
@@ -587,7 +587,7 @@ def test_anything_like_yaml(tmp_path_factory, parts, suffix):
 
 
 names = some.lists(
-    some.sampled_from(["chunks", "1", "3", "seed", "caption", "recipe", "memory", "audio", "file", "at", "", "steps"]),
+    some.sampled_from(["chunks", "1", "3", "seed", "caption", "recipe", "kv_cache", "audio", "file", "at", "", "steps"]),
     max_size=4,
 ).map(".".join)
 

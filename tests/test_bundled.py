@@ -11,8 +11,8 @@ import pytest
 import torch
 
 from blockvid_cli.evaluation.bench.quality import measure_quality, probe_accuracy
-from blockvid_cli.models.card import find_card, shipped
-from blockvid_cli.models.registry import load_codec, load_probe
+from blockvid_cli.models.card import find_card, packaged_folder
+from blockvid_cli.models.registry import load_vae, load_probe
 from blockvid_cli.models.vae import decode
 from blockvid_cli.storybook.drawing import draw
 from blockvid_cli.storybook.edition import read_edition
@@ -22,11 +22,11 @@ EDITION = read_edition()
 
 
 def test_the_shipped_weights_stay_below_forty_megabytes():
-    assert sum(file.stat().st_size for file in (shipped("models") / "storybook").iterdir()) < 40e6
+    assert sum(file.stat().st_size for file in (packaged_folder("models") / "storybook").iterdir()) < 40e6
 
 
 def test_the_codec_gives_back_held_out_stories():
-    codec = load_codec(find_card("storybook"), "cpu")
+    codec = load_vae(find_card("storybook"), "cpu")
     frames, subject = draw(tell(EDITION, HELD_OUT + 7, 6), EDITION)
     error = decode(codec, codec.encode(frames)) - frames
     of_subject = error[(subject > 0.5).expand_as(error)]

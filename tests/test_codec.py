@@ -8,13 +8,13 @@ import pytest
 import torch
 from diffusers import AutoencoderKLWan
 
-from blockvid_cli.models.tiny_vae import TinyCodec, TinySizes, fit_principal, fold
-from blockvid_cli.models.vae import as_pictures, decode
+from blockvid_cli.models.tiny_vae import TinyVAE, TinyVAEConfig, fit_principal, fold
+from blockvid_cli.models.vae import to_uint8, decode
 from blockvid_cli.models.wan import vae as wan_codec
-from blockvid_cli.models.wan.vae import WanCodec
+from blockvid_cli.models.wan.vae import WanVAE
 from blockvid_cli.training.objectives.reconstruction import reconstruct
 
-SMALL = TinySizes(
+SMALL = TinyVAEConfig(
     channels=4,
     encode_fine=16,
     encode_coarse=16,
@@ -36,19 +36,19 @@ def shaken(module: torch.nn.Module, seed: int = 0) -> torch.nn.Module:
 
 
 @pytest.fixture(scope="module")
-def tiny() -> TinyCodec:
-    codec = shaken(TinyCodec(SMALL))
+def tiny() -> TinyVAE:
+    codec = shaken(TinyVAE(SMALL))
     codec.mean.copy_(torch.randn(4))
     codec.std.copy_(torch.rand(4) + 0.5)
     return codec
 
 
 @pytest.fixture(scope="module")
-def wan() -> WanCodec:
+def wan() -> WanVAE:
     from diffusers import AutoencoderKLWan
 
     torch.manual_seed(0)
-    return WanCodec(AutoencoderKLWan(base_dim=16, z_dim=16, num_res_blocks=1).eval().requires_grad_(False))
+    return WanVAE(AutoencoderKLWan(base_dim=16, z_dim=16, num_res_blocks=1).eval().requires_grad_(False))
 
 
 def cuts(latents: torch.Tensor, sizes: list[int]) -> list[torch.Tensor]:
@@ -96,7 +96,7 @@ def test_principal_components_give_a_linear_codec():
     basis, weights = torch.randn(3, 3, 8, 8) * 0.1, torch.randn(60, 3)
     frames = (0.5 + torch.einsum("nk,kchw->nchw", weights, basis)).repeat_interleave(4, 0)
     folded = frames.unflatten(0, (-1, 4)).flatten(1, 2) - 0.5
-    codec = TinyCodec(SMALL)
+    codec = TinyVAE(SMALL)
     fit_principal(codec, folded)
     z, _ = codec.encoder(folded, len(folded), [])
     y, _ = codec.decoder(z, len(folded), [])
@@ -132,7 +132,7 @@ def test_wan_encodes_with_published_mean_and_std(wan):
 
 
 def test_pictures_are_bytes():
-    pictures = as_pictures(torch.tensor([-1.0, 0.0, 0.5, 1.0, 2.0]).view(5, 1, 1, 1).expand(5, 3, 2, 2))
+    pictures = to_uint8(torch.tensor([-1.0, 0.0, 0.5, 1.0, 2.0]).view(5, 1, 1, 1).expand(5, 3, 2, 2))
     assert pictures.dtype.name == "uint8" and pictures.shape == (5, 2, 2, 3)
     assert pictures[:, 0, 0, 0].tolist() == [0, 0, 128, 255, 255]
 
@@ -153,9 +153,9 @@ def test_tiles_cover_a_picture_and_end_where_it_ends():
 @torch.inference_mode()
 def test_tiled_pictures_are_near_the_whole_ones_and_streamed_alike(small_wan):
     z = torch.randn(4, 16, 40, 36, generator=torch.Generator().manual_seed(1))
-    whole = torch.cat(list(WanCodec(small_wan).stream(z.split(2))))
-    tiled = torch.cat(list(WanCodec(small_wan, tiled=True).stream(z.split(2))))
-    at_once = torch.cat(list(WanCodec(small_wan, tiled=True).stream([z])))
+    whole = torch.cat(list(WanVAE(small_wan).stream(z.split(2))))
+    tiled = torch.cat(list(WanVAE(small_wan, tiled=True).stream(z.split(2))))
+    at_once = torch.cat(list(WanVAE(small_wan, tiled=True).stream([z])))
     assert tiled.shape == whole.shape == (13, 3, 320, 288) and torch.allclose(tiled, at_once, atol=1e-5)
     assert float((tiled - whole).abs().mean()) < 0.1 * float(whole.std())
 
@@ -163,4 +163,4 @@ def test_tiled_pictures_are_near_the_whole_ones_and_streamed_alike(small_wan):
 @torch.inference_mode()
 def test_one_tile_is_the_whole_picture(small_wan):
     z = torch.randn(3, 16, 8, 12)
-    assert torch.equal(*(torch.cat(list(WanCodec(small_wan, tiled=t).stream([z]))) for t in (False, True)))
+    assert torch.equal(*(torch.cat(list(WanVAE(small_wan, tiled=t).stream([z]))) for t in (False, True)))

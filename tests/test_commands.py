@@ -14,12 +14,12 @@ from typer.testing import CliRunner
 
 from blockvid_cli.commands.app import app
 from blockvid_cli.errors import MissingModelError, UsageError
-from blockvid_cli.models.card import bundled_models, find_card, read_card, shipped
-from blockvid_cli.models.hub import place
+from blockvid_cli.models.card import bundled_models, find_card, read_card, packaged_folder
+from blockvid_cli.models.hub import local_path
 from blockvid_cli.storyboard.plan import make_plan
 from blockvid_cli.storyboard.storyboard import read_storyboard
 
-STORYBOARDS = sorted(shipped("storyboards").glob("*.yaml"))
+STORYBOARDS = sorted(packaged_folder("storyboards").glob("*.yaml"))
 
 
 def run(*arguments: str) -> subprocess.CompletedProcess[str]:
@@ -123,15 +123,15 @@ def test_the_examples_are_storyboards_the_bundled_model_can_draw(file):
 
 
 def test_the_swan_is_a_minute_of_fifteen_captions():
-    board = read_storyboard(shipped("storyboards") / "swan.yaml")
+    board = read_storyboard(packaged_folder("storyboards") / "swan.yaml")
     assert len(board.chunks) == 15 and board.seconds == 60
 
 
 def test_bundled_cards_are_whole():
     assert "storybook" in bundled_models()
     card = find_card("storybook")
-    assert all(place(card, part).is_file() for part in card.files)
-    shipped_bytes = sum(place(card, part).stat().st_size for part in card.files)
+    assert all(local_path(card, part).is_file() for part in card.files)
+    shipped_bytes = sum(local_path(card, part).stat().st_size for part in card.files)
     assert shipped_bytes < 40e6
     assert {"data", "steps", "compute", "seed"} <= set(card.provenance) and card.limits
 

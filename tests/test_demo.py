@@ -16,7 +16,7 @@ from blockvid_cli.commands import data
 from blockvid_cli.errors import BlockvidError, UsageError
 from blockvid_cli.evaluation import demo as bench
 from blockvid_cli.evaluation.demo import pictures_of, plan_demo, write_bench
-from blockvid_cli.models.vae import as_pictures
+from blockvid_cli.models.vae import to_uint8
 from blockvid_cli.storyboard.storyboard import read_storyboard
 from blockvid_cli.storybook.drawing import draw
 from blockvid_cli.storybook.drifts import DRIFTS, Drift, blur, growth, steady
@@ -79,7 +79,7 @@ def test_stories_of_one_bench_show_several_subjects_and_settings():
 
 
 def test_drawn_a_block_at_a_time_is_drawn_at_once(clean):
-    whole = as_pictures(draw(STORY, EDITION)[0])
+    whole = to_uint8(draw(STORY, EDITION)[0])
     assert clean.shape == (FRAMES, *reversed(EDITION.size), 3) and clean.dtype == np.uint8
     away = np.abs(clean[3:].astype(int) - whole)
     assert away.max() <= 1 and away.mean() < 1e-3

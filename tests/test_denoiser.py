@@ -11,7 +11,7 @@ from blockvid_cli.models.flow_matching import clean_of, levels, noised, shifted,
 from blockvid_cli.models.wan.attention import LookingBack, Recalled, attend
 from blockvid_cli.models.wan.denoiser import WanDenoiser, coordinate_channels, timestep
 from blockvid_cli.models.wan.rope import Rope, grid, rotate
-from blockvid_cli.rollout.guidance import Guided
+from blockvid_cli.rollout.guidance import GuidedDenoiser
 from blockvid_cli.rollout.kv_cache.base import View
 from tests import small
 
@@ -44,8 +44,8 @@ def test_levels_a_frame_equal_diffusers_timesteps_a_token():
 def test_rows_drawn_in_turn_are_the_rows_drawn_together():
     x, text = torch.randn(1, 2, *small.LATENT), torch.cat([context(), context(seed=9)])
     arguments = (x, torch.full((2,), 0.6), text, torch.arange(2), View())
-    together, layers = Guided(small.denoiser(), 3.0)(*arguments)
-    in_turn, _ = Guided(small.denoiser(), 3.0, in_turn=True)(*arguments)
+    together, layers = GuidedDenoiser(small.denoiser(), 3.0)(*arguments)
+    in_turn, _ = GuidedDenoiser(small.denoiser(), 3.0, in_turn=True)(*arguments)
     assert torch.allclose(together, in_turn, atol=1e-5) and not layers  # nothing is recorded that nobody asked for
 
 
@@ -116,12 +116,12 @@ def test_explicit_attention_equals_fused():
 def test_guidance_of_one_is_none():
     x, text = latents(2), torch.cat([context(), context(seed=5)])
     plain, _ = small.denoiser()(x, torch.full((2,), 0.6), text[:1], torch.arange(2), View())
-    guided, layers = Guided(small.denoiser(), 1.0)(
+    guided, layers = GuidedDenoiser(small.denoiser(), 1.0)(
         x, torch.full((2,), 0.6), text, torch.arange(2), View(recording=True)
     )
     assert torch.allclose(plain, guided, atol=1e-6)
     assert layers[0].keys.shape[0] == 2
-    stronger, _ = Guided(small.denoiser(), 3.0)(x, torch.full((2,), 0.6), text, torch.arange(2), View(recording=True))
+    stronger, _ = GuidedDenoiser(small.denoiser(), 3.0)(x, torch.full((2,), 0.6), text, torch.arange(2), View(recording=True))
     negative, _ = small.denoiser()(x, torch.full((2,), 0.6), text[1:], torch.arange(2), View())
     assert torch.allclose(stronger, negative + 3 * (plain - negative), atol=1e-5)
 

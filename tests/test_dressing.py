@@ -17,12 +17,12 @@ from blockvid_cli.storyboard.plan import make_plan
 from blockvid_cli.storyboard.storyboard import json_schema, read_storyboard
 from blockvid_cli.storyboard.writing import dump_storyboard
 from blockvid_cli.video import ffmpeg
-from blockvid_cli.video.decode import decoded
+from blockvid_cli.video.decode import read_frames
 from blockvid_cli.video.lettering import ROWS, broken, letters, pages, subtitle
 from blockvid_cli.video.metadata import read_tags
-from blockvid_cli.video.mux import assemble, draw_pictures, try_out, write_film
+from blockvid_cli.video.mux import mux_film, write_video, check_video_spec, write_film
 from blockvid_cli.video.overlays import captioned, dressed, joined
-from blockvid_cli.video.spec import Look, Transition, look_of
+from blockvid_cli.video.spec import VideoSpec, Transition, video_spec
 from blockvid_cli.video.subtitles import Chapter
 from tests.test_mux import film_of, numbered, numbers, output
 
@@ -44,7 +44,7 @@ def greys(frames) -> list[int]:
 def pictures(tmp_path):
     """Sixty kept pictures, numbered, twelve a second."""
     path = tmp_path / "kept" / "pictures.mp4"
-    draw_pictures(numbered(60), path, fps=12, size=SIZE, frames_total=60, crf=10)
+    write_video(numbered(60), path, fps=12, size=SIZE, frames_total=60, crf=10)
     return path
 
 
@@ -94,7 +94,7 @@ def test_memory_does_not_grow_with_the_film():
             most = max(most, len(alive))
             yield kept
 
-    look = Look(12, SIZE, 100, CHAPTERS, (Transition(24, "dissolve", 20),), subtitles="burned")
+    look = VideoSpec(12, SIZE, 100, CHAPTERS, (Transition(24, "dissolve", 20),), subtitles="burned")
     for _ in dressed(frames(), look):
         pass
     assert most <= 5
@@ -121,7 +121,7 @@ def test_subtitles_can_be_read_and_stay_off_the_edges(size):
 
 def test_subtitles_are_seen_at_their_time_and_nowhere_else():
     frames = plain(60, (160, 96))
-    look = Look(12, (160, 96), 60, CHAPTERS, subtitles="burned")
+    look = VideoSpec(12, (160, 96), 60, CHAPTERS, subtitles="burned")
     shown = list(captioned(frames, look))
     changed = [number for number in range(60) if shown[number] is not frames[number]]
     assert changed == list(range(48))  # the third chapter says nothing
@@ -131,7 +131,7 @@ def test_subtitles_are_seen_at_their_time_and_nowhere_else():
 
 def test_a_long_subtitle_is_shown_page_after_page():
     frames = [np.zeros((96, 160, 3), np.uint8)] * 40
-    look = Look(10, (160, 96), 40, (Chapter(0, 4, CAPTION),), subtitles="burned")
+    look = VideoSpec(10, (160, 96), 40, (Chapter(0, 4, CAPTION),), subtitles="burned")
     shown = list(captioned(frames, look))
     turns = [number for number in range(1, 40) if not np.array_equal(shown[number], shown[number - 1])]
     count = len(pages(CAPTION, (160, 96)))
@@ -148,11 +148,11 @@ def test_words_are_broken_at_spaces_and_only_then_anywhere():
 
 def test_a_film_with_burned_subtitles(pictures, tmp_path):
     film = tmp_path / "film.mp4"
-    assemble(pictures, film, Look(12, SIZE, 60, CHAPTERS))
+    mux_film(pictures, film, VideoSpec(12, SIZE, 60, CHAPTERS))
     assert film.with_suffix(".srt").exists()
-    assemble(pictures, film, Look(12, SIZE, 60, CHAPTERS, subtitles="burned"))
+    mux_film(pictures, film, VideoSpec(12, SIZE, 60, CHAPTERS, subtitles="burned"))
     assert not film.with_suffix(".srt").exists()  # a player would show both
-    before, after = (np.array([f[:10].mean(axis=(0, 2)) for f in decoded(path, SIZE)]) for path in (pictures, film))
+    before, after = (np.array([f[:10].mean(axis=(0, 2)) for f in read_frames(path, SIZE)]) for path in (pictures, film))
     assert np.abs(before - after).max() < 12
 
 
@@ -160,20 +160,20 @@ def test_subtitles_of_ones_own_stay(pictures, tmp_path):
     beside = tmp_path / "film.srt"
     beside.write_text("1\n00:00:00,000 --> 00:00:02,000\nvon Hand\n")
     for mode in ("none", "burned"):
-        assemble(pictures, tmp_path / "film.mp4", Look(12, SIZE, 60, CHAPTERS, subtitles=mode))
+        mux_film(pictures, tmp_path / "film.mp4", VideoSpec(12, SIZE, 60, CHAPTERS, subtitles=mode))
         assert "von Hand" in beside.read_text()
 
 
 def test_soft_subtitles_are_in_the_film_and_beside_it(pictures, tmp_path):
     film = tmp_path / "film.mp4"
-    assemble(pictures, film, Look(12, SIZE, 60, CHAPTERS, subtitles="soft"))
+    mux_film(pictures, film, VideoSpec(12, SIZE, 60, CHAPTERS, subtitles="soft"))
     inside = output(film, "-map", "0:s", "-f", "srt").decode().replace("\r\n", "\n")
     for text in (inside, film.with_suffix(".srt").read_text()):
         assert "00:00:02,000 --> 00:00:04,000\na word of its own" in text and "three" not in text
     said = subprocess.run([ffmpeg.binary(), "-i", film], capture_output=True, text=True, check=False).stderr
     assert "mov_text" in said
     assert sorted(path.name for path in tmp_path.iterdir()) == ["film.mp4", "film.srt", "kept"]
-    assemble(pictures, film, Look(12, SIZE, 60, (Chapter(0, 5, "", ""),), subtitles="soft"))  # nothing is said
+    mux_film(pictures, film, VideoSpec(12, SIZE, 60, (Chapter(0, 5, "", ""),), subtitles="soft"))  # nothing is said
 
 
 # ---- cards -----------------------------------------------------------------------------------------------
@@ -181,8 +181,8 @@ def test_soft_subtitles_are_in_the_film_and_beside_it(pictures, tmp_path):
 
 def test_cards_come_before_and_after(pictures, tmp_path):
     title, end = TitleCard("A film\nin two rows", 1.0), TitleCard("The end", 0.5, "black", "#ffffff")
-    look = Look(12, SIZE, 60, CHAPTERS, title_card=title, end_card=end)
-    made = assemble(pictures, tmp_path / "film.mp4", look)
+    look = VideoSpec(12, SIZE, 60, CHAPTERS, title_card=title, end_card=end)
+    made = mux_film(pictures, tmp_path / "film.mp4", look)
     assert (made.frames, made.seconds) == (78, 6.5)
     assert numbers(made.path)[12:72] == list(range(60))
     _, chapters = read_tags(made.path)
@@ -198,7 +198,7 @@ def test_cards_come_before_and_after(pictures, tmp_path):
 
 
 def test_cards_come_out_of_black_and_go_into_it():
-    look = Look(10, SIZE, 1, end_card=TitleCard("The end", 3, "black", "white"))
+    look = VideoSpec(10, SIZE, 1, end_card=TitleCard("The end", 3, "black", "white"))
     corner = greys(dressed(plain(1), look))[1:]
     assert len(corner) == 30 and corner[5:25] == [255] * 20
     assert corner[:5] == corner[:-6:-1] == sorted(corner[:5]) and corner[0] < 40
@@ -206,7 +206,7 @@ def test_cards_come_out_of_black_and_go_into_it():
 
 @pytest.mark.parametrize("size", [(160, 96), (832, 480)])
 def test_the_words_of_a_card_are_in_its_middle(size):
-    look = Look(1, size, 0, title_card=TitleCard("The swan and the boat", 3, "white", "black"))
+    look = VideoSpec(1, size, 0, title_card=TitleCard("The swan and the boat", 3, "white", "black"))
     picture = list(dressed([], look))[1]
     rows, columns = np.flatnonzero(picture.any(axis=(1, 2))), np.flatnonzero(picture.any(axis=(0, 2)))
     assert abs(rows.mean() - size[1] / 2) < size[1] * 0.06
@@ -216,10 +216,10 @@ def test_the_words_of_a_card_are_in_its_middle(size):
 
 def test_what_cannot_be_drawn_is_said_beforehand(tmp_path):
     with pytest.raises(BlockvidError, match="too many words for 64x48 pixels; write fewer"):
-        try_out(Look(12, SIZE, 48, end_card=TitleCard("word " * 200)))
+        check_video_spec(VideoSpec(12, SIZE, 48, end_card=TitleCard("word " * 200)))
     (tmp_path / "font.ttf").write_text("this is no font")
     with pytest.raises(BlockvidError, match=r"the font .*font\.ttf cannot be read"):
-        try_out(Look(12, SIZE, 48, font=tmp_path / "font.ttf"))
+        check_video_spec(VideoSpec(12, SIZE, 48, font=tmp_path / "font.ttf"))
 
 
 # ---- kept pictures ---------------------------------------------------------------------------------------
@@ -228,9 +228,9 @@ def test_what_cannot_be_drawn_is_said_beforehand(tmp_path):
 def test_kept_pictures_are_there_whole_or_not_at_all(tmp_path):
     path = tmp_path / "new" / "pictures.mp4"
     with pytest.raises(BlockvidError, match="5 frames of 12"):
-        draw_pictures(numbered(5), path, fps=12, size=SIZE, frames_total=12)
+        write_video(numbered(5), path, fps=12, size=SIZE, frames_total=12)
     assert list(path.parent.iterdir()) == []
-    draw_pictures(numbered(12), path, fps=12, size=SIZE, frames_total=12)
+    write_video(numbered(12), path, fps=12, size=SIZE, frames_total=12)
     assert [file.name for file in path.parent.iterdir()] == ["pictures.mp4"]
     assert numbers(path) == list(range(12))
 
@@ -238,17 +238,17 @@ def test_kept_pictures_are_there_whole_or_not_at_all(tmp_path):
 def test_a_film_of_kept_pictures_is_the_film_that_was_written_at_once(tmp_path):
     fields = {"fps": 12, "size": SIZE, "frames_total": 60, "crf": 18}
     once = write_film(numbered(60), tmp_path / "once.mp4", chapters=CHAPTERS, metadata={"a": 1}, title="t", **fields)
-    draw_pictures(numbered(60), tmp_path / "pictures.mp4", **fields)
-    look = Look(12, SIZE, 60, CHAPTERS, title="t", metadata={"a": 1})
-    again = assemble(tmp_path / "pictures.mp4", tmp_path / "again.mp4", look)
+    write_video(numbered(60), tmp_path / "pictures.mp4", **fields)
+    look = VideoSpec(12, SIZE, 60, CHAPTERS, title="t", metadata={"a": 1})
+    again = mux_film(tmp_path / "pictures.mp4", tmp_path / "again.mp4", look)
     assert again.path.read_bytes() == once.path.read_bytes()
     assert again.path.with_suffix(".srt").read_bytes() == once.path.with_suffix(".srt").read_bytes()
 
 
 def test_frames_that_nothing_is_drawn_into_are_those_that_were_kept(pictures):
-    look = Look(12, SIZE, 60, (), (Transition(30, "fade", 6),), title_card=TitleCard("A film", 1.0))
-    kept = list(decoded(pictures, SIZE))
-    shown = list(dressed(decoded(pictures, SIZE), look))[12:]
+    look = VideoSpec(12, SIZE, 60, (), (Transition(30, "fade", 6),), title_card=TitleCard("A film", 1.0))
+    kept = list(read_frames(pictures, SIZE))
+    shown = list(dressed(read_frames(pictures, SIZE), look))[12:]
     assert len(shown) == 60
     same = [number for number in range(60) if np.array_equal(kept[number], shown[number])]
     assert same == [*range(27), *range(33, 60)]
@@ -256,7 +256,7 @@ def test_frames_that_nothing_is_drawn_into_are_those_that_were_kept(pictures):
 
 def test_a_shorter_film_takes_the_first_pictures(pictures, tmp_path):
     for card in (None, TitleCard("The end", 1.0)):
-        film = assemble(pictures, tmp_path / "film.mp4", Look(12, SIZE, 24, end_card=card)).path
+        film = mux_film(pictures, tmp_path / "film.mp4", VideoSpec(12, SIZE, 24, end_card=card)).path
         assert numbers(film)[:24] == list(range(24)) and len(numbers(film)) == (36 if card else 24)
 
 
@@ -264,22 +264,22 @@ def test_a_shorter_film_takes_the_first_pictures(pictures, tmp_path):
 def test_pictures_that_are_missing_few_or_damaged(tmp_path, card, pictures):
     film = tmp_path / "film.mp4"
     with pytest.raises(BlockvidError, match=r"absent\.mp4 do not exist"):
-        assemble(tmp_path / "absent.mp4", film, Look(12, SIZE, 60, end_card=card))
+        mux_film(tmp_path / "absent.mp4", film, VideoSpec(12, SIZE, 60, end_card=card))
     with pytest.raises(BlockvidError, match=r"60 pictures of 72; remove it|96 frames of 108"):
-        assemble(pictures, film, Look(12, SIZE, 72, end_card=card))
+        mux_film(pictures, film, VideoSpec(12, SIZE, 72, end_card=card))
     pictures.write_bytes(b"no film")
     with pytest.raises(BlockvidError, match=r"cannot be read|could not write"):
-        assemble(pictures, film, Look(12, SIZE, 60, end_card=card))
+        mux_film(pictures, film, VideoSpec(12, SIZE, 60, end_card=card))
     with pytest.raises(UsageError, match=r"film\.mp4; not film\.avi"):
-        assemble(pictures, tmp_path / "film.avi", Look(12, SIZE, 60))
+        mux_film(pictures, tmp_path / "film.avi", VideoSpec(12, SIZE, 60))
     assert sorted(path.name for path in tmp_path.iterdir()) == ["kept"]
 
 
 def test_a_reader_that_stops_early_leaves_no_process(pictures):
-    frames = decoded(pictures, SIZE)
+    frames = read_frames(pictures, SIZE)
     next(frames)
     frames.close()
-    assert len(list(decoded(pictures, SIZE))) == 60
+    assert len(list(read_frames(pictures, SIZE))) == 60
 
 
 def test_an_old_film_is_as_it_was(tmp_path):
@@ -343,12 +343,12 @@ def test_the_dress_changes_no_plan_and_the_look_has_all_of_it(board):
         "fps: 12\nchunks: [a, {caption: b, cut: true}, {caption: c, cut: true}, {caption: d, cut: true}]"
     )
     assert make_plan(read_storyboard(board.parent / "plain.yaml"), card, seed=0) == plan
-    look = look_of(story, plan, {"a": 1})
+    look = video_spec(story, plan, {"a": 1})
     assert look.transitions == (Transition(45, "fade", 6), Transition(93, "dissolve", 15))
     assert [chapter.words for chapter in look.chapters] == ["", "b", "one\ntwo", "d"]
     assert (look.before, look.seconds, look.film_frames) == (2.5, 21.5, 258)
     assert look.changes_pictures
-    assert not look_of(read_storyboard(board.parent / "plain.yaml"), plan).changes_pictures
+    assert not video_spec(read_storyboard(board.parent / "plain.yaml"), plan).changes_pictures
 
 
 def test_the_json_schema_knows_bare_texts():

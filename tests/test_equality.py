@@ -12,9 +12,9 @@ from blockvid_cli.models.skyreels import SkyReelsDenoiser
 from blockvid_cli.models.wan.denoiser import WanDenoiser
 from blockvid_cli.rollout.kv_cache.base import View
 from blockvid_cli.rollout.noise import gaussian
-from blockvid_cli.rollout.recipe import make_recipe, overlaid
-from blockvid_cli.rollout.rollout import Rollout, Run
-from blockvid_cli.rollout.schedules.matrix import Matrix
+from blockvid_cli.rollout.recipe import make_recipe, merge_recipes
+from blockvid_cli.rollout.rollout import Rollout, RolloutSegment
+from blockvid_cli.rollout.schedules.matrix import MatrixSchedule
 from tests import tiny_wan
 from tests.small import plan
 
@@ -103,10 +103,10 @@ class Uncached:
 def test_self_forcing_is_its_recipe_without_a_cache(window):
     film = plan((5, 4), 3, ["a swan", "a swan"])
     film = type(film)(film.chunks, film.blocks, 16.0, (48, 32), LATENT, film.frames, film.seed, ())
-    values = overlaid(find_card("self-forcing").recipe, {"memory": {"window": window}})
+    values = merge_recipes(find_card("self-forcing").recipe, {"kv_cache": {"window": window}})
     recipe, ours = make_recipe(values), WanDenoiser(tiny_wan.network())
-    rollout = Rollout(film, recipe.memory(), ours.rope, ours.patch, lambda blocks: tokens())
-    moments = rollout.moments([Run(film.blocks, recipe, ours)])
+    rollout = Rollout(film, recipe.kv_cache(), ours.rope, ours.patch, lambda blocks: tokens())
+    moments = rollout.run([RolloutSegment(film.blocks, recipe, ours)])
     drawn = {block.number: latents for moment in moments for block, latents in moment.finished}
 
     theirs = Uncached(tiny_wan.network(), 3, window)
@@ -114,7 +114,7 @@ def test_self_forcing_is_its_recipe_without_a_cache(window):
     for block in film.blocks:
         chunk = film.chunks[block.chunk - 1].blocks
         x = recipe.noise(block, range(chunk[0].first, chunk[-1].first + 3), film.seed, LATENT)
-        for now, then in zip(recipe.levels, recipe.levels[1:], strict=False):
+        for now, then in zip(recipe.sigmas, recipe.sigmas[1:], strict=False):
             clean = x - now * theirs.velocity(past, x, now, tokens())
             noise = gaussian(tuple(x.shape), "renoise", block.seed, block.number, round(then, 6))
             x = (1 - then) * clean + then * noise if then else clean
@@ -122,40 +122,40 @@ def test_self_forcing_is_its_recipe_without_a_cache(window):
         past.append(x)
 
 
-def rows(schedule: Matrix, blocks: int, ready: int = 0) -> list[str]:
+def rows(schedule: MatrixSchedule, blocks: int, ready: int = 0) -> list[str]:
     """The schedule as SkyReels writes it: a digit a block, 0 is untouched noise, 5 done; four steps."""
     levels = (1.0, 0.75, 0.5, 0.25, 0.0)
     state = ["5"] * ready + ["0"] * (blocks - ready)
     out = []
     for step in schedule.steps(blocks, levels):
-        for block, then in zip(step.blocks, step.then, strict=True):
+        for block, then in zip(step.blocks, step.sigma_next, strict=True):
             if block in step.moving:
                 state[block] = str(levels.index(then) + 1) if then else "5"
-        for block, now in zip(step.blocks, step.now, strict=True):
+        for block, now in zip(step.blocks, step.sigma, strict=True):
             if block in step.moving:
                 state[block] = str(levels.index(now) + 1)
         out.append("".join(state))
-        for block, then in zip(step.blocks, step.then, strict=True):
+        for block, then in zip(step.blocks, step.sigma_next, strict=True):
             if block in step.moving and then == 0:
                 state[block] = "5"
     return out
 
 
 def test_skyreels_matrix_has_its_golden_rows():
-    assert rows(Matrix(6, 0), 6) == ["111111", "222222", "333333", "444444"]
+    assert rows(MatrixSchedule(6, 0), 6) == ["111111", "222222", "333333", "444444"]
     golden = "100000 200000 310000 420000 531000 542000 553100 554200 555310 555420 555531 555542 555553 555554"
-    assert rows(Matrix(6, 0, lag=2), 6) == golden.split()
-    later = rows(Matrix(6, 2), 10)[4:]
+    assert rows(MatrixSchedule(6, 0, lag=2), 6) == golden.split()
+    later = rows(MatrixSchedule(6, 2), 10)[4:]
     assert [row[4:] for row in later] == ["551111", "552222", "553333", "554444"]
 
 
 def test_a_window_of_the_matrix_is_never_wider_than_it_says():
     levels = tuple(1 - i / 8 for i in range(9))
-    for schedule in (Matrix(5, 1), Matrix(5, 2), Matrix(4, 0, lag=2), Matrix(5, 0, lag=3)):
+    for schedule in (MatrixSchedule(5, 1), MatrixSchedule(5, 2), MatrixSchedule(4, 0, lag=2), MatrixSchedule(5, 0, lag=3)):
         steps = list(schedule.steps(17, levels))
         assert max(len(step.blocks) for step in steps) <= schedule.window
         assert all(list(step.blocks) == list(range(step.blocks[0], step.blocks[-1] + 1)) for step in steps)
-        reached = {b for s in steps for b, then in zip(s.blocks, s.then, strict=True) if then == 0 and b in s.moving}
+        reached = {b for s in steps for b, then in zip(s.blocks, s.sigma_next, strict=True) if then == 0 and b in s.moving}
         assert reached == set(range(17))
 
 
@@ -171,11 +171,11 @@ def test_a_held_block_is_shown_and_not_moved():
             return super().__call__(x, level, context, times, memory)
 
     ours = Watching(tiny_wan.network("skyreels"))
-    how = {"schedule": {"name": "matrix", "window": 4, "overlap": 1, "context": 0.02}, "steps": 3}
-    recipe = make_recipe(overlaid(find_card("skyreels-v2-df-1.3b").recipe, how))
-    rollout = Rollout(film, recipe.memory(), ours.rope, ours.patch, lambda blocks: tokens())
+    how = {"schedule": {"name": "matrix", "window": 4, "overlap": 1, "context_sigma": 0.02}, "steps": 3}
+    recipe = make_recipe(merge_recipes(find_card("skyreels-v2-df-1.3b").recipe, how))
+    rollout = Rollout(film, recipe.kv_cache(), ours.rope, ours.patch, lambda blocks: tokens())
     drawn = {}
-    for moment in rollout.moments([Run(film.blocks, recipe, ours)]):
+    for moment in rollout.run([RolloutSegment(film.blocks, recipe, ours)]):
         drawn |= {block.number: latents for block, latents in moment.finished}
     assert sorted(drawn) == list(range(7)) and len(shown) == 6  # two windows of three steps, nothing committed
     x, level, times = shown[3]
@@ -188,12 +188,12 @@ def test_a_resumed_matrix_is_the_uninterrupted_one():
     film = plan((4, 3), 2, ["a", "a"])
     film = type(film)(film.chunks, film.blocks, 24.0, (48, 32), LATENT, film.frames, film.seed, ())
     ours = SkyReelsDenoiser(tiny_wan.network("skyreels"))
-    how = {"schedule": {"name": "matrix", "window": 4, "overlap": 1, "context": 0.02}, "steps": 3}
-    recipe = make_recipe(overlaid(find_card("skyreels-v2-df-1.3b").recipe, how))
+    how = {"schedule": {"name": "matrix", "window": 4, "overlap": 1, "context_sigma": 0.02}, "steps": 3}
+    recipe = make_recipe(merge_recipes(find_card("skyreels-v2-df-1.3b").recipe, how))
 
     def draw(done):
-        rollout = Rollout(film, recipe.memory(), ours.rope, ours.patch, lambda blocks: tokens())
-        moments = rollout.moments([Run(film.blocks, recipe, ours)], done)
+        rollout = Rollout(film, recipe.kv_cache(), ours.rope, ours.patch, lambda blocks: tokens())
+        moments = rollout.run([RolloutSegment(film.blocks, recipe, ours)], done)
         return {block.number: latents for moment in moments for block, latents in moment.finished}
 
     whole = draw({})

@@ -14,11 +14,11 @@ from torch.nn import functional as F
 from blockvid_cli.errors import MissingModelError
 from blockvid_cli.models.card import ModelCard, bundled_models, find_card
 from blockvid_cli.models.hub import sha256
-from blockvid_cli.models.latent_rgb import BIAS, FACTORS, LatentColours
-from blockvid_cli.models.preview_decoders import load_taehv, quick_decoder
+from blockvid_cli.models.latent_rgb import BIAS, FACTORS, LatentRGB
+from blockvid_cli.models.preview_decoders import load_taehv, load_preview_decoder
 from blockvid_cli.models.taehv import TaehvDecoder
-from blockvid_cli.models.taew import TAEW21, TAEW21_BYTES, TAEW21_LICENCE, found, is_wan21
-from blockvid_cli.models.tiny_vae import TinyCodec
+from blockvid_cli.models.taew import TAEW21, TAEW21_BYTES, TAEW21_LICENCE, taehv_weights, has_wan21_latents
+from blockvid_cli.models.tiny_vae import TinyVAE
 from blockvid_cli.models.vae import decode
 from tests import tiny_wan
 from tests.fake_hub import FakeHub
@@ -95,7 +95,7 @@ def test_taehv_says_what_the_simple_way_says(taehv):
 @pytest.mark.parametrize("sizes", [[2, 2, 1], [1] * 5])
 @pytest.mark.parametrize("kind", ["taehv", "smooth", "square"])
 def test_streamed_equals_whole(taehv, kind, sizes):
-    decoder = taehv if kind == "taehv" else LatentColours(smooth=kind == "smooth")
+    decoder = taehv if kind == "taehv" else LatentRGB(smooth=kind == "smooth")
     parts = list(decoder.stream(latents(5).split(sizes)))
     assert [len(part) for part in parts] == [4 * size - (3 if i == 0 else 0) for i, size in enumerate(sizes)]
     assert torch.equal(torch.cat(parts), decode(decoder, latents(5)))
@@ -129,51 +129,51 @@ def test_a_published_file_is_loaded_and_another_is_not(taehv, tmp_path):
 
 def test_colours_are_a_linear_map_of_normalised_latents():
     assert torch.tensor(FACTORS).shape == (16, 3)
-    middle = decode(LatentColours(scale=1), torch.zeros(3, 16, 4, 6))
+    middle = decode(LatentRGB(scale=1), torch.zeros(3, 16, 4, 6))
     assert middle.shape == (9, 3, 4, 6)
     assert torch.allclose(middle[0, :, 0, 0], (torch.tensor(BIAS) + 1) / 2)
     z = torch.zeros(2, 16, 4, 6)
     z[1, 2, 1, 1] = 1.0
-    frames = decode(LatentColours(scale=1), z)
+    frames = decode(LatentRGB(scale=1), z)
     assert torch.allclose(frames[1, :, 1, 1] - frames[0, :, 1, 1], torch.tensor(FACTORS[2]) / 2, atol=1e-6)
     assert torch.equal(frames[1], frames[4]) and torch.equal(frames[1, :, 0], frames[0, :, 0])
-    assert decode(LatentColours(), z).shape == (5, 3, 32, 48)
+    assert decode(LatentRGB(), z).shape == (5, 3, 32, 48)
     with pytest.raises(ValueError, match="16 channels, not 4"):
-        decode(LatentColours(), torch.zeros(1, 4, 2, 2))
+        decode(LatentRGB(), torch.zeros(1, 4, 2, 2))
 
 
 def test_square_pixels_are_the_latents_pixels():
     z = latents(2)
-    small, square = decode(LatentColours(scale=1), z), decode(LatentColours(smooth=False), z)
+    small, square = decode(LatentRGB(scale=1), z), decode(LatentRGB(smooth=False), z)
     assert torch.equal(square, small.repeat_interleave(8, 2).repeat_interleave(8, 3))
 
 
 def test_models_are_told_apart_by_their_codec():
-    assert set(WAN21) <= {name for name in bundled_models() if is_wan21(find_card(name))}
-    assert not is_wan21(find_card("storybook"))
+    assert set(WAN21) <= {name for name in bundled_models() if has_wan21_latents(find_card(name))}
+    assert not has_wan21_latents(find_card("storybook"))
     wan = find_card("wan2.1-t2v-1.3b")
-    config = {**wan.codec.config, "latents_mean": [0.0] * 16}
-    assert not is_wan21(wan.model_copy(update={"codec": wan.codec.model_copy(update={"config": config})}))
+    config = {**wan.vae.config, "latents_mean": [0.0] * 16}
+    assert not has_wan21_latents(wan.model_copy(update={"codec": wan.vae.model_copy(update={"config": config})}))
 
 
 def test_a_model_gets_the_quickest_decoder_that_is_here(taehv, wan_card):
-    assert isinstance(quick_decoder(find_card("storybook"), "cpu").decoder, TinyCodec)
-    nothing = quick_decoder(wan_card, "cpu")
-    assert nothing.kind == "colours" and nothing.file is None and found(wan_card) is None
+    assert isinstance(load_preview_decoder(find_card("storybook"), "cpu").decoder, TinyVAE)
+    nothing = load_preview_decoder(wan_card, "cpu")
+    assert nothing.kind == "colours" and nothing.file is None and taehv_weights(wan_card) is None
     beside = wan_card.folder / "taew2_1.safetensors"
     save_file(published(taehv), beside)
-    there = quick_decoder(wan_card, "cpu", torch.bfloat16)
+    there = load_preview_decoder(wan_card, "cpu", torch.bfloat16)
     assert (there.kind, there.file) == ("taehv", beside) and there.decoder.decoder[1].weight.dtype == torch.bfloat16
     assert decode(there.decoder, latents(1)).dtype == torch.float32
-    assert quick_decoder(wan_card, "cpu", linear=True).kind == "colours"
+    assert load_preview_decoder(wan_card, "cpu", linear=True).kind == "colours"
     beside.write_bytes(beside.read_bytes()[:1000])
     with pytest.raises(MissingModelError, match="damaged"):
-        quick_decoder(wan_card, "cpu")
+        load_preview_decoder(wan_card, "cpu")
 
 
 def test_another_autoencoder_is_decoded_by_itself(tmp_path):
     folder = tiny_wan.model(tmp_path / "model", "diffusers")
-    assert quick_decoder(find_card(str(folder)), "cpu").kind == "own"
+    assert load_preview_decoder(find_card(str(folder)), "cpu").kind == "own"
 
 
 BRING = """

@@ -13,8 +13,8 @@ from safetensors.torch import load_file
 from blockvid_cli.commands.display import ProgressForm
 from blockvid_cli.commands.film import draw
 from blockvid_cli.errors import OutOfMemoryError
-from blockvid_cli.job import Order, prepare
-from blockvid_cli.project.history import add, keep_text, kept_text, read_history
+from blockvid_cli.job import RenderRequest, prepare
+from blockvid_cli.project.history import append_record, save_storyboard_text, read_storyboard_text, read_history
 from tests.conftest import STORY
 
 
@@ -33,8 +33,8 @@ def drawn_once(model, tmp_path_factory) -> Path:
     """A folder with a story drawn with seed 5, other numbers of a recipe and a changed field."""
     folder = tmp_path_factory.mktemp("drawn")
     (folder / "story.yaml").write_text(STORY)
-    recipe = {"steps": 2, "memory": {"name": "window", "window": 6}}
-    order = Order(folder / "story.yaml", model=str(model), seed=5, recipe=recipe, overrides=("chunks.2.seed=9",))
+    recipe = {"steps": 2, "kv_cache": {"name": "window", "window": 6}}
+    order = RenderRequest(folder / "story.yaml", model=str(model), seed=5, recipe=recipe, overrides=("chunks.2.seed=9",))
     draw(prepare(order), ProgressForm.NONE)
     return folder
 
@@ -52,13 +52,13 @@ def test_a_render_is_recorded_with_all_it_takes_to_draw_it_again(rendered, model
     assert render.options == {
         "model": str(model),
         "seed": 5,
-        "recipe": {"steps": 2, "memory": {"name": "window", "window": 6}},
+        "recipe": {"steps": 2, "kv_cache": {"name": "window", "window": 6}},
         "overrides": ["chunks.2.seed=9"],
     }
     assert render.recipe["steps"] == 2 and render.recipe["solver"] == "euler"
-    assert (render.chunks, render.drawn, render.resumed) == (3, 3, 0) and render.seconds > 0
+    assert (render.chunks, render.rendered, render.resumed) == (3, 3, 0) and render.seconds > 0
     assert render.weights == hashlib.sha256((model / "network.safetensors").read_bytes()).hexdigest()
-    assert render.time.endswith("Z") and kept_text(rendered.with_suffix(".blockvid"), render) == rendered.read_bytes()
+    assert render.time.endswith("Z") and read_storyboard_text(rendered.with_suffix(".blockvid"), render) == rendered.read_bytes()
 
 
 def test_a_storyboard_is_kept_once_and_an_edit_beside_it(rendered, model, blockvid):
@@ -69,7 +69,7 @@ def test_a_storyboard_is_kept_once_and_an_edit_beside_it(rendered, model, blockv
     rendered.write_text(rendered.read_text().replace("hops up and down", "rests"))
     assert blockvid(*arguments).code == 0
     assert len(list(rendered.with_suffix(".blockvid").glob("history/*.yaml"))) == 2
-    told = [(render.drawn, render.resumed) for render in renders(rendered).values()]
+    told = [(render.rendered, render.resumed) for render in renders(rendered).values()]
     assert told == [(3, 0), (3, 0), (0, 3), (1, 2)]
 
 
@@ -130,7 +130,7 @@ def test_failed_and_interrupted_renders_are_recorded(story, model, blockvid, mon
             else:
                 assert blockvid("render", story, "--model", model).code == code
         last = list(renders(story).values())[-1]
-        assert last.result == said and last.drawn == 0 and not last.done
+        assert last.result == said and last.rendered == 0 and not last.done
     monkeypatch.setenv("COLUMNS", "200")
     done = blockvid("history", story)
     assert done.code == 0 and "interrupted" in done.out and "failed: not enough memory to denoise." in done.out
@@ -149,7 +149,7 @@ def test_a_line_that_was_torn_is_passed_over_and_keeps_its_number(rendered, bloc
     done = blockvid("history", rendered, "--json")
     assert [row["number"] for row in json.loads(done.out)] == [1]
     assert "line 2 cannot be read; render 2 is left out" in done.err
-    add(file.parent, renders(rendered)[1])
+    append_record(file.parent, renders(rendered)[1])
     assert list(renders(rendered)) == [1, 3] and file.read_bytes().count(b"\n") == 3
     assert [json.loads(line)["seed"] for line in file.read_bytes().splitlines()[::2]] == [5, 5]
 
@@ -238,7 +238,7 @@ def test_captions_are_kept_as_what_they_are(tmp_path, model, blockvid):
 
 
 def test_text_is_kept_under_its_hash(tmp_path):
-    names = {keep_text(tmp_path, text, ".yaml") for text in (b"a", b"b", b"a")}
+    names = {save_storyboard_text(tmp_path, text, ".yaml") for text in (b"a", b"b", b"a")}
     assert len(names) == 2 == len(list((tmp_path / "history").iterdir()))
 
 
@@ -249,4 +249,4 @@ def test_moving_a_folder_keeps_its_history(rendered, model, blockvid, tmp_path):
         shutil.move(path, moved / path.name)
     assert blockvid("history", moved / "story.yaml", "--redraw", "1").code == 0
     assert (moved / "story-1.mp4").exists() and not (tmp_path / "story-1.yaml").exists()
-    assert prepare(Order(moved / "story-1.yaml", model=str(model))).plan.frames == 60
+    assert prepare(RenderRequest(moved / "story-1.yaml", model=str(model))).plan.frames == 60

@@ -16,15 +16,15 @@ from PIL import Image
 from safetensors.torch import load_file
 
 from blockvid_cli.errors import StoryboardError, UsageError
-from blockvid_cli.job import Order, prepare
-from blockvid_cli.models.registry import load_codec
+from blockvid_cli.job import RenderRequest, prepare
+from blockvid_cli.models.registry import load_vae
 from blockvid_cli.render import render
-from blockvid_cli.rollout.conditioning import NOTHING, Given, encoded
-from blockvid_cli.rollout.guidance import Guided
-from blockvid_cli.rollout.rollout import Rollout, Run
+from blockvid_cli.rollout.conditioning import NO_CONDITIONING, FrameConditioning, encode_frames
+from blockvid_cli.rollout.guidance import GuidedDenoiser
+from blockvid_cli.rollout.rollout import Rollout, RolloutSegment
 from blockvid_cli.storyboard.storyboard import read_storyboard
 from blockvid_cli.storyboard.writing import dump_storyboard
-from blockvid_cli.video.reference_images import Guide, read_guide
+from blockvid_cli.video.reference_images import ReferenceImage, read_reference_image
 from tests import small
 
 SIZE = (64, 32)  # of the films drawn here
@@ -56,7 +56,7 @@ def with_picture(story: Path, chunk: int, name: str, field: str = "image") -> No
 def draw(story: Path, model: Path, **options) -> list:
     """Renders; returns what was told."""
     events = []
-    render(prepare(Order(story, model=str(model), **options)), events.append)
+    render(prepare(RenderRequest(story, model=str(model), **options)), events.append)
     return events
 
 
@@ -67,15 +67,15 @@ def latents(story: Path) -> list[torch.Tensor]:
 
 
 def drawn_chunks(events) -> set[int]:
-    return {b.chunk for e in events if e.moment and not e.moment.resumed for b, _ in e.moment.finished}
+    return {b.chunk for e in events if e.step and not e.step.resumed for b, _ in e.step.finished}
 
 
-def latent(guide: Guide, model: Path, first: bool) -> torch.Tensor:
+def latent(guide: ReferenceImage, model: Path, first: bool) -> torch.Tensor:
     """What the codec makes of a picture: alone, or as four frames after one."""
     from blockvid_cli.models.find import find_model
 
     still = torch.from_numpy(guide.pixels).permute(2, 0, 1)[None] / 255
-    return load_codec(find_model(str(model)), "cpu").encode(still.expand(1 if first else 5, -1, -1, -1))[-1]
+    return load_vae(find_model(str(model)), "cpu").encode(still.expand(1 if first else 5, -1, -1, -1))[-1]
 
 
 @pytest.mark.parametrize("chunk", [1, 3])
@@ -87,7 +87,7 @@ def test_a_chunk_begins_with_its_picture_and_those_before_stay_as_they_are(story
     after = latents(story)
     assert drawn_chunks(events) == set(range(chunk, 4))
     assert all(torch.equal(a, b) for a, b in zip(plain[: chunk - 1], after, strict=False))
-    held = latent(read_guide(story.parent / "a.png", SIZE), guided, first=chunk == 1)
+    held = latent(read_reference_image(story.parent / "a.png", SIZE), guided, first=chunk == 1)
     assert torch.equal(after[chunk - 1][0], held)
     assert not torch.allclose(after[chunk - 1][1], plain[chunk - 1][1], atol=1e-3)  # its neighbours see it
 
@@ -97,17 +97,17 @@ def test_a_chunk_ends_with_its_picture(story, guided):
     with_picture(story, 3, picture(story.parent / "b.png", 1).name, "image")
     draw(story, guided)
     after = latents(story)
-    assert torch.equal(after[1][-1], latent(read_guide(story.parent / "a.png", SIZE), guided, first=False))
-    assert torch.equal(after[2][0], latent(read_guide(story.parent / "b.png", SIZE), guided, first=False))
+    assert torch.equal(after[1][-1], latent(read_reference_image(story.parent / "a.png", SIZE), guided, first=False))
+    assert torch.equal(after[2][0], latent(read_reference_image(story.parent / "b.png", SIZE), guided, first=False))
 
 
 def test_the_last_picture_is_one_that_is_seen(story, guided):
     """The film's last block is drawn whole and its end trimmed off: the picture stands before that."""
     story.write_text(story.read_text().replace("up and down.\n    duration: 2s", "up and down.\n    duration: 1.8s"))
     with_picture(story, 3, picture(story.parent / "a.png").name, "end_image")
-    job = prepare(Order(story, model=str(guided)))
-    (number,) = job.guides
-    assert 4 * number - 3 <= job.plan.frames - 1 <= 4 * number and number < job.plan.blocks[-1].numbers[-1]
+    job = prepare(RenderRequest(story, model=str(guided)))
+    (number,) = job.reference_images
+    assert 4 * number - 3 <= job.plan.frames - 1 <= 4 * number and number < job.plan.blocks[-1].frame_indices[-1]
 
 
 def test_another_picture_redraws_from_its_chunk_on_and_the_same_elsewhere_nothing(story, guided):
@@ -123,7 +123,7 @@ def test_another_picture_redraws_from_its_chunk_on_and_the_same_elsewhere_nothin
     told = json.loads((story.with_suffix(".blockvid") / "manifest.json").read_text())["chunks"]
     assert told[1]["given"]["0"] == {
         "file": str(story.parent / "moved.png"),
-        "sha256": read_guide(story.parent / "moved.png", SIZE).sha256,
+        "sha256": read_reference_image(story.parent / "moved.png", SIZE).sha256,
     }
     assert "given" not in told[0]
 
@@ -131,14 +131,14 @@ def test_another_picture_redraws_from_its_chunk_on_and_the_same_elsewhere_nothin
 def test_without_pictures_keys_are_as_they_were(story, guided, model):
     from blockvid_cli.manifest import content
 
-    one, other = (prepare(Order(story, model=str(folder))) for folder in (guided, model))
+    one, other = (prepare(RenderRequest(story, model=str(folder))) for folder in (guided, model))
     assert content(one).keys == content(other).keys
 
 
 SCHEDULES = [
     "block",
-    "all-at-once",
-    {"name": "staircase", "lag": 1},
+    "joint",
+    {"name": "diagonal", "lag": 1},
     {"name": "matrix", "window": 2, "overlap": 1, "context": 0.05},
 ]
 
@@ -147,16 +147,16 @@ SCHEDULES = [
 @pytest.mark.parametrize(("solver", "rows"), [("euler", 2), ("renoise", 1), ("unipc", 1)])
 def test_given_frames_are_held_and_resumed_by_every_schedule_and_solver(schedule, solver, rows):
     film, how, inner = small.plan((1, 2)), small.recipe(schedule=schedule, solver=solver, steps=2), small.denoiser()
-    drawn_by = Guided(inner, 2.0) if rows == 2 else inner
-    given = Given({n: torch.randn(small.LATENT, generator=torch.Generator().manual_seed(n)) for n in (2, 5)})
+    drawn_by = GuidedDenoiser(inner, 2.0) if rows == 2 else inner
+    given = FrameConditioning({n: torch.randn(small.LATENT, generator=torch.Generator().manual_seed(n)) for n in (2, 5)})
 
     @torch.inference_mode()
     def drawn(done, held=given):
-        rollout = Rollout(film, how.memory(), inner.rope, (1, 2, 2), lambda b: small.read(b, rows), given=held)
-        moments = rollout.moments([Run(film.blocks, how, drawn_by)], done)
+        rollout = Rollout(film, how.kv_cache(), inner.rope, (1, 2, 2), lambda b: small.read(b, rows), conditioning=held)
+        moments = rollout.run([RolloutSegment(film.blocks, how, drawn_by)], done)
         return {block.number: values for moment in moments for block, values in moment.finished}
 
-    whole, plain = drawn({}), drawn({}, NOTHING)
+    whole, plain = drawn({}), drawn({}, NO_CONDITIONING)
     frames, free = (torch.cat([x[n] for n in sorted(x)]) for x in (whole, plain))
     assert all(torch.equal(frames[n], given.latents[n]) for n in given.latents)
     assert not torch.allclose(frames[3], free[3], atol=1e-3) and torch.isfinite(frames).all()
@@ -167,9 +167,9 @@ def test_given_frames_are_held_and_resumed_by_every_schedule_and_solver(schedule
 
 def test_a_given_frame_is_at_level_0_while_its_block_is_drawn():
     film, fake = small.plan((1, 1)), small.FakeDenoiser()
-    rollout = Rollout(film, small.recipe().memory(), small.denoiser().rope, (1, 2, 2), small.read)
-    rollout.given = Given({2: torch.zeros(small.LATENT)})
-    list(rollout.moments([Run(film.blocks, small.recipe(steps=2), fake)]))
+    rollout = Rollout(film, small.recipe().kv_cache(), small.denoiser().rope, (1, 2, 2), small.read)
+    rollout.conditioning = FrameConditioning({2: torch.zeros(small.LATENT)})
+    list(rollout.run([RolloutSegment(film.blocks, small.recipe(steps=2), fake)]))
     assert fake.levels == [(1, 1), (0.6667, 0.6667), (0, 0), (0, 1), (0, 0.6667), (0, 0)]
 
 
@@ -190,7 +190,7 @@ def test_the_first_latent_of_a_film_is_one_frame_and_later_ones_four():
         def encode(self, frames):
             return torch.full((1 + (len(frames) - 1) // 4, 1, 1, 1), float(len(frames)))
 
-    given = encoded({0: np.zeros((8, 8, 3), np.uint8), 3: np.zeros((8, 8, 3), np.uint8)}, Counting(), 4)
+    given = encode_frames({0: np.zeros((8, 8, 3), np.uint8), 3: np.zeros((8, 8, 3), np.uint8)}, Counting(), 4)
     assert [float(given.latents[n]) for n in (0, 3)] == [1, 5]
 
 
@@ -201,7 +201,7 @@ def test_a_model_that_cannot_be_given_it_says_so_with_file_and_line(story, model
     (folder / "card.yaml").write_text(yaml.safe_dump({**card, "images": allowed}))
     with_picture(story, 2, picture(story.parent / "a.png").name, field)
     with pytest.raises(StoryboardError, match=rf"story\.yaml:\d+: {field}: the model 'random' cannot") as told:
-        prepare(Order(story, model=str(folder)))
+        prepare(RenderRequest(story, model=str(folder)))
     assert told.value.exit_code == 2
 
 
@@ -213,7 +213,7 @@ def test_two_pictures_need_two_frames(story, model, tmp_path):
     for field in ("image", "end_image"):
         with_picture(story, 2, picture(story.parent / "a.png").name, field)
     with pytest.raises(StoryboardError, match=r"end_image: .*too short"):
-        prepare(Order(story, model=str(folder)))
+        prepare(RenderRequest(story, model=str(folder)))
 
 
 def test_a_storyboard_with_pictures_is_written_as_it_was_read(story):
@@ -260,26 +260,26 @@ def test_a_bad_picture_gets_one_sentence(tmp_path, name):
     make, said = BAD[name]
     make(tmp_path / name)
     with pytest.raises(UsageError, match=said) as told:
-        read_guide(tmp_path / name, SIZE)
+        read_reference_image(tmp_path / name, SIZE)
     assert name in str(told.value) and "\n" not in str(told.value) and told.value.exit_code == 2
 
 
 def test_a_picture_that_is_not_there_is_a_fault_of_the_storyboard(story, guided):
     with_picture(story, 2, "nowhere.png")
     with pytest.raises(StoryboardError, match=r"story\.yaml:\d+: chunks\[2\]\.image: 'nowhere\.png' is not there"):
-        prepare(Order(story, model=str(guided)))
+        prepare(RenderRequest(story, model=str(guided)))
     with_picture(story, 2, "../outside.png", "end_image")
     with pytest.raises(StoryboardError, match=r"chunks\[2\]\.end_image: .*--allow-outside"):
-        prepare(Order(story, model=str(guided)))
+        prepare(RenderRequest(story, model=str(guided)))
 
 
 def test_a_picture_of_the_films_size_is_taken_as_it_is_and_others_are_told_of(tmp_path):
-    own = read_guide(picture(tmp_path / "own.png"), SIZE)
+    own = read_reference_image(picture(tmp_path / "own.png"), SIZE)
     assert np.array_equal(own.pixels, np.asarray(Image.open(tmp_path / "own.png"))) and not own.notes
-    wide = read_guide(picture(tmp_path / "wide.png", size=(256, 64)), SIZE)
+    wide = read_reference_image(picture(tmp_path / "wide.png", size=(256, 64)), SIZE)
     assert wide.pixels.shape == (32, 64, 3)
     assert wide.notes == ("wide.png: 256x64 is cropped to the shape of 64x32, 50% of its width is lost",)
-    little = read_guide(picture(tmp_path / "little.png", size=(16, 8)), SIZE)
+    little = read_reference_image(picture(tmp_path / "little.png", size=(16, 8)), SIZE)
     assert little.notes == ("little.png: 16x8 is enlarged 4.0 times",)
 
 
@@ -305,7 +305,7 @@ def shades(levels: int, dtype: type) -> Image.Image:
 )
 def test_grey_deep_and_printed_pictures_keep_their_shades(tmp_path, name, image):
     image.save(tmp_path / name)
-    pixels = read_guide(tmp_path / name, SIZE).pixels.astype(int)
+    pixels = read_reference_image(tmp_path / name, SIZE).pixels.astype(int)
     assert np.abs(pixels - np.linspace(0, 255, 64)[None, :, None]).max() <= 1
 
 
@@ -313,7 +313,7 @@ def test_transparent_parts_are_white_and_told_of(tmp_path):
     clear = np.zeros((32, 64, 4), np.uint8)
     clear[:, 32:, 0], clear[:, 32:, 3] = 200, 255
     Image.fromarray(clear).save(tmp_path / "clear.png")
-    guide = read_guide(tmp_path / "clear.png", SIZE)
+    guide = read_reference_image(tmp_path / "clear.png", SIZE)
     assert (guide.pixels[:, :32] == 255).all() and (guide.pixels[:, 32:] == (200, 0, 0)).all()
     assert guide.notes == ("clear.png: its transparent parts are white",)
 
@@ -323,4 +323,4 @@ def test_a_picture_stands_as_its_camera_was_held(tmp_path):
     exif = Image.Exif()
     exif[0x0112] = 6  # to be turned right by a quarter
     upright.rotate(90, expand=True).save(tmp_path / "turned.png", exif=exif)
-    assert np.array_equal(read_guide(tmp_path / "turned.png", SIZE).pixels, np.asarray(upright))
+    assert np.array_equal(read_reference_image(tmp_path / "turned.png", SIZE).pixels, np.asarray(upright))

@@ -18,9 +18,9 @@ from blockvid_cli.commands import completion as complete
 from blockvid_cli.commands import display as show
 from blockvid_cli.commands import film, hint
 from blockvid_cli.commands.app import app
-from blockvid_cli.models.card import bundled_models, shipped
+from blockvid_cli.models.card import bundled_models, packaged_folder
 from blockvid_cli.storyboard.seconds import spoken
-from blockvid_cli.timing import Clock
+from blockvid_cli.timing import PhaseTimer
 from blockvid_cli.video.mux import Film
 
 ROOT = typer.main.get_command(app)
@@ -52,7 +52,7 @@ def test_every_help_has_an_example_that_calls_it_and_parses(path, command):
         assert not getattr(called, "commands", None), example
         called.make_context(name, rest)  # a mistake raises
         for storyboard in re.findall(r"storyboards/(\S+\.yaml)", example):
-            assert (shipped("storyboards") / storyboard).is_file()
+            assert (packaged_folder("storyboards") / storyboard).is_file()
 
 
 def test_blockvid_alone_says_what_to_try_first(blockvid):
@@ -97,14 +97,14 @@ def test_the_words_offered_are_those_of_the_tables():
     from blockvid_cli.models import convert
     from blockvid_cli.models.precision import PRECISIONS
     from blockvid_cli.rollout.kv_cache.storage import DTYPES, PLACES
-    from blockvid_cli.rollout.recipe import MEMORIES
-    from blockvid_cli.runtime.presets import LADDER, OFFLOADS
+    from blockvid_cli.rollout.recipe import KV_CACHES
+    from blockvid_cli.runtime.presets import PRESETS, OFFLOADS
     from blockvid_cli.training.storybook import OBJECTIVES
 
     for offer, table in (
-        (complete.memories, MEMORIES),
+        (complete.memories, KV_CACHES),
         (complete.precisions, PRECISIONS),
-        (complete.profiles, ["auto", *LADDER]),
+        (complete.profiles, ["auto", *PRESETS]),
         (complete.offloads, OFFLOADS),
         (complete.storages, PLACES),
         (complete.memory_dtypes, DTYPES),
@@ -134,7 +134,7 @@ def test_completion_can_be_installed():
 def terminal(monkeypatch, tmp_path):
     """A person at a terminal, on a machine where nothing was ever drawn, and where drawing takes no time."""
     drawn = Film(Path("story.mp4"), 60, 5.0, 9)
-    monkeypatch.setattr(film, "draw", lambda job, form, report: film.Drawn(drawn, job, Clock()))
+    monkeypatch.setattr(film, "draw", lambda job, form, report: film.Drawn(drawn, job, PhaseTimer()))
     monkeypatch.setenv("BLOCKVID_HOME", str(tmp_path / "home"))
     monkeypatch.setattr(show, "watched", lambda: True)
 
@@ -161,7 +161,7 @@ def test_the_hint_names_commands_that_parse():
 
 @pytest.mark.parametrize("storage", ["disk", "device"])
 def test_nothing_is_left_lying_about(story, model, blockvid, storage):
-    recipe = ("--memory", "everything", "--memory-storage", storage)
+    recipe = ("--memory", "full", "--memory-storage", storage)
     assert blockvid("render", story, "--model", model, *recipe).code == 0
     left = {path.name for path in story.parent.rglob("*") if path.is_file()} - {"card.yaml"}
     texts = {path.name for path in story.parent.rglob("history/*")}

@@ -141,4 +141,4 @@ def test_interrupting_keeps_what_is_finished_and_ends_with_130(story, other, mod
     assert [film["result"] for film in json.loads(done.out)["films"]] == ["done", "interrupted", "not begun"]
     assert other.with_suffix(".mp4").exists() and not story.with_suffix(".mp4").exists()
     (last,) = read_history(story.with_suffix(".blockvid")).renders.values()
-    assert last.result == "interrupted" and last.drawn > 0
+    assert last.result == "interrupted" and last.rendered > 0

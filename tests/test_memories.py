@@ -14,7 +14,7 @@ from blockvid_cli.rollout.kv_cache.full import Everything
 from blockvid_cli.rollout.kv_cache.semantic import Semantic, covering, probe_rows, salience
 from blockvid_cli.rollout.kv_cache.window import Window
 from blockvid_cli.rollout.positions import absolute, packed
-from blockvid_cli.rollout.recipe import MEMORIES, make_recipe
+from blockvid_cli.rollout.recipe import KV_CACHES, make_recipe
 from tests import small
 
 ROWS, COLUMNS = 2, 3
@@ -82,7 +82,7 @@ def test_window_without_limit_draws_the_film_of_everything(limit):
     film = small.plan((2, 2))
     everything = small.film_latents(film, small.denoiser(), small.recipe())
     window = small.film_latents(
-        film, small.denoiser(), small.recipe(memory={"name": "window", "window": limit, "sink": 0})
+        film, small.denoiser(), small.recipe(kv_cache={"name": "window", "window": limit, "sink": 0})
     )
     assert all(torch.equal(everything[n], window[n]) for n in everything)
 
@@ -142,7 +142,7 @@ def both(entry: Entry) -> list[Kept]:
 
 def test_elsewhere_recalls_other_shots_alone(spoken):
     film = small.plan((1,) * 5, captions=["1 0", "0 1", "1 0", "1 0", "1 0"], cuts=(False, True, False, True, False))
-    memory = Semantic(recent=1, top=2, elsewhere=True)
+    memory = Semantic(recent=1, top=2, other_shots_only=True)
     memory.begin(film.chunks, Rope(24))
     seen = [memory.seen(chunk, range(1, chunk)) for chunk in range(1, 6)]
     assert seen == [((), ()), ((1,), ()), ((1,), (2,)), ((1, 3), ()), ((1, 3), (4,))]
@@ -183,7 +183,7 @@ def test_exactly_the_salient_tokens_are_kept(spoken):
 
 def test_only_the_last_blocks_of_a_chunk_are_banked(spoken):
     film = small.plan((3, 3), captions=["1 0", "0 1"])
-    memory = filled(Semantic(tau=1.0, blocks=1), film, 5)
+    memory = filled(Semantic(tau=1.0, last_blocks=1), film, 5)
     assert memory.bank[1].frames == (4, 5)
     assert memory.choose(film.blocks[5:]).frames == (4, 5, 8, 9)
 
@@ -238,10 +238,10 @@ def test_times():
     assert packed((3, 4, 21), (24, 25)).tolist() == [0, 1, 2, 3, 4]
 
 
-@pytest.mark.parametrize("name", sorted(MEMORIES))
+@pytest.mark.parametrize("name", sorted(KV_CACHES))
 def test_every_memory_draws_a_film(name, spoken):
     film = small.plan((2, 1, 2), captions=["1 0", "0 1", "1 1"])
-    drawn = small.film_latents(film, small.denoiser(), small.recipe(memory=name, times="packed"))
+    drawn = small.film_latents(film, small.denoiser(), small.recipe(kv_cache=name, positions="packed"))
     assert sorted(drawn) == [0, 1, 2, 3, 4]
     assert all(torch.isfinite(latents).all() for latents in drawn.values())
 
@@ -253,13 +253,13 @@ def test_every_memory_draws_a_film(name, spoken):
         ("sematic", "semantic"),
         ({"name": "semantic", "taus": 0.9}, "tau"),
         ({"name": "semantic", "tau": 1.5}, "tau"),
-        ({"name": "semantic", "blocks": 0}, "blocks"),
-        ({"name": "window", "sink": "three"}, "recipe.memory.sink"),
-        ({"name": "window", "window": True}, "recipe.memory.window"),
-        (["semantic"], "recipe.memory"),
-        ({"top": 2}, "recipe.memory"),
+        ({"name": "semantic", "last_blocks": 0}, "blocks"),
+        ({"name": "window", "sink": "three"}, "recipe.kv_cache.sink"),
+        ({"name": "window", "window": True}, "recipe.kv_cache.window"),
+        (["semantic"], "recipe.kv_cache"),
+        ({"top": 2}, "recipe.kv_cache"),
     ],
 )
 def test_a_wrong_memory_gets_a_sentence(memory, said):
     with pytest.raises(UsageError, match=said):
-        make_recipe({**small.RECIPE, "memory": memory})
+        make_recipe({**small.RECIPE, "kv_cache": memory})

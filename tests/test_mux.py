@@ -474,10 +474,10 @@ def test_chapters_end_with_the_film():
 
 def test_chapters_of_a_plan_are_where_the_frames_are():
     chunks = tuple(
-        PlannedChunk(number, 1, caption, 0.0, 0.0, first, end, (), 0, False)
+        PlannedChunk(number, 1, caption, caption, "", 0.0, 0.0, first, end, 0, 0, 3, 0, False)
         for number, (caption, first, end) in enumerate([("a", 0, 45), ("b", 45, 100), ("c", 100, 120)], start=1)
     )
-    plan = Plan(chunks, (), 12.0, SIZE, (16, 6, 8), 96, 0, ())
+    plan = Plan(chunks, 12.0, SIZE, (16, 6, 8), 96, 0)
     assert chapters_of(plan) == [Chapter(0, 3.75, "a"), Chapter(3.75, 8, "b")]
 
 

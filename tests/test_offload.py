@@ -18,9 +18,9 @@ def test_a_network_whose_weights_wait_draws_the_same(way, turns, monkeypatch):
     arguments = (x, torch.tensor([0.7] * 3), text, torch.arange(3.0), View())
     whole, _ = WanDenoiser(tiny_wan.network())(*arguments)
     came = []
-    monkeypatch.setattr(offload.Turn, "come", lambda self, module, inputs: came.append(module))
+    monkeypatch.setattr(offload.OffloadHook, "come", lambda self, module, inputs: came.append(module))
     network = tiny_wan.network()
-    offload.brought_in_turn(network, way, "cpu")
+    offload.enable_offload(network, way, "cpu")
     drawn, _ = WanDenoiser(network)(*arguments)
     assert torch.equal(drawn, whole) and len(came) >= turns
     if way == "group":
@@ -30,16 +30,16 @@ def test_a_network_whose_weights_wait_draws_the_same(way, turns, monkeypatch):
 def test_what_waits_is_nearly_all_and_what_does_not_is_small():
     network = tiny_wan.network(num_layers=6)
     total = sum(value.numel() for value in network.parameters())
-    assert offload.waiting(network, "group") == list(network.blocks)
+    assert offload.offloaded_modules(network, "group") == list(network.blocks)
     for way in offload.GROUPS:
-        away = {id(value): value.numel() for part in offload.waiting(network, way) for value in part.parameters()}
+        away = {id(value): value.numel() for part in offload.offloaded_modules(network, way) for value in part.parameters()}
         assert id(network.proj_out.weight) not in away and id(network.blocks[0].attn1.to_q.weight) in away
         assert sum(away.values()) > 0.8 * total
 
 
 def test_what_came_goes_again():
     layer = torch.nn.Linear(3, 3)
-    home, turn = layer.weight.data_ptr(), offload.Turn(layer, "cpu")
+    home, turn = layer.weight.data_ptr(), offload.OffloadHook(layer, "cpu")
     turn.home = [(parameter, waiting.clone()) for parameter, waiting in turn.home]
     turn.come(layer, None)
     assert layer.weight.data_ptr() != home

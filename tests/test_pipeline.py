@@ -20,17 +20,17 @@ from imageio_ffmpeg import count_frames_and_secs, read_frames
 from safetensors.torch import load_file
 
 from blockvid_cli.errors import BlockvidError, MissingModelError, OutOfMemoryError, PartialError, UsageError
-from blockvid_cli.job import Order, prepare
+from blockvid_cli.job import RenderRequest, prepare
 from blockvid_cli.render import render
-from blockvid_cli.runtime.presets import Means
-from blockvid_cli.video.frames import pictures_of
+from blockvid_cli.runtime.presets import RuntimeOptions
+from blockvid_cli.video.frames import film_frames
 from blockvid_cli.video.metadata import read_metadata
 
 
 def draw(story: Path, model: Path, **options) -> tuple[list, Path]:
     """Renders; returns the moments and the film."""
     events = []
-    film = render(prepare(Order(story, model=str(model), **options)), events.append)
+    film = render(prepare(RenderRequest(story, model=str(model), **options)), events.append)
     return events, film.path
 
 
@@ -46,8 +46,8 @@ def drawn_blocks(events) -> list[int]:
     return [
         block.number
         for event in events
-        if event.moment and not event.moment.resumed
-        for block, _ in event.moment.finished
+        if event.step and not event.step.resumed
+        for block, _ in event.step.finished
     ]
 
 
@@ -158,11 +158,11 @@ def test_a_full_disk_ends_with_a_sentence_and_can_be_resumed(story, model, monke
 @pytest.mark.parametrize(
     "recipe",
     [
-        {"schedule": {"name": "staircase", "lag": 1}},
-        {"schedule": "all-at-once"},
-        {"memory": "everything", "times": "absolute", "solver": "unipc"},
-        {"memory": {"name": "window", "window": 6, "sink": 1}, "noise": "shared-base", "solver": "renoise"},
-        {"guidance": 2.0, "commit": "clean"},
+        {"schedule": {"name": "diagonal", "lag": 1}},
+        {"schedule": "joint"},
+        {"kv_cache": "full", "positions": "absolute", "solver": "unipc"},
+        {"kv_cache": {"name": "window", "window": 6, "sink": 1}, "noise": "shared-base", "solver": "renoise"},
+        {"guidance": 2.0, "cache_update": "clean"},
         {"steps": [1.0, 0.9375, 0.625]},
     ],
 )
@@ -175,13 +175,13 @@ def test_every_part_of_a_recipe_draws_a_film(story, model, recipe):
 def test_half_precision_draws_nearly_the_same(story, model):
     _, film = draw(story, model)
     full = pictures(film).astype(float)
-    _, film = draw(story, model, means=Means(precision="bf16"), output=story.with_name("half.mp4"))
+    _, film = draw(story, model, means=RuntimeOptions(precision="bf16"), output=story.with_name("half.mp4"))
     half = pictures(film).astype(float)
     assert 0 < np.abs(full - half).mean() < 4
 
 
 def test_a_later_caption_changes_earlier_chunks_where_blocks_are_drawn_together(story, model):
-    recipe = {"schedule": "all-at-once"}
+    recipe = {"schedule": "joint"}
     draw(story, model, recipe=recipe)
     before = takes(story)
     story.write_text(story.read_text().replace("hops up and down", "rests"))
@@ -193,7 +193,7 @@ def test_a_chunk_may_have_a_recipe(story, model):
     text = story.read_text().replace("glides to the left.", "glides to the left.\n    recipe: {steps: 5}")
     story.write_text(text)
     events, _ = draw(story, model)
-    steps = [e.moment.blocks[0].number for e in events if e.moment]
+    steps = [e.step.blocks[0].number for e in events if e.step]
     assert steps.count(2) == 5 and steps.count(1) == 3
 
 
@@ -211,7 +211,7 @@ KILLER = """
         copy = Path(shutil.copy(story, place / "story.yaml"))
         child, began = os.fork(), time.monotonic()
         if child == 0:
-            pipeline.render(order.prepare(order.Order(copy, model=model)))
+            pipeline.render(order.prepare(order.RenderRequest(copy, model=model)))
             os._exit(0)
         if seconds is not None:
             time.sleep(dice.random() * seconds)
@@ -262,18 +262,18 @@ def test_interrupting_ends_with_130_and_a_resumable_project(story, model):
         ({"size": "60x32"}, UsageError, "64x32"),
         ({"size": "big"}, UsageError, "WIDTHxHEIGHT"),
         ({"device": "tpu9"}, UsageError, "device"),
-        ({"means": Means(precision="fp99")}, UsageError, "bf16"),
-        ({"recipe": {"memory": "elephant"}}, UsageError, "semantic"),
+        ({"means": RuntimeOptions(precision="fp99")}, UsageError, "bf16"),
+        ({"recipe": {"kv_cache": "elephant"}}, UsageError, "semantic"),
         ({"recipe": {"solver": {"name": "unipc", "ordr": 2}}}, UsageError, "order"),
         ({"recipe": {"steps": 0}}, UsageError, "steps"),
-        ({"recipe": {"commit": {"name": "context-noise", "level": 2.0}}}, UsageError, "level"),
+        ({"recipe": {"cache_update": {"name": "context-noise", "sigma": 2.0}}}, UsageError, "sigma"),
         ({"overrides": ("chunks.9.seed=1",)}, UsageError, "chunks"),
         ({"output": Path("/nowhere/film.avi")}, UsageError, "mp4"),
     ],
 )
 def test_a_wrong_order_gets_a_sentence(story, model, options, kind, said):
     with pytest.raises(kind, match=said):
-        render(prepare(Order(story, **{"model": str(model), **options})))
+        render(prepare(RenderRequest(story, **{"model": str(model), **options})))
 
 
 def test_another_size_or_model_needs_another_project(story, model):
@@ -287,7 +287,7 @@ def test_a_picture_to_begin_from_is_refused_where_it_cannot_be_used(story, model
     (story.parent / "a.png").write_bytes(b"x")
     story.write_text(story.read_text().replace("on the lake.", "on the lake.\n    image: a.png"))
     with pytest.raises(UsageError, match=r"story.yaml:\d+.*image"):
-        prepare(Order(story, model=str(model)))
+        prepare(RenderRequest(story, model=str(model)))
 
 
 @pytest.mark.parametrize("damage", ["missing", "truncated", "other"])
@@ -325,23 +325,23 @@ def test_a_film_never_overwrites_what_it_is_made_from(tmp_path, model):
     source = tmp_path / "talk.srt"
     source.write_text("1\n00:00:00,000 --> 00:00:02,000\nA red boat.\n")
     with pytest.raises(UsageError, match=r"overwrite .*talk\.srt"):
-        prepare(Order(source, model=str(model), output=tmp_path / "talk.mp4"))
-    job = prepare(Order(source, model=str(model)))
+        prepare(RenderRequest(source, model=str(model), output=tmp_path / "talk.mp4"))
+    job = prepare(RenderRequest(source, model=str(model)))
     assert job.output == tmp_path / "talk-film.mp4" and job.plan.frames == 24
 
 
 @pytest.mark.parametrize(
     ("old", "new", "said"),
     [
-        ("seed: 3", "seed: 3\nrecipe: {memory: {name: window, recent: 3}}", r"story\.yaml:4: recipe\.memory.*recent"),
+        ("seed: 3", "seed: 3\nrecipe: {kv_cache: {name: window, recent: 3}}", r"story\.yaml:4: recipe\.kv_cache.*recent"),
         ("to the left.", "to the left.\n    recipe: {solvr: euler}", r"story\.yaml:7: recipe.*solver"),
-        ("to the left.", "to the left.\n    recipe: {memory: window}", r"story\.yaml:7: recipe\.memory"),
+        ("to the left.", "to the left.\n    recipe: {kv_cache: window}", r"story\.yaml:7: recipe\.kv_cache"),
     ],
 )
 def test_a_wrong_recipe_in_a_storyboard_names_file_and_line(story, model, old, new, said):
     story.write_text(story.read_text().replace(old, new))
     with pytest.raises(UsageError, match=said):
-        prepare(Order(story, model=str(model)))
+        prepare(RenderRequest(story, model=str(model)))
 
 
 def test_a_block_of_nothing_is_noticed(story, model, monkeypatch):
@@ -359,11 +359,11 @@ def test_a_block_of_nothing_is_noticed(story, model, monkeypatch):
 
 
 def test_the_sheet_shows_the_middle_of_each_chunk(story, model):
-    plan, stills = prepare(Order(story, model=str(model))).plan, {}
+    plan, stills = prepare(RenderRequest(story, model=str(model))).plan, {}
     frames = (
         torch.full((12, 3, 4, 4), 0.0) + torch.arange(n * 12, n * 12 + 12).view(-1, 1, 1, 1) / 255 for n in range(6)
     )
-    assert len(list(pictures_of(frames, plan, stills))) == 72
+    assert len(list(film_frames(frames, plan, stills))) == 72
     shown = {number: int(still[0, 0, 0]) for number, still in stills.items()}
     assert shown == {c.number: (c.first_frame + c.end_frame) // 2 for c in plan.chunks}
     assert all(still.base is None for still in stills.values())  # a copy, not a hold on the whole block

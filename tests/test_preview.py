@@ -13,31 +13,31 @@ from PIL import Image
 
 from blockvid_cli.commands import last
 from blockvid_cli.errors import UsageError
-from blockvid_cli.job import Order, prepare
-from blockvid_cli.preview import How, look, stills
-from blockvid_cli.project.cache_keys import read_choices
-from blockvid_cli.render import frames_of, render
-from blockvid_cli.video.decode import decoded
+from blockvid_cli.job import RenderRequest, prepare
+from blockvid_cli.preview import PreviewOptions, preview_chunk, preview_stills
+from blockvid_cli.project.cache_keys import read_take_choices
+from blockvid_cli.render import stream_frames, render
+from blockvid_cli.video.decode import read_frames
 
 
 def job_of(story: Path, model: Path, **options):
-    return prepare(Order(story, model=str(model), **options))
+    return prepare(RenderRequest(story, model=str(model), **options))
 
 
 def drawn_by(call) -> list[int]:
     """The chunks that were drawn, not resumed."""
     events = []
     call(events.append)
-    moments = [event.moment for event in events if event.moment and not event.moment.resumed]
+    moments = [event.step for event in events if event.step and not event.step.resumed]
     return sorted({block.chunk for moment in moments for block, _ in moment.finished})
 
 
 def test_a_look_is_the_later_render_bit_for_bit(story, model):
     job = job_of(story, model)
-    (seen,) = look(job, 2)
-    whole = np.concatenate([(f.clamp(0, 1) * 255).round().byte().permute(0, 2, 3, 1) for f in frames_of(job)])
+    (seen,) = preview_chunk(job, 2)
+    whole = np.concatenate([(f.clamp(0, 1) * 255).round().byte().permute(0, 2, 3, 1) for f in stream_frames(job)])
     chunk = job.plan.chunks[1]
-    assert np.array_equal(np.stack(seen.pictures), whole[chunk.first_frame : chunk.end_frame])
+    assert np.array_equal(np.stack(seen.frames), whole[chunk.first_frame : chunk.end_frame])
     assert drawn_by(lambda tell: render(job, tell)) == [3]  # what was looked at is there
 
 
@@ -53,32 +53,32 @@ def test_the_options_of_a_render_are_those_of_a_look(blockvid, story, model):
 def test_what_is_final_is_not_drawn_for_a_look(story, model):
     job = job_of(story, model)
     render(job)
-    assert drawn_by(lambda tell: look(job, 2, tell=tell)) == []
-    assert drawn_by(lambda tell: look(job, 2, takes=3, tell=tell)) == [2]
-    assert read_choices(story.with_suffix(".blockvid")) == {}  # looking chooses nothing
+    assert drawn_by(lambda tell: preview_chunk(job, 2, tell=tell)) == []
+    assert drawn_by(lambda tell: preview_chunk(job, 2, takes=3, tell=tell)) == [2]
+    assert read_take_choices(story.with_suffix(".blockvid")) == {}  # looking chooses nothing
     assert drawn_by(lambda tell: render(job, tell)) == []
 
 
 def test_takes_differ_from_each_other(story, model):
-    one, two, three = look(job_of(story, model), 1, takes=3)
+    one, two, three = preview_chunk(job_of(story, model), 1, takes=3)
     assert [seen.take for seen in (one, two, three)] == [1, 2, 3]
-    assert not np.array_equal(one.pictures, two.pictures) and not np.array_equal(two.pictures, three.pictures)
+    assert not np.array_equal(one.frames, two.frames) and not np.array_equal(two.frames, three.frames)
 
 
 def test_a_draft_uses_what_is_final_and_leaves_no_trace_in_the_film(story, model):
     job = job_of(story, model)
-    look(job, 1)
-    assert drawn_by(lambda tell: look(job, 2, how=How(draft=True), tell=tell)) == [2]
-    assert drawn_by(lambda tell: look(job, 2, how=How(draft=True), tell=tell)) == []  # drafts are kept too
+    preview_chunk(job, 1)
+    assert drawn_by(lambda tell: preview_chunk(job, 2, how=PreviewOptions(draft=True), tell=tell)) == [2]
+    assert drawn_by(lambda tell: preview_chunk(job, 2, how=PreviewOptions(draft=True), tell=tell)) == []  # drafts are kept too
     assert drawn_by(lambda tell: render(job, tell)) == [2, 3]
     fresh = story.with_name("fresh.yaml")
     fresh.write_text(story.read_text())
     other = render(job_of(fresh, model))
-    assert np.array_equal([*decoded(other.path, (64, 32))], [*decoded(story.with_suffix(".mp4"), (64, 32))])
+    assert np.array_equal([*read_frames(other.path, (64, 32))], [*read_frames(story.with_suffix(".mp4"), (64, 32))])
 
 
 def test_the_whole_film_in_stills(story, model):
-    found = stills(job_of(story, model))
+    found = preview_stills(job_of(story, model))
     assert list(found) == [1, 2, 3] and found[1].shape == (32, 64, 3)
 
 
@@ -138,7 +138,7 @@ def test_which_storyboard_is_meant(tmp_path, monkeypatch):
 def test_render_draws_again_what_is_asked_for(blockvid, story, model):
     def ask(*arguments: str):
         done = blockvid("render", str(story), "--model", str(model), "--json", *arguments)
-        return done, read_choices(story.with_suffix(".blockvid"))
+        return done, read_take_choices(story.with_suffix(".blockvid"))
 
     assert ask()[0].code == 0
     assert ask("--chunk", "2")[1][2].take == 2

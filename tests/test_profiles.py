@@ -11,15 +11,15 @@ from imageio_ffmpeg import count_frames_and_secs
 from blockvid_cli import render as pipeline
 from blockvid_cli import session as drawing
 from blockvid_cli.errors import OutOfMemoryError, UsageError
-from blockvid_cli.job import Order, prepare
+from blockvid_cli.job import RenderRequest, prepare
 from blockvid_cli.models.card import find_card
 from blockvid_cli.render import render
 from blockvid_cli.rollout.recipe import make_recipe
-from blockvid_cli.runtime.memory_estimate import GIB, budget, fitting, operations, told
-from blockvid_cli.runtime.presets import LADDER, Means, below, profile
+from blockvid_cli.runtime.memory_estimate import GIB, estimate_memory, choose_preset, count_flops, format_plan
+from blockvid_cli.runtime.presets import PRESETS, RuntimeOptions, next_lower_preset, resolve_preset
 from blockvid_cli.storyboard.plan import make_plan
 from blockvid_cli.storyboard.storyboard import read_storyboard
-from blockvid_cli.video.frames import watched
+from blockvid_cli.video.frames import warn_degenerate_blocks
 from tests import tiny_wan
 
 
@@ -40,26 +40,26 @@ def told_of(events) -> str:
     return " ".join(event.note for event in events)
 
 
-@pytest.mark.parametrize("name", LADDER)
+@pytest.mark.parametrize("name", PRESETS)
 def test_every_profile_draws_all_frames(name, tiny, story):
     events = []
-    job = prepare(Order(story, model=str(tiny), means=Means(name)))
+    job = prepare(RenderRequest(story, model=str(tiny), runtime=RuntimeOptions(name)))
     film = render(job, events.append)
-    assert job.drawn.name == name and count_frames_and_secs(str(film.path))[0] == 80  # 5 s at 16 fps
+    assert job.preset.name == name and count_frames_and_secs(str(film.path))[0] == 80  # 5 s at 16 fps
     assert "frozen" not in told_of(events) and "black" not in told_of(events)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", LADDER)
+@pytest.mark.parametrize("name", PRESETS)
 def test_every_profile_draws_a_minute(name, tiny, minute):
-    film = render(prepare(Order(minute, model=str(tiny), means=Means(name))))
+    film = render(prepare(RenderRequest(minute, model=str(tiny), runtime=RuntimeOptions(name))))
     assert count_frames_and_secs(str(film.path))[0] == 960
 
 
 def test_profiles_of_one_precision_give_one_film(tiny, story, tmp_path):
     def latents(name, **means):
-        order = Order(story, tmp_path / f"{name}.mp4", str(tiny), means=Means(name, "fp32", **means))
-        blocks = pipeline.frames_of(prepare(order))
+        order = RenderRequest(story, tmp_path / f"{name}.mp4", str(tiny), runtime=RuntimeOptions(name, "fp32", **means))
+        blocks = pipeline.stream_frames(prepare(order))
         return torch.cat(list(blocks))
 
     whole = latents("h20")
@@ -69,13 +69,13 @@ def test_profiles_of_one_precision_give_one_film(tiny, story, tmp_path):
 
 
 def test_a_film_goes_on_with_the_profile_it_was_begun_with(tiny, story, monkeypatch):
-    first = prepare(Order(story, model=str(tiny), means=Means("8gb")))
+    first = prepare(RenderRequest(story, model=str(tiny), runtime=RuntimeOptions("8gb")))
     render(first)
-    again = prepare(Order(story, model=str(tiny)))
-    assert again.drawn.name == "8gb" and prepare(Order(story, model=str(tiny), fresh=True)).drawn.name == "h20"
+    again = prepare(RenderRequest(story, model=str(tiny)))
+    assert again.preset.name == "8gb" and prepare(RenderRequest(story, model=str(tiny), fresh=True)).preset.name == "h20"
     events = []
     render(again, events.append)
-    assert all(event.moment.resumed for event in events if event.moment)
+    assert all(event.step.resumed for event in events if event.step)
 
 
 def test_memory_that_runs_out_goes_one_rung_down_and_on(tiny, story, monkeypatch):
@@ -98,22 +98,22 @@ def test_memory_that_runs_out_goes_one_rung_down_and_on(tiny, story, monkeypatch
         return Hungry(loaded(card, device, precision, fps), 12 if len(tried) == 1 else 1000)
 
     monkeypatch.setattr(drawing, "load_denoiser", load)
-    film = render(prepare(Order(story, model=str(tiny), means=Means("h20"))), events.append)
+    film = render(prepare(RenderRequest(story, model=str(tiny), runtime=RuntimeOptions("h20"))), events.append)
     assert tried == ["fp32", "bf16"] and film.frames == 80
     assert "not enough memory to denoise" in told_of(events) and "profile 24gb" in told_of(events)
-    resumed = [event.moment for event in events if event.moment and event.moment.resumed]
+    resumed = [event.step for event in events if event.step and event.step.resumed]
     assert len(resumed) == 2  # of 12 passes two blocks came out whole
     tried.clear()
     with pytest.raises(OutOfMemoryError, match="--profile"):
-        render(prepare(Order(story, model=str(tiny), means=Means("h20"), retry=False, fresh=True)))
+        render(prepare(RenderRequest(story, model=str(tiny), runtime=RuntimeOptions("h20"), retry=False, fresh=True)))
 
 
 def test_a_block_that_comes_out_black_or_frozen_is_told_of(tiny, story, monkeypatch):
     events = []
     blocks = iter([torch.zeros(9, 3, 4, 4), torch.rand(1, 3, 4, 4).expand(12, -1, -1, -1), torch.rand(12, 3, 4, 4)])
-    job = prepare(Order(story, model=str(tiny)))
-    plan = replace(job.plan, blocks=job.plan.blocks[:3])
-    assert len(list(watched(blocks, plan, events.append))) == 3
+    job = prepare(RenderRequest(story, model=str(tiny)))
+    plan = replace(job.plan, chunks=(replace(job.plan.chunks[0], block_count=3),))
+    assert len(list(warn_degenerate_blocks(blocks, plan, events.append))) == 3
     assert events == [
         "chunk 1: block 1 came out black.",
         "chunk 1: block 2 came out frozen.",
@@ -121,12 +121,12 @@ def test_a_block_that_comes_out_black_or_frozen_is_told_of(tiny, story, monkeypa
 
 
 def test_the_ladder_goes_down():
-    names = list(LADDER)
-    assert [below(profile(name, "cuda", Means()), Means()) for name in names] == [*names[1:], None]
-    quantised = Means(precision="int8")
-    assert below(profile("8gb", "cuda", quantised), quantised) is None  # quantised weights cannot wait by parts
+    names = list(PRESETS)
+    assert [next_lower_preset(resolve_preset(name, "cuda", RuntimeOptions()), RuntimeOptions()) for name in names] == [*names[1:], None]
+    quantised = RuntimeOptions(precision="int8")
+    assert next_lower_preset(resolve_preset("8gb", "cuda", quantised), quantised) is None  # quantised weights cannot wait by parts
     with pytest.raises(UsageError, match="cannot wait by parts"):
-        profile("24gb", "cuda", Means(precision="nf4", offload="group"))
+        resolve_preset("24gb", "cuda", RuntimeOptions(precision="nf4", offload="group"))
 
 
 def wan(model: str, size: str = "832x480", seconds: int = 60, story=None, **changes):
@@ -138,21 +138,21 @@ def wan(model: str, size: str = "832x480", seconds: int = 60, story=None, **chan
 
 @pytest.mark.parametrize(("window", "gib"), [(12, 3.2), (15, 4.0), (21, 5.6), (30, 8.0)])
 def test_remembered_tokens_weigh_what_the_table_says(window, gib, minute):
-    card, plan, recipe = wan("self-forcing", story=minute, memory={"name": "window", "window": window, "sink": 0})
-    drawn = profile("16gb", "cuda", Means())
-    kept = budget(card, plan, recipe, 1, drawn).phases["denoise"]
-    none = budget(card, plan, make_recipe({**card.recipe, "memory": "nothing"}), 1, drawn).phases["denoise"]
+    card, plan, recipe = wan("self-forcing", story=minute, kv_cache={"name": "window", "window": window, "sink": 0})
+    drawn = resolve_preset("16gb", "cuda", RuntimeOptions())
+    kept = estimate_memory(card, plan, recipe, 1, drawn).phases["denoise"]
+    none = estimate_memory(card, plan, make_recipe({**card.recipe, "kv_cache": "none"}), 1, drawn).phases["denoise"]
     assert (kept - none) / GIB == pytest.approx(gib, rel=0.12)  # with two layers at hand
 
 
 def test_phases_weigh_what_the_table_says(minute):
     card, plan, recipe = wan("self-forcing", story=minute)
-    need = {name: budget(card, plan, recipe, 1, profile(name, "cuda", Means())).phases for name in LADDER}
+    need = {name: estimate_memory(card, plan, recipe, 1, resolve_preset(name, "cuda", RuntimeOptions())).phases for name in PRESETS}
     assert need["24gb"]["text"] / GIB == pytest.approx(10.6, rel=0.02) and need["12gb"]["text"] == 0
-    none = make_recipe({**card.recipe, "memory": "nothing"})
-    weights = budget(card, plan, none, 1, profile("16gb", "cuda", Means())).phases["denoise"] / GIB
+    none = make_recipe({**card.recipe, "kv_cache": "none"})
+    weights = estimate_memory(card, plan, none, 1, resolve_preset("16gb", "cuda", RuntimeOptions())).phases["denoise"] / GIB
     assert weights == pytest.approx(2.64 + 0.2, rel=0.05)
-    eight = budget(card, plan, none, 1, profile("8gb", "cuda", Means())).phases["denoise"] / GIB
+    eight = estimate_memory(card, plan, none, 1, resolve_preset("8gb", "cuda", RuntimeOptions())).phases["denoise"] / GIB
     assert eight == pytest.approx(1.32 + 0.2, rel=0.08)
     assert need["16gb"]["decode"] / GIB == pytest.approx(3.9, rel=0.05)
     assert 0.6 < need["12gb"]["decode"] / GIB < 0.9
@@ -162,20 +162,20 @@ def test_phases_weigh_what_the_table_says(minute):
 def test_each_profile_fits_the_card_it_is_named_after(minute):
     card, plan, recipe = wan("self-forcing", story=minute)
     for name, room in (("24gb", 24), ("16gb", 16), ("12gb", 12), ("8gb", 8)):
-        peak = budget(card, plan, recipe, 1, profile(name, "cuda", Means())).peak
+        peak = estimate_memory(card, plan, recipe, 1, resolve_preset(name, "cuda", RuntimeOptions())).peak
         assert peak + 0.7 * GIB < 0.97 * room * 1e9, name
 
 
 def test_auto_takes_the_first_that_fits(minute):
     card, plan, recipe = wan("self-forcing", story=minute)
 
-    def found(gib, means=Means()):  # noqa: B008
-        return fitting(round(gib * GIB), "cuda", means, lambda drawn: budget(card, plan, recipe, 1, drawn)).name
+    def found(gib, means=RuntimeOptions()):  # noqa: B008
+        return choose_preset(round(gib * GIB), "cuda", means, lambda drawn: estimate_memory(card, plan, recipe, 1, drawn)).name
 
     assert [found(gib) for gib in (23, 11.6, 9.8, 4.5, 0.5)] == ["24gb", "16gb", "12gb", "8gb", "least"]
-    assert found(0.5, Means("24gb")) == "24gb"
-    line = told(
-        profile("8gb", "cuda", Means()), budget(card, plan, recipe, 1, profile("8gb", "cuda", Means())), 8 * GIB
+    assert found(0.5, RuntimeOptions("24gb")) == "24gb"
+    line = format_plan(
+        resolve_preset("8gb", "cuda", RuntimeOptions()), estimate_memory(card, plan, recipe, 1, resolve_preset("8gb", "cuda", RuntimeOptions())), 8 * GIB
     )
     assert line.startswith("fits: ") and "int8 weights" in line and "text encoder on the CPU" in line
 
@@ -185,8 +185,8 @@ def test_a_longer_film_needs_no_more(minute, tmp_path):
     longer = tmp_path / "longer.yaml"
     longer.write_text(minute.read_text().replace("duration: 4s", "duration: 16s"))
     four = make_plan(read_storyboard(longer), card, seed=1)
-    drawn = profile("24gb", "cuda", Means())
+    drawn = resolve_preset("24gb", "cuda", RuntimeOptions())
     assert len(four.blocks) > 3.9 * len(plan.blocks)
-    assert budget(card, four, recipe, 1, drawn).phases == budget(card, plan, recipe, 1, drawn).phases
-    more, less = (operations(card, film, recipe, 1)["denoise"] for film in (four, plan))
+    assert estimate_memory(card, four, recipe, 1, drawn).phases == estimate_memory(card, plan, recipe, 1, drawn).phases
+    more, less = (count_flops(card, film, recipe, 1)["denoise"] for film in (four, plan))
     assert more == pytest.approx(4 * less, rel=0.02)

@@ -18,7 +18,7 @@ from blockvid_cli.errors import BlockvidError, PartialError, UsageError
 from blockvid_cli.project import atomic_files as disk
 from blockvid_cli.project import lock
 from blockvid_cli.project.cache_keys import chain
-from blockvid_cli.project.project import Project, folder_beside
+from blockvid_cli.project.project import Project, project_folder
 from blockvid_cli.project.takes import VERSION, Take, _digest, _facts
 
 IDENTITY = {"model": "storybook", "size": (160, 96), "fps": 12.0, "seed": 7}
@@ -249,7 +249,7 @@ def test_a_full_disk_is_said_and_keeps_what_is_finished(project, monkeypatch, ca
 def test_a_disk_that_is_really_full(project):
     project.save_take(1, latents(3), "key", frames=6)
     path = project.take_path(1)
-    disk.unfinished_name(path).symlink_to(DEV_FULL)
+    disk.temporary_path(path).symlink_to(DEV_FULL)
     with pytest.raises(PartialError, match="the disk is full"):
         project.save_take(1, latents(6), "key", frames=6)
     assert [entry.name for entry in path.parent.iterdir()] == ["take-1.safetensors"]
@@ -426,4 +426,4 @@ def test_the_order_of_fields_does_not_matter_and_keys_are_the_same_everywhere():
 
 
 def test_the_folder_lies_beside_the_film():
-    assert folder_beside(Path("films/story.yaml")) == Path("films/story.blockvid")
+    assert project_folder(Path("films/story.yaml")) == Path("films/story.blockvid")

@@ -14,7 +14,7 @@ from blockvid_cli.errors import UsageError
 from blockvid_cli.evaluation.bench.frechet import frechet_distance
 from blockvid_cli.evaluation.bench.probe_scores import accuracy, look, ratios
 from blockvid_cli.evaluation.bench.quality import as_many_tokens, measure_quality
-from blockvid_cli.models.card import read_card, shipped
+from blockvid_cli.models.card import read_card, packaged_folder
 from blockvid_cli.storybook.drawing import draw
 from blockvid_cli.storybook.edition import read_edition
 from blockvid_cli.storybook.probe import FEATURES, FRAMES, OF_FRAMES, Probe, clip_of, spans
@@ -94,7 +94,7 @@ def test_flicker_at_borders_is_told_from_flicker_inside(probe):
 
 
 def test_the_window_for_comparison_has_as_many_tokens(tmp_path):
-    card = {**CARD, "recipe": {**CARD["recipe"], "memory": {"name": "semantic", "recent": 2, "top": 2, "blocks": 1}}}
+    card = {**CARD, "recipe": {**CARD["recipe"], "kv_cache": {"name": "semantic", "recent": 2, "top": 2, "last_blocks": 1}}}
     (tmp_path / "card.yaml").write_text(yaml.safe_dump(card))
     assert as_many_tokens(read_card(tmp_path / "card.yaml")) == {"name": "window", "window": 18, "sink": 0}
 
@@ -122,7 +122,7 @@ def picture_book(model, tmp_path):
     """The random model as one that draws a small picture book: edition, words and a random probe beside its card."""
     for file in ("network.safetensors", "codec.safetensors"):
         (tmp_path / file).write_bytes((model / file).read_bytes())
-    home = shipped("models") / "storybook"
+    home = packaged_folder("models") / "storybook"
     edition = {**yaml.safe_load((home / "edition.yaml").read_text()), "size": "64x32"}
     (tmp_path / "edition.yaml").write_text(yaml.safe_dump(edition))
     (tmp_path / "words.yaml").write_text((home / "words.yaml").read_text())

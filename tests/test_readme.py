@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from blockvid_cli.rollout.recipe import COMMITS, MEMORIES, NOISES, SCHEDULES, SOLVERS, TIMES
+from blockvid_cli.rollout.recipe import CACHE_UPDATES, KV_CACHES, NOISES, SCHEDULES, SOLVERS, POSITIONS
 from blockvid_cli.storyboard.storyboard import read_storyboard
 from tests import small
 
@@ -27,9 +27,9 @@ def test_add_a_memory_is_a_complete_memory(text, monkeypatch):
     code, names = fenced(text, "python"), {}
     exec(compile(code, "README.md", "exec", dont_inherit=True), names)
     assert len(code.splitlines()) <= 22
-    monkeypatch.setitem(MEMORIES, "every-nth", names["EveryNth"])
+    monkeypatch.setitem(KV_CACHES, "every-nth", names["EveryNth"])
     film = small.plan((2, 2, 2))
-    drawn = small.film_latents(film, small.denoiser(), small.recipe(memory={"name": "every-nth", "n": 2}))
+    drawn = small.film_latents(film, small.denoiser(), small.recipe(kv_cache={"name": "every-nth", "n": 2}))
     assert sorted(drawn) == [0, 1, 2, 3, 4, 5]
     whole = small.film_latents(film, small.denoiser(), small.recipe())
     assert (drawn[5] - whole[5]).abs().max() > 1e-4
@@ -42,7 +42,7 @@ def test_the_storyboard_on_the_page_is_one(text, tmp_path):
 
 
 def test_the_table_of_parts_names_every_answer(text):
-    for name in (*SCHEDULES, *MEMORIES, *TIMES, *NOISES, *SOLVERS, *COMMITS):
+    for name in (*SCHEDULES, *KV_CACHES, *POSITIONS, *NOISES, *SOLVERS, *CACHE_UPDATES):
         assert f"`{name}`" in text, name
 
 

@@ -13,12 +13,12 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
 
 from blockvid_cli.errors import UsageError
-from blockvid_cli.job import Order, prepare
+from blockvid_cli.job import RenderRequest, prepare
 from blockvid_cli.manifest import content
-from blockvid_cli.project.cache_keys import Choice, chain, read_choices, write_choices
-from blockvid_cli.project.project import folder_beside
+from blockvid_cli.project.cache_keys import TakeChoice, chain, read_take_choices, write_take_choices
+from blockvid_cli.project.project import project_folder
 from blockvid_cli.render import render
-from blockvid_cli.retake import Redo, chosen, differences, drop, existing, redone
+from blockvid_cli.retake import RetakeRequest, choose_take, chunk_changes, remove_take, existing_takes, retake
 
 STORY = """\
 version: 1
@@ -39,20 +39,20 @@ def story(tmp_path) -> Path:
 
 
 def job_of(story: Path, model: Path, **options):
-    return prepare(Order(story, model=str(model), **options))
+    return prepare(RenderRequest(story, model=str(model), **options))
 
 
 def draw(job) -> list[int]:
     """Renders; returns the chunks that were drawn, not resumed."""
     events = []
     render(job, events.append)
-    moments = [event.moment for event in events if event.moment and not event.moment.resumed]
+    moments = [event.step for event in events if event.step and not event.step.resumed]
     return sorted({block.chunk for moment in moments for block, _ in moment.finished})
 
 
 def latents(job) -> list[str]:
     """The hash of each chunk's latents in the film."""
-    folder, found = folder_beside(job.output) / "chunks", []
+    folder, found = project_folder(job.output) / "chunks", []
     for chunk, key in zip(job.plan.chunks, content(job).keys, strict=True):
         for path in (folder / f"{chunk.number:03d}").glob(f"take-{chunk.take}.*"):
             with suppress(SafetensorError), safe_open(path, "pt") as file:
@@ -70,7 +70,7 @@ PARTS = [{"caption": name} for name in "abcde"]
 def test_a_chunk_alone_leaves_its_neighbours_keys():
     plain = chain(PARTS, {})
     edited = [*PARTS[:2], {"caption": "C"}, *PARTS[3:]]
-    choice = {3: Choice(2, before=plain.links[1], link=plain.links[2])}
+    choice = {3: TakeChoice(2, before=plain.links[1], link=plain.links[2])}
     alone = chain(edited, {}, choice)
     assert alone.links == plain.links and alone.alone == {3}
     assert [a == b for a, b in zip(alone.keys, plain.keys, strict=True)] == [True, True, False, True, True]
@@ -79,7 +79,7 @@ def test_a_chunk_alone_leaves_its_neighbours_keys():
 
 def test_edits_beside_a_chunk_alone():
     plain = chain(PARTS, {})
-    choice = {3: Choice(2, before=plain.links[1], link=plain.links[2])}
+    choice = {3: TakeChoice(2, before=plain.links[1], link=plain.links[2])}
     parts = [*PARTS[:2], {"caption": "C"}, *PARTS[3:]]
     alone = chain(parts, {}, choice)
     after = chain([*parts[:3], {"caption": "D"}, parts[4]], {}, choice)
@@ -92,24 +92,24 @@ def test_edits_beside_a_chunk_alone():
 
 def test_what_is_as_it_was_is_not_alone():
     plain = chain(PARTS, {})
-    assert chain(PARTS, {}, {3: Choice(1, plain.links[1], plain.links[2])}) == plain
+    assert chain(PARTS, {}, {3: TakeChoice(1, plain.links[1], plain.links[2])}) == plain
 
 
 def test_the_first_and_the_last_chunk_can_be_alone():
     plain = chain(PARTS, {})
     parts = [{"caption": "A"}, *PARTS[1:4], {"caption": "E"}]
-    choices = {1: Choice(2, "", plain.links[0]), 5: Choice(2, plain.links[3], plain.links[4])}
+    choices = {1: TakeChoice(2, "", plain.links[0]), 5: TakeChoice(2, plain.links[3], plain.links[4])}
     found = chain(parts, {}, choices)
     assert found.alone == {1, 5} and found.keys[1:4] == plain.keys[1:4]
 
 
 def test_choices_survive_and_damaged_ones_are_none(tmp_path):
-    choices = {2: Choice(3), 4: Choice(2, "a", "b")}
-    write_choices(tmp_path, {**choices, 5: Choice()})
-    assert read_choices(tmp_path) == choices
+    choices = {2: TakeChoice(3), 4: TakeChoice(2, "a", "b")}
+    write_take_choices(tmp_path, {**choices, 5: TakeChoice()})
+    assert read_take_choices(tmp_path) == choices
     for text in ("", "[]", "{", '{"2": {"take": 0}}', '{"x": {"take": 2}}', '{"2": {"taken": 2}}', '{"2": 3}'):
         (tmp_path / "takes.json").write_text(text)
-        assert read_choices(tmp_path) == {}
+        assert read_take_choices(tmp_path) == {}
 
 
 # Takes
@@ -119,22 +119,22 @@ def test_another_take_redraws_its_chunk_and_what_follows_and_the_first_comes_bac
     job = job_of(story, model)
     assert draw(job) == [1, 2, 3, 4]
     first = latents(job)
-    again = redone(job, Redo(2))
+    again = retake(job, RetakeRequest(2))
     assert again.plan.chunks[1].take == 2 and again.plan.chunks[1].seed != job.plan.chunks[1].seed
     assert draw(again) == [2, 3, 4]
     second = latents(again)
     assert second[0] == first[0] and not set(second[1:]) & set(first)
     assert draw(job_of(story, model)) == []  # the project remembers its choice
-    back = chosen(job_of(story, model), 2, 1)
+    back = choose_take(job_of(story, model), 2, 1)
     assert draw(back) == [] and latents(back) == first
-    forth = chosen(back, 2, 2)
+    forth = choose_take(back, 2, 2)
     assert draw(forth) == [] and latents(forth) == second
 
 
 def test_from_a_chunk_to_the_end_all_are_new_takes(story, model):
     job = job_of(story, model)
     draw(job)
-    again = redone(job, Redo(3, to_end=True))
+    again = retake(job, RetakeRequest(3, to_end=True))
     assert [chunk.take for chunk in again.plan.chunks] == [1, 1, 2, 2]
     assert draw(again) == [3, 4]
 
@@ -142,31 +142,31 @@ def test_from_a_chunk_to_the_end_all_are_new_takes(story, model):
 def test_a_take_can_be_named_and_is_the_same_whenever_it_is_drawn(story, model):
     job = job_of(story, model)
     draw(job)
-    third = redone(job, Redo(2, take=3))
+    third = retake(job, RetakeRequest(2, take=3))
     draw(third)
     one = latents(third)
-    draw(redone(job, Redo(2, take=2)))
-    assert existing(job, 2) == [1, 2, 3]
+    draw(retake(job, RetakeRequest(2, take=2)))
+    assert existing_takes(job, 2) == [1, 2, 3]
     fresh = story.with_name("other.yaml")
     fresh.write_text(story.read_text())
-    other = prepare(Order(fresh, model=str(model), choices={2: Choice(3)}))
+    other = prepare(RenderRequest(fresh, model=str(model), takes={2: TakeChoice(3)}))
     assert draw(other) == [1, 2, 3, 4] and latents(other) == one
 
 
 def test_takes_that_are_not_there_and_takes_in_the_film(story, model):
     job = job_of(story, model)
     draw(job)
-    draw(redone(job, Redo(2)))
+    draw(retake(job, RetakeRequest(2)))
     job = job_of(story, model)
     with pytest.raises(UsageError, match="no take 5; there are 1, 2"):
-        chosen(job, 2, 5)
+        choose_take(job, 2, 5)
     with pytest.raises(UsageError, match="there is no chunk 9"):
-        redone(job, Redo(9))
+        retake(job, RetakeRequest(9))
     with pytest.raises(UsageError, match="is in the film"):
-        drop(job, 2, 2)
-    assert drop(job, 2, 1) and existing(job, 2) == [2]
+        remove_take(job, 2, 2)
+    assert remove_take(job, 2, 1) and existing_takes(job, 2) == [2]
     with pytest.raises(UsageError, match="no take 1"):
-        drop(job, 2, 1)
+        remove_take(job, 2, 1)
 
 
 # Alone
@@ -176,15 +176,15 @@ def test_a_chunk_alone_leaves_all_others_bit_for_bit(story, model):
     job = job_of(story, model)
     draw(job)
     first = latents(job)
-    alone = redone(job, Redo(2, alone=True))
-    assert [change.chunk for change in differences(alone) if change.what == "drawn"] == [2]
+    alone = retake(job, RetakeRequest(2, alone=True))
+    assert [change.chunk for change in chunk_changes(alone) if change.action == "drawn"] == [2]
     assert draw(alone) == [2]
     second = latents(alone)
     assert [a == b for a, b in zip(first, second, strict=True)] == [True, False, True, True]
     assert draw(job_of(story, model)) == []
-    back = chosen(job_of(story, model), 2, 1)
+    back = choose_take(job_of(story, model), 2, 1)
     assert draw(back) == [] and latents(back) == first
-    third = redone(back, Redo(2, alone=True))
+    third = retake(back, RetakeRequest(2, alone=True))
     assert third.plan.chunks[1].take == 3 and draw(third) == [2]
 
 
@@ -192,12 +192,12 @@ def test_what_comes_after_is_seen_by_a_chunk_alone(story, model):
     """The same take with other pictures after it: its last block is drawn otherwise, those before it are not."""
     job = job_of(story, model)
     draw(job)
-    alone = redone(job, Redo(1, alone=True))
+    alone = retake(job, RetakeRequest(1, alone=True))
     draw(alone)
-    folder = folder_beside(job.output) / "chunks" / "001"
+    folder = project_folder(job.output) / "chunks" / "001"
     between = load_file(folder / "take-2.safetensors")["latents"]
     (folder / "take-2.safetensors").unlink()
-    free = prepare(replace(job.order, choices={1: Choice(2)}))
+    free = prepare(replace(job.request, takes={1: TakeChoice(2)}))
     draw(free)
     without = load_file(folder / "take-2.safetensors")["latents"]
     block = job.plan.blocks[0].frames
@@ -210,7 +210,7 @@ def test_an_edited_caption_alone(story, model):
     draw(job)
     first = latents(job)
     story.write_text(story.read_text().replace("hops up and down", "rises"))
-    alone = redone(job_of(story, model), Redo(3, alone=True))
+    alone = retake(job_of(story, model), RetakeRequest(3, alone=True))
     assert draw(alone) == [3]
     second = latents(alone)
     assert [a == b for a, b in zip(first, second, strict=True)] == [True, True, False, True]
@@ -220,24 +220,24 @@ def test_an_edited_caption_alone(story, model):
 
 def test_neighbours_that_cannot_stay(story, model):
     with pytest.raises(UsageError, match="never drawn"):
-        redone(job_of(story, model), Redo(2, alone=True))
+        retake(job_of(story, model), RetakeRequest(2, alone=True))
     draw(job_of(story, model))
     story.write_text(story.read_text().replace("glides to the left", "rises"))
     with pytest.raises(UsageError, match="chunk 2 was edited too"):
-        redone(job_of(story, model), Redo(3, alone=True))
+        retake(job_of(story, model), RetakeRequest(3, alone=True))
     with pytest.raises(UsageError, match="chunk 2 was edited too"):
-        redone(job_of(story, model), Redo(1, alone=True))
+        retake(job_of(story, model), RetakeRequest(1, alone=True))
 
 
 def test_a_neighbour_that_was_lost_or_damaged_is_drawn_after_it(story, model):
     job = job_of(story, model)
     draw(job)
-    alone = redone(job, Redo(2, alone=True))
-    file = folder_beside(job.output) / "chunks" / "003" / "take-1.safetensors"
+    alone = retake(job, RetakeRequest(2, alone=True))
+    file = project_folder(job.output) / "chunks" / "003" / "take-1.safetensors"
     whole = bytearray(file.read_bytes())
     file.unlink()
     assert draw(alone) == [2, 3]
-    again = redone(alone, Redo(2, alone=True))
+    again = retake(alone, RetakeRequest(2, alone=True))
     whole[-50] ^= 4
     file.write_bytes(whole)
     assert draw(again) == [2, 3]
@@ -245,8 +245,8 @@ def test_a_neighbour_that_was_lost_or_damaged_is_drawn_after_it(story, model):
 
 def test_two_chunks_alone_side_by_side_and_an_edit_after_them(story, model):
     draw(job_of(story, model))
-    draw(redone(job_of(story, model), Redo(2, alone=True)))
-    draw(redone(job_of(story, model), Redo(3, alone=True)))
+    draw(retake(job_of(story, model), RetakeRequest(2, alone=True)))
+    draw(retake(job_of(story, model), RetakeRequest(3, alone=True)))
     before = latents(job_of(story, model))
     story.write_text(story.read_text().replace("The red boat rests.,", "The red boat rises.,"))
     assert draw(job_of(story, model)) == [4]
@@ -257,32 +257,32 @@ def test_two_chunks_alone_side_by_side_and_an_edit_after_them(story, model):
 def test_a_chunk_before_a_cut_does_not_see_the_next_shot(story, model):
     job = job_of(story, model)
     draw(job)
-    draw(redone(job, Redo(3, alone=True)))
-    folder = folder_beside(job.output) / "chunks" / "003"
+    draw(retake(job, RetakeRequest(3, alone=True)))
+    folder = project_folder(job.output) / "chunks" / "003"
     alone = load_file(folder / "take-2.safetensors")["latents"]
-    draw(prepare(replace(job.order, choices={3: Choice(2)})))
+    draw(prepare(replace(job.request, takes={3: TakeChoice(2)})))
     assert (load_file(folder / "take-2.safetensors")["latents"] == alone).all()
 
 
 def test_a_schedule_that_draws_chunks_together_draws_none_alone(story, model):
-    story.write_text(story.read_text().replace("version: 1", "version: 1\nrecipe: {schedule: all-at-once}"))
+    story.write_text(story.read_text().replace("version: 1", "version: 1\nrecipe: {schedule: joint}"))
     draw(job_of(story, model))
     with pytest.raises(UsageError, match="draws chunks together"):
-        redone(job_of(story, model), Redo(2, alone=True))
+        retake(job_of(story, model), RetakeRequest(2, alone=True))
 
 
 def test_the_same_command_goes_on_with_the_take_that_was_begun(story, model):
     draw(job_of(story, model))
 
     def stop(event):
-        if event.moment and event.moment.finished and not event.moment.resumed:
+        if event.step and event.step.finished and not event.step.resumed:
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        render(redone(job_of(story, model), Redo(2)), stop)
-    again = redone(job_of(story, model), Redo(2))
+        render(retake(job_of(story, model), RetakeRequest(2)), stop)
+    again = retake(job_of(story, model), RetakeRequest(2))
     assert again.plan.chunks[1].take == 2 and draw(again) == [3, 4]
-    assert redone(job_of(story, model), Redo(2)).plan.chunks[1].take == 3
+    assert retake(job_of(story, model), RetakeRequest(2)).plan.chunks[1].take == 3
 
 
 def test_a_take_set_aside_is_found_though_its_place_is_damaged(story, model):
@@ -291,7 +291,7 @@ def test_a_take_set_aside_is_found_though_its_place_is_damaged(story, model):
     first = latents(job)
     story.write_text(story.read_text().replace("glides to the left", "rises"))
     draw(job_of(story, model))
-    (folder_beside(job.output) / "chunks" / "002" / "take-1.safetensors").write_bytes(b"torn")
+    (project_folder(job.output) / "chunks" / "002" / "take-1.safetensors").write_bytes(b"torn")
     story.write_text(story.read_text().replace("The red boat rises.", "The red boat glides to the left."))
     assert draw(job_of(story, model)) == [] and latents(job_of(story, model)) == first
 
@@ -324,30 +324,30 @@ def test_an_edit_redraws_what_the_table_says_and_the_diff_tells_it_before(story,
     assert text != story.read_text()
     story.write_text(text)
     job = job_of(story, model)
-    told = differences(job)
-    assert [change.chunk for change in told if change.what == "drawn"] == expected
-    assert all(change.why for change in told if change.what == "drawn")
-    ended = [change.chunk for change in told if change.what == "finished"]
+    told = chunk_changes(job)
+    assert [change.chunk for change in told if change.action == "drawn"] == expected
+    assert all(change.reason for change in told if change.action == "drawn")
+    ended = [change.chunk for change in told if change.action == "finished"]
     assert ended == {"removed at the end": [3], "duration": [2]}.get(kind, [])  # they have a block more now
     assert draw(job) == sorted([*expected, *ended])
     now = latents(job)
     untouched = [number for number in range(1, len(now) + 1) if number not in (*expected, *ended)]
     assert untouched or len(expected) == len(now)
     assert all(now[number - 1] == first[number - 1] for number in untouched)
-    assert {change.what for change in differences(job)} == {"kept"}
+    assert {change.action for change in chunk_changes(job)} == {"kept"}
 
 
 def test_the_diff_names_the_reason(story, model):
     draw(job_of(story, model))
     story.write_text(story.read_text().replace("glides to the left", "rises").replace("seed: 3", "seed: 3"))
-    told = {change.chunk: change.why for change in differences(job_of(story, model))}
+    told = {change.chunk: change.reason for change in chunk_changes(job_of(story, model))}
     assert told == {1: "", 2: "caption changed", 3: "follows chunk 2", 4: "follows chunk 3"}
-    told = {change.why for change in differences(job_of(story, model, seed=5))}
+    told = {change.reason for change in chunk_changes(job_of(story, model, seed=5))}
     assert told == {"seed changed"}
 
 
 def test_a_film_never_drawn_is_all_new(story, model):
-    assert {(change.what, change.why) for change in differences(job_of(story, model))} == {("drawn", "new")}
+    assert {(change.action, change.reason) for change in chunk_changes(job_of(story, model))} == {("drawn", "new")}
 
 
 def test_a_render_that_stopped_is_told_of(story, model):
@@ -356,17 +356,17 @@ def test_a_render_that_stopped_is_told_of(story, model):
 
     def stop(event):
         events.append(event)
-        if event.moment and event.moment.finished and event.moment.finished[0][0].number == 0:
+        if event.step and event.step.finished and event.step.finished[0][0].number == 0:
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
         render(job, stop)
-    assert [change.what for change in differences(job)] == ["finished", "drawn", "drawn", "drawn"]
+    assert [change.action for change in chunk_changes(job)] == ["finished", "drawn", "drawn", "drawn"]
 
 
 def test_the_manifest_says_takes_and_keys(story, model):
     job = job_of(story, model)
-    draw(redone(job, Redo(2)) if draw(job) else job)
-    found = json.loads((folder_beside(job.output) / "manifest.json").read_text())
+    draw(retake(job, RetakeRequest(2)) if draw(job) else job)
+    found = json.loads((project_folder(job.output) / "manifest.json").read_text())
     assert [chunk["take"] for chunk in found["chunks"]] == [1, 2, 1, 1]
     assert found["keys"] == list(content(job_of(story, model)).keys)

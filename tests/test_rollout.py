@@ -10,10 +10,10 @@ from torch.nn.functional import scaled_dot_product_attention
 from blockvid_cli.models.card import find_card
 from blockvid_cli.models.wan.attention import Layer, LookingBack, attend
 from blockvid_cli.models.wan.rope import rotate
-from blockvid_cli.rollout.guidance import Guided
-from blockvid_cli.rollout.recipe import make_recipe, overlaid
-from blockvid_cli.rollout.rollout import Run, settled_blocks
-from blockvid_cli.rollout.schedules.diagonal import Staircase
+from blockvid_cli.rollout.guidance import GuidedDenoiser
+from blockvid_cli.rollout.recipe import make_recipe, merge_recipes
+from blockvid_cli.rollout.rollout import RolloutSegment, settled_blocks
+from blockvid_cli.rollout.schedules.diagonal import DiagonalSchedule
 from tests import small
 
 
@@ -75,25 +75,25 @@ def test_cached_rollout_equals_one_masked_full_forward():
 def test_without_memory_the_film_is_another():
     film = small.plan((2, 2), captions=["the same", "the same"])
     all_seen = small.film_latents(film, small.denoiser(), small.recipe())
-    little = small.film_latents(film, small.denoiser(), small.recipe(memory={"name": "window", "window": 2, "sink": 0}))
+    little = small.film_latents(film, small.denoiser(), small.recipe(kv_cache={"name": "window", "window": 2, "sink": 0}))
     assert torch.equal(all_seen[0], little[0])
     assert not torch.allclose(all_seen[3], little[3], atol=1e-3)
 
 
 @pytest.mark.parametrize("solver", ["euler", "renoise", "unipc"])
-@pytest.mark.parametrize("commit", ["clean", {"name": "context-noise", "level": 0.1}])
-def test_same_seed_same_film(solver, commit):
-    film, how = small.plan(), small.recipe(solver=solver, commit=commit, times="packed")
+@pytest.mark.parametrize("cache_update", ["clean", {"name": "context-noise", "sigma": 0.1}])
+def test_same_seed_same_film(solver, cache_update):
+    film, how = small.plan(), small.recipe(solver=solver, cache_update=cache_update, positions="packed")
     first = small.film_latents(film, small.denoiser(), how)
     second = small.film_latents(film, small.denoiser(), how)
     assert all(torch.equal(first[n], second[n]) for n in first)
 
 
-@pytest.mark.parametrize("memory", ["everything", "window", {"name": "semantic", "recent": 1, "top": 1}])
+@pytest.mark.parametrize("memory", ["full", "window", {"name": "semantic", "recent": 1, "top": 1}])
 def test_another_caption_leaves_earlier_chunks_untouched(memory, monkeypatch):
     monkeypatch.setattr("blockvid_cli.rollout.kv_cache.semantic.embed", fake_embed)
     film = small.plan((1, 1, 1, 1))
-    how = small.recipe(memory=memory)
+    how = small.recipe(kv_cache=memory)
     before = small.film_latents(film, small.denoiser(), how)
     after = small.film_latents(small.with_caption(film, 3, "something else"), small.denoiser(), how)
     assert torch.equal(before[0], after[0]) and torch.equal(before[1], after[1])
@@ -104,14 +104,14 @@ def fake_embed(captions, model="x"):
     return torch.stack([torch.randn(8, generator=torch.Generator().manual_seed(sum(map(ord, c)))) for c in captions])
 
 
-SCHEDULES = ["block", "all-at-once", {"name": "staircase", "lag": 1}, {"name": "staircase", "lag": 2}]
+SCHEDULES = ["block", "joint", {"name": "diagonal", "lag": 1}, {"name": "diagonal", "lag": 2}]
 
 
 @pytest.mark.parametrize("schedule", SCHEDULES)
 @pytest.mark.parametrize("solver", ["euler", "unipc", "renoise"])
-@pytest.mark.parametrize("memory", ["everything", {"name": "window", "window": 6, "sink": 2}])
+@pytest.mark.parametrize("memory", ["full", {"name": "window", "window": 6, "sink": 2}])
 def test_resumed_equals_uninterrupted(schedule, solver, memory):
-    film, how = small.plan((2, 2)), small.recipe(schedule=schedule, solver=solver, memory=memory)
+    film, how = small.plan((2, 2)), small.recipe(schedule=schedule, solver=solver, kv_cache=memory)
     whole = small.film_latents(film, small.denoiser(), how)
     for kept in range(5):
         done = {n: whole[n] for n in range(kept)}
@@ -124,7 +124,7 @@ def test_resumed_equals_uninterrupted_by_the_bundled_recipe(rows, monkeypatch):
     monkeypatch.setattr("blockvid_cli.rollout.kv_cache.semantic.embed", fake_embed)
     values = {**find_card("storybook").recipe, "noise": "shared-base"}
     film, how, inner = small.plan((2, 1, 2, 1, 2)), make_recipe({**values, "steps": 3}), small.denoiser()
-    drawn_by = Guided(inner, 2.0) if rows == 2 else inner
+    drawn_by = GuidedDenoiser(inner, 2.0) if rows == 2 else inner
     whole = small.film_latents(film, drawn_by, how, rows, inner)
     for kept in (1, 4, 7):
         again = small.film_latents(film, drawn_by, how, rows, inner, done={n: whole[n] for n in range(kept)})
@@ -146,16 +146,16 @@ class RotatingOnWriting(LookingBack):
         return attn.to_out[0](attend(rotate(query, looking.turns), keys, values).flatten(2))
 
 
-@pytest.mark.parametrize("memory", ["everything", {"name": "window", "window": 6, "sink": 2}])
+@pytest.mark.parametrize("memory", ["full", {"name": "window", "window": 6, "sink": 2}])
 def test_keys_rotated_on_reading_draw_the_film_of_keys_rotated_on_writing(memory):
-    film, how = small.plan((2, 2)), small.recipe(memory=memory, times="absolute")
+    film, how = small.plan((2, 2)), small.recipe(kv_cache=memory, positions="absolute")
     on_reading, writer = small.film_latents(film, small.denoiser(), how), small.denoiser()
     for number, block in enumerate(writer.network.blocks):
         block.attn1.set_processor(RotatingOnWriting(number))
     on_writing = small.film_latents(film, writer, how)
     assert max((on_reading[n] - on_writing[n]).abs().max() for n in on_reading) < 1e-5
-    packed = small.film_latents(film, writer, small.recipe(memory=memory, times="packed"))
-    if memory != "everything":
+    packed = small.film_latents(film, writer, small.recipe(kv_cache=memory, positions="packed"))
+    if memory != "full":
         assert (on_reading[3] - packed[3]).abs().max() > 1e-3
 
 
@@ -169,15 +169,15 @@ def test_resuming_draws_only_what_is_missing():
 
 
 def test_settled_blocks_of_a_staircase():
-    steps = list(Staircase(2).steps(3, (1.0, 0.75, 0.5, 0.25, 0.0)))
+    steps = list(DiagonalSchedule(2).steps(3, (1.0, 0.75, 0.5, 0.25, 0.0)))
     assert settled_blocks(steps, {0, 1}) == set()
     assert settled_blocks(steps, {0, 1, 2}) == {0, 1, 2}
-    assert settled_blocks(list(Staircase(4).steps(3, (1.0, 0.75, 0.5, 0.25, 0.0))), {0, 1}) == {0, 1}
+    assert settled_blocks(list(DiagonalSchedule(4).steps(3, (1.0, 0.75, 0.5, 0.25, 0.0))), {0, 1}) == {0, 1}
 
 
 def test_moments_come_as_they_are_drawn():
     film, fake = small.plan((2, 2)), small.FakeDenoiser()
-    moments = small.rollout(film, fake, small.recipe().memory()).moments([Run(film.blocks, small.recipe(), fake)])
+    moments = small.rollout(film, fake, small.recipe().kv_cache()).run([RolloutSegment(film.blocks, small.recipe(), fake)])
     first = next(moments)
     assert len(fake.levels) == 1 and first.blocks[0].number == 0 and not first.finished
     second, third = next(moments), next(moments)
@@ -201,8 +201,8 @@ def test_guidance_of_one_draws_the_same_film_as_none():
     film, how = small.plan(), small.recipe()
     none = small.film_latents(film, small.denoiser(), how)
     inner = small.denoiser()
-    one = small.film_latents(film, Guided(inner, 1.0), how, rows=2, inner=inner)
-    more = small.film_latents(film, Guided(inner, 4.0), how, rows=2, inner=inner)
+    one = small.film_latents(film, GuidedDenoiser(inner, 1.0), how, rows=2, inner=inner)
+    more = small.film_latents(film, GuidedDenoiser(inner, 4.0), how, rows=2, inner=inner)
     assert all(torch.allclose(none[n], one[n], atol=1e-5) for n in none)
     assert not torch.allclose(none[0], more[0], atol=1e-2)
 
@@ -210,8 +210,8 @@ def test_guidance_of_one_draws_the_same_film_as_none():
 def test_a_chunk_may_have_a_recipe_of_its_own():
     film, plain = small.plan((2, 2)), small.recipe(steps=3)
     finer, fake = small.recipe(steps=5), small.FakeDenoiser()
-    runs = [Run(film.chunks[0].blocks, plain, fake), Run(film.chunks[1].blocks, finer, fake)]
-    moments = list(small.rollout(film, fake, plain.memory()).moments(runs))
+    runs = [RolloutSegment(film.chunks[0].blocks, plain, fake), RolloutSegment(film.chunks[1].blocks, finer, fake)]
+    moments = list(small.rollout(film, fake, plain.kv_cache()).run(runs))
     assert [len([m for m in moments if m.blocks[0].number == n]) for n in range(4)] == [3, 3, 5, 5]
 
 
@@ -224,7 +224,7 @@ def test_a_commit_alone_sees_nothing_but_itself():
             seen.append((float(level[0]), memory.recall(0) is not None))
             return super().__call__(x, level, context, times, memory)
 
-    small.film_latents(film, Watching(), small.recipe(steps=1, commit={"name": "clean", "alone": True}))
+    small.film_latents(film, Watching(), small.recipe(steps=1, cache_update={"name": "clean", "self_only": True}))
     assert [looked for level, looked in seen if level == 0] == [False, False, False]
     assert [looked for level, looked in seen if level > 0] == [False, True, True]
 
@@ -235,21 +235,21 @@ def test_memory_hears_of_captions_and_cuts():
     film = small.plan((1, 2, 1))
     chunks = (*film.chunks[:2], replace(film.chunks[2], cut=True))
     film, heard = replace(film, chunks=chunks), []
-    memory = small.recipe().memory()
+    memory = small.recipe().kv_cache()
     memory.on_caption_change = lambda block: heard.append(("caption", block.number))
     memory.on_cut = lambda block: heard.append(("cut", block.number))
     fake = small.FakeDenoiser()
-    list(small.rollout(film, fake, memory).moments([Run(film.blocks, small.recipe(), fake)]))
+    list(small.rollout(film, fake, memory).run([RolloutSegment(film.blocks, small.recipe(), fake)]))
     assert heard == [("caption", 1), ("caption", 3), ("cut", 3)]
 
 
 def test_recipes_are_laid_over_each_other():
-    card = {"memory": {"name": "semantic", "top": 2, "tau": 0.98}, "steps": 6, "solver": "euler"}
-    assert overlaid(card, {"memory": {"top": 3}})["memory"] == {"name": "semantic", "top": 3, "tau": 0.98}
-    assert overlaid(card, {"memory": {"name": "window", "sink": 1}})["memory"] == {
+    card = {"kv_cache": {"name": "semantic", "top": 2, "tau": 0.98}, "steps": 6, "solver": "euler"}
+    assert merge_recipes(card, {"kv_cache": {"top": 3}})["kv_cache"] == {"name": "semantic", "top": 3, "tau": 0.98}
+    assert merge_recipes(card, {"kv_cache": {"name": "window", "sink": 1}})["kv_cache"] == {
         "name": "window",
         "sink": 1,
     }
-    assert overlaid(card, {"memory": "window"}, {"steps": 4})["memory"] == {"name": "window"}
-    assert overlaid(card, {"memory": "semantic"}) == card
-    assert overlaid(card, {"solver": {"order": 1}})["solver"] == {"name": "euler", "order": 1}
+    assert merge_recipes(card, {"kv_cache": "window"}, {"steps": 4})["kv_cache"] == {"name": "window"}
+    assert merge_recipes(card, {"kv_cache": "semantic"}) == card
+    assert merge_recipes(card, {"solver": {"order": 1}})["solver"] == {"name": "euler", "order": 1}

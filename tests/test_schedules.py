@@ -12,9 +12,9 @@ from blockvid_cli.errors import UsageError
 from blockvid_cli.rollout.schedules import block as block_by_block
 from blockvid_cli.rollout.schedules import diagonal as staircase
 from blockvid_cli.rollout.schedules import joint as all_at_once
-from blockvid_cli.rollout.schedules.block import BlockByBlock
-from blockvid_cli.rollout.schedules.diagonal import Staircase
-from blockvid_cli.rollout.schedules.joint import AllAtOnce
+from blockvid_cli.rollout.schedules.block import BlockSchedule
+from blockvid_cli.rollout.schedules.diagonal import DiagonalSchedule
+from blockvid_cli.rollout.schedules.joint import JointSchedule
 
 LEVELS = (1.0, 0.75, 0.5, 0.25, 0.0)
 
@@ -43,24 +43,24 @@ def table(schedule, blocks: int) -> list[list[str]]:
 
 @pytest.mark.parametrize(
     ("module", "schedule"),
-    [(block_by_block, BlockByBlock()), (all_at_once, AllAtOnce()), (staircase, Staircase(lag=2))],
+    [(block_by_block, BlockSchedule()), (all_at_once, JointSchedule()), (staircase, DiagonalSchedule(lag=2))],
 )
 def test_schedule_is_its_drawing(module, schedule):
     assert table(schedule, 3) == drawn(module.__doc__)
 
 
 def test_staircase_of_every_step_is_block_by_block_and_of_none_all_at_once():
-    assert list(Staircase(4).steps(3, LEVELS)) == list(BlockByBlock().steps(3, LEVELS))
-    assert list(Staircase(9).steps(3, LEVELS)) == list(BlockByBlock().steps(3, LEVELS))
-    assert list(Staircase(0).steps(3, LEVELS)) == list(AllAtOnce().steps(3, LEVELS))
+    assert list(DiagonalSchedule(4).steps(3, LEVELS)) == list(BlockSchedule().steps(3, LEVELS))
+    assert list(DiagonalSchedule(9).steps(3, LEVELS)) == list(BlockSchedule().steps(3, LEVELS))
+    assert list(DiagonalSchedule(0).steps(3, LEVELS)) == list(JointSchedule().steps(3, LEVELS))
 
 
 @given(st.integers(0, 6), st.integers(1, 7), st.integers(1, 6))
 def test_every_block_takes_every_level_once(lag: int, blocks: int, count: int):
     levels = tuple(1 - i / count for i in range(count + 1))
     path = {block: [1.0] for block in range(blocks)}
-    for step in Staircase(lag).steps(blocks, levels):
-        for block, now, then in zip(step.blocks, step.now, step.then, strict=True):
+    for step in DiagonalSchedule(lag).steps(blocks, levels):
+        for block, now, then in zip(step.blocks, step.sigma, step.sigma_next, strict=True):
             assert path[block][-1] == now
             path[block].append(then)
     assert all(tuple(taken) == levels for taken in path.values())
@@ -68,4 +68,4 @@ def test_every_block_takes_every_level_once(lag: int, blocks: int, count: int):
 
 def test_a_negative_lag_is_refused():
     with pytest.raises(UsageError, match="lag"):
-        Staircase(-1)
+        DiagonalSchedule(-1)

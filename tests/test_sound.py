@@ -18,8 +18,8 @@ from blockvid_cli.storyboard.plan import make_plan
 from blockvid_cli.storyboard.storyboard import read_storyboard
 from blockvid_cli.video.audio import Track
 from blockvid_cli.video.ffmpeg import run_ffmpeg
-from blockvid_cli.video.mux import assemble, draw_pictures, try_out
-from blockvid_cli.video.spec import Look, look_of
+from blockvid_cli.video.mux import mux_film, write_video, check_video_spec
+from blockvid_cli.video.spec import VideoSpec, video_spec
 from blockvid_cli.video.subtitles import Chapter
 from tests.test_mux import output
 
@@ -32,7 +32,7 @@ def pictures(tmp_path_factory):
     """Four seconds of kept pictures, twelve a second."""
     path = tmp_path_factory.mktemp("kept") / "pictures.mp4"
     frames = (np.full((48, 64, 3), 5 * number, np.uint8) for number in range(48))
-    draw_pictures(frames, path, fps=12, size=SIZE, frames_total=48, crf=12)
+    write_video(frames, path, fps=12, size=SIZE, frames_total=48, crf=12)
     return path
 
 
@@ -54,7 +54,7 @@ def tone(tmp_path):
 
 def film_with(pictures: Path, folder: Path, *tracks: Track, **fields: object) -> Path:
     film = folder / "film.mp4"
-    assemble(pictures, film, Look(12, SIZE, 48, tracks=tracks, **fields))
+    mux_film(pictures, film, VideoSpec(12, SIZE, 48, tracks=tracks, **fields))
     return film
 
 
@@ -153,8 +153,8 @@ def test_a_film_lasts_as_long_as_its_pictures_and_cards(pictures, tmp_path, tone
     tracks = (Track(Audio(tone(seconds=2.7), fade_out=1)), Track(Audio(tone(880, 9)), 3, inf))[:sounds]
     title, end = (TitleCard("A film", 0.75), TitleCard("The end", 1.0)) if cards == 2 else (None, None)
     title = TitleCard("A film", 0.75) if cards else title
-    look = Look(12, SIZE, 48, CHAPTERS, (), tracks, subtitles, title, end)
-    film = assemble(pictures, tmp_path / "film.mp4", look)
+    look = VideoSpec(12, SIZE, 48, CHAPTERS, (), tracks, subtitles, title, end)
+    film = mux_film(pictures, tmp_path / "film.mp4", look)
     frames = 48 + (9 if cards else 0) + (12 if cards == 2 else 0)
     assert (film.frames, film.seconds) == (frames, frames / 12)
     assert count_frames_and_secs(film.path) == (frames, round(frames / 12, 2))
@@ -173,9 +173,9 @@ def test_the_pictures_are_copied_when_only_sounds_change(pictures, tmp_path, ton
 
 def test_sounds_that_cannot_be_used_are_said_beforehand(tmp_path, tone):
     with pytest.raises(BlockvidError, match=r"none\.ogg does not exist"):
-        try_out(Look(12, SIZE, 48, tracks=(Track(Audio(tmp_path / "none.ogg")),)))
+        check_video_spec(VideoSpec(12, SIZE, 48, tracks=(Track(Audio(tmp_path / "none.ogg")),)))
     with pytest.raises(BlockvidError, match="no sound after 9 s"):
-        try_out(Look(12, SIZE, 48, tracks=(Track(Audio(tone(seconds=3), start=9, loop=True)),)))
+        check_video_spec(VideoSpec(12, SIZE, 48, tracks=(Track(Audio(tone(seconds=3), start=9, loop=True)),)))
 
 
 def test_a_chunks_sound_begins_and_ends_with_it(tmp_path, tone):
@@ -192,9 +192,9 @@ chunks:
     (tmp_path / "story.yaml").write_text(story)
     storyboard = read_storyboard(tmp_path / "story.yaml")
     plan = make_plan(storyboard, find_card("storybook").model_copy(update={"fps": 12.0, "block": 3}), seed=0)
-    look = look_of(storyboard, plan)
+    look = video_spec(storyboard, plan)
     assert [chunk.first_frame / 12 for chunk in plan.chunks] == [0, 3.75, 7.75, 11.75]
     spans = [(track.begin, track.end) for track in look.tracks]
     assert spans == [(1, 3.5), (3.75, 7.75), (6.75, inf), (12.25, 18.25)]
-    placed = [(sound.begin, sound.begin + sound.heard) for sound in try_out(look)]
+    placed = [(sound.begin, sound.begin + sound.heard) for sound in check_video_spec(look)]
     assert placed == [(4, 6.5), (6.75, 10.75), (9.75, 10.75), (15.25, 19)]

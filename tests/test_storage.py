@@ -6,28 +6,28 @@ import pytest
 import torch
 
 from blockvid_cli.errors import BlockvidError, UsageError
-from blockvid_cli.job import Order, prepare
+from blockvid_cli.job import RenderRequest, prepare
 from blockvid_cli.rollout.kv_cache.storage import pack, storage, unpack
-from blockvid_cli.rollout.rollout import Run
-from blockvid_cli.runtime.presets import Means
+from blockvid_cli.rollout.rollout import RolloutSegment
+from blockvid_cli.runtime.presets import RuntimeOptions
 from tests.small import denoiser, plan, recipe, rollout
 
-ALONE = {"name": "clean", "alone": True}
+ALONE = {"name": "clean", "self_only": True}
 MEMORIES = [
-    "everything",
+    "full",
     {"name": "window", "window": 5, "sink": 1},
     {"name": "semantic", "recent": 1, "top": 1, "tau": 0.9, "probes": 4},
-    {"name": "semantic", "recent": 1, "top": 1, "tau": 0.9, "probes": 4, "blocks": 1},
+    {"name": "semantic", "recent": 1, "top": 1, "tau": 0.9, "probes": 4, "last_blocks": 1},
 ]
 
 
 @torch.inference_mode()
 def film(memory, place: str, dtype: str, folder, **changes) -> torch.Tensor:
-    drawn_by, how = denoiser(), recipe(memory=memory, **changes)
+    drawn_by, how = denoiser(), recipe(kv_cache=memory, **changes)
     story = plan((2, 3, 1, 2), 2, ["a red boat", "a grey cat", "a red boat again", "a grey cat again"])
-    run = rollout(story, drawn_by, how.memory())
-    run.memory.storage = storage(place, dtype, place == "device", folder, run.again)
-    moments = run.moments([Run(story.blocks, how, drawn_by)])
+    run = rollout(story, drawn_by, how.kv_cache())
+    run.kv_cache.storage = storage(place, dtype, place == "device", folder, run.recompute)
+    moments = run.run([RolloutSegment(story.blocks, how, drawn_by)])
     return torch.cat([latents for moment in moments for _, latents in moment.finished])
 
 
@@ -40,20 +40,20 @@ def test_host_and_disk_give_the_same_film_bit_for_bit(memory, place, tmp_path):
 
 @pytest.mark.parametrize("memory", MEMORIES, ids=lambda m: m if isinstance(m, str) else f"{m['name']}{len(m)}")
 def test_latents_give_the_same_film(memory):
-    again = film(memory, "latents", "as-drawn", None, commit=ALONE)
-    assert torch.allclose(again, film(memory, "device", "as-drawn", None, commit=ALONE), atol=1e-5)
+    again = film(memory, "latents", "as-drawn", None, cache_update=ALONE)
+    assert torch.allclose(again, film(memory, "device", "as-drawn", None, cache_update=ALONE), atol=1e-5)
 
 
 def test_a_disk_that_cannot_be_written_gets_a_sentence(tmp_path):
     (tmp_path / "file").write_text("in the way")
     with pytest.raises(BlockvidError, match="file"):
-        film("everything", "disk", "as-drawn", tmp_path / "file" / "folder")
+        film("full", "disk", "as-drawn", tmp_path / "file" / "folder")
 
 
 def test_packed_tokens_change_the_film_by_little():
-    full = film("everything", "device", "as-drawn", None)
+    full = film("full", "device", "as-drawn", None)
     for dtype in ("bf16", "int8"):
-        error = float((film("everything", "device", dtype, None) - full).norm() / full.norm())
+        error = float((film("full", "device", dtype, None) - full).norm() / full.norm())
         assert 1e-6 < error < 0.02, dtype
 
 
@@ -69,7 +69,7 @@ def test_int8_is_within_half_a_step_of_each_tokens_head():
 
 def test_latents_need_a_commit_that_is_alone(story, model):
     with pytest.raises(UsageError, match="alone: true"):
-        prepare(Order(story, model=str(model), means=Means(storage="latents")))
-    for wrong in (Means(storage="cloud"), Means(storage_dtype="int4"), Means(offload="sometimes"), Means("9gb")):
+        prepare(RenderRequest(story, model=str(model), runtime=RuntimeOptions(kv_storage="latents")))
+    for wrong in (RuntimeOptions(kv_storage="cloud"), RuntimeOptions(kv_dtype="int4"), RuntimeOptions(offload="sometimes"), RuntimeOptions("9gb")):
         with pytest.raises(UsageError):
-            prepare(Order(story, model=str(model), means=wrong))
+            prepare(RenderRequest(story, model=str(model), runtime=wrong))

@@ -16,7 +16,7 @@ from typer.testing import CliRunner
 
 from blockvid_cli.commands.storyboard import STARTER, app
 from blockvid_cli.errors import StoryboardError, UsageError
-from blockvid_cli.models.card import find_card, shipped
+from blockvid_cli.models.card import find_card, packaged_folder
 from blockvid_cli.storyboard import plan as plan_module
 from blockvid_cli.storyboard.borders import Grid
 from blockvid_cli.storyboard.plan import chunk_seed, make_plan
@@ -25,7 +25,7 @@ from blockvid_cli.storyboard.storyboard import Chunk, Storyboard, json_schema, r
 from blockvid_cli.storyboard.writing import dump_storyboard
 
 CARD = find_card("storybook").model_copy(update={"fps": 12.0, "block": 3})
-EXAMPLES = sorted(shipped("storyboards").glob("*.yaml"))
+EXAMPLES = sorted(packaged_folder("storyboards").glob("*.yaml"))
 
 
 def written(folder: Path, text: str, name: str = "story.yaml") -> Path:
@@ -107,7 +107,7 @@ seed: 9223372036854775807
 style: ink drawing
 negative: blurry
 chunk: 2s
-recipe: {steps: 4, memory: {name: window, recent: 3}}
+recipe: {steps: 4, kv_cache: {name: window, recent: 3}}
 audio: {file: sounds/wind.ogg, start: 1.5, fade_in: 1, fade_out: 2, volume: 0.5}
 chunks:
   - A red boat
@@ -118,7 +118,7 @@ chunks:
     )
     assert (story.title, story.model, story.size, story.fps) == ("Two boats", "storybook", (160, 96), 23.976)
     assert (story.seed, story.style, story.negative) == (2**63 - 1, "ink drawing", "blurry")
-    assert story.recipe == {"steps": 4, "memory": {"name": "window", "recent": 3}}
+    assert story.recipe == {"steps": 4, "kv_cache": {"name": "window", "recent": 3}}
     assert story.audio.file == (tmp_path / "sounds/wind.ogg").resolve()
     assert (story.audio.start, story.audio.fade_in, story.audio.fade_out, story.audio.volume) == (
         1.5,
@@ -173,12 +173,12 @@ def test_overrides_come_before_the_checks(tmp_path):
         "seed=5",
         "chunks.1.seed=7",
         "chunks.2.caption=A car: red",
-        "recipe.memory.top=3",
+        "recipe.kv_cache.top=3",
         "title='9'",
     ]
     overrides += ["recipe.solver=euler", "recipe.solver.steps=9"]
     story = read_storyboard(path, overrides)
-    recipe = {"memory": {"top": 3}, "solver": {"name": "euler", "steps": 9}}
+    recipe = {"kv_cache": {"top": 3}, "solver": {"name": "euler", "steps": 9}}
     assert (story.seed, story.chunks[0].seed, story.chunks[0].caption) == (5, 7, "A swan")
     assert (story.chunks[1].caption, story.recipe, story.title) == ("A car: red", recipe, "9")
 
@@ -228,7 +228,7 @@ def test_the_examples_are_as_long_as_they_say():
 
 
 def test_every_caption_of_the_swan_says_who_where_and_when():
-    for chunk in read_storyboard(shipped("storyboards") / "swan.yaml").chunks:
+    for chunk in read_storyboard(packaged_folder("storyboards") / "swan.yaml").chunks:
         caption = chunk.caption.lower()
         assert "white swan" in caption
         assert "lake" in caption
@@ -312,9 +312,9 @@ def test_shots_seeds_and_words():
     plan = planned(Storyboard(tuple(chunks), story.source, style="ink", negative="blur"), seed=3)
     assert [chunk.shot for chunk in plan.chunks] == [1, 1, 2, 2]
     assert [chunk.seed for chunk in plan.chunks] == [chunk_seed(3, 1), 5, chunk_seed(3, 3), chunk_seed(3, 4)]
-    assert [chunk.blocks[0].negative for chunk in plan.chunks] == ["blur", "", "blur", "blur"]
+    assert [chunk.negative_prompt for chunk in plan.chunks] == ["blur", "", "blur", "blur"]
     assert plan.chunks[0].caption == "Caption 1"
-    assert plan.chunks[0].blocks[0].caption == "ink, Caption 1"
+    assert plan.chunks[0].prompt == "ink, Caption 1"
 
 
 def test_a_chunks_seed_is_a_pure_function():

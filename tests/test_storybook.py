@@ -8,7 +8,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from blockvid_cli.models.card import shipped
+from blockvid_cli.models.card import packaged_folder
 from blockvid_cli.storybook.actions import Pose, move
 from blockvid_cli.storybook.captions import CAMERAS, DOES, WEATHERS, WHEN, WHERE, caption
 from blockvid_cli.storybook.drawing import draw
@@ -58,7 +58,7 @@ def test_the_subject_is_in_the_picture_in_every_frame_of_its_scenes():
 
 
 STAGE = EDITION.stage
-WORDS = read_words(shipped("models") / "storybook" / "words.yaml")
+WORDS = read_words(packaged_folder("models") / "storybook" / "words.yaml")
 
 
 def read(captions: list[str], style: str = "") -> list[str]:

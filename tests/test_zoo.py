@@ -19,11 +19,11 @@ from blockvid_cli.errors import BlockvidError, MissingModelError, UsageError
 from blockvid_cli.models.card import bundled_models, find_card
 from blockvid_cli.models.convert import convert
 from blockvid_cli.models.find import find_model
-from blockvid_cli.models.hub import wanted
-from blockvid_cli.models.layouts import INSIDE, OUTSIDE, plain, to_diffusers, to_original
+from blockvid_cli.models.hub import hub_files
+from blockvid_cli.models.layouts import INSIDE, OUTSIDE, strip_wrappers, to_diffusers, to_original
 from blockvid_cli.models.precision import precision
-from blockvid_cli.models.registry import load_denoiser, network_without_weights
-from blockvid_cli.models.verify import verified
+from blockvid_cli.models.registry import load_denoiser, meta_transformer
+from blockvid_cli.models.verify import verify_model
 from blockvid_cli.runtime.memory_estimate import sizes
 from tests import tiny_wan
 
@@ -55,7 +55,7 @@ def velocity(network) -> torch.Tensor:
 
 def test_every_name_of_the_published_shapes_goes_there_and_back():
     for name in ("wan2.1-t2v-1.3b", "wan2.1-t2v-14b", "skyreels-v2-df-1.3b"):
-        names = list(network_without_weights(find_card(name).network).state_dict())
+        names = list(meta_transformer(find_card(name).transformer).state_dict())
         originals = [to_original(n) for n in names]
         assert [to_diffusers(n) for n in originals] == names and len(set(originals)) == len(names)
         assert "blocks.0.self_attn.q.weight" in originals and "head.modulation" in originals
@@ -69,15 +69,15 @@ def test_the_tables_are_one_to_one():
 
 @given(some.permutations(["model.", "_fsdp_wrapped_module.", "_orig_mod.", "_checkpoint_wrapped_module."]))
 def test_wrappers_come_off_in_any_order(wrappers):
-    assert plain("".join(wrappers) + "blocks.3.ffn.0.bias") == "blocks.3.ffn.0.bias"
+    assert strip_wrappers("".join(wrappers) + "blocks.3.ffn.0.bias") == "blocks.3.ffn.0.bias"
 
 
 def test_published_shapes_have_the_published_numbers():
     small, large = (find_card(f"wan2.1-t2v-{size}") for size in ("1.3b", "14b"))
-    assert sizes(small).weights == 1_418_996_800 and len(network_without_weights(small.network).state_dict()) == 825
-    assert sizes(large).weights == 14_288_491_584 and len(network_without_weights(large.network).state_dict()) == 1095
+    assert sizes(small).weights == 1_418_996_800 and len(meta_transformer(small.transformer).state_dict()) == 825
+    assert sizes(large).weights == 14_288_491_584 and len(meta_transformer(large.transformer).state_dict()) == 1095
     sky = find_card("skyreels-v2-df-1.3b")
-    assert sizes(sky).weights == 1_435_525_696 and len(network_without_weights(sky.network).state_dict()) == 830
+    assert sizes(sky).weights == 1_435_525_696 and len(meta_transformer(sky.transformer).state_dict()) == 830
 
 
 def test_cards_name_a_home_and_a_licence():
@@ -93,8 +93,8 @@ def test_cards_name_a_home_and_a_licence():
 @pytest.mark.parametrize("layout", tiny_wan.LAYOUTS)
 def test_every_layout_verifies_and_is_the_same_network(layout, models):
     card = find_model(str(models[layout]))
-    found = {finding.part: finding.says for finding in verified(card)}
-    total = len(network_without_weights(card.network).state_dict())
+    found = {finding.part: finding.says for finding in verify_model(card)}
+    total = len(meta_transformer(card.transformer).state_dict())
     assert f"{total} of {total} tensors fit" in found["network"] and "unknown" not in found["network"]
     loaded, plain_one = (load_denoiser(c, "cpu", FULL) for c in (card, find_model(str(models["diffusers"]))))
     drawn, same = velocity(loaded), velocity(plain_one)
@@ -135,10 +135,10 @@ def test_a_diffusers_folder_needs_no_card(copy):
     folder = copy("sharded")
     (folder / "card.yaml").unlink()
     card = find_model(str(folder))
-    assert card.network.config["num_layers"] == 2 and card.codec.config["base_dim"] == 8
+    assert card.transformer.config["num_layers"] == 2 and card.vae.config["base_dim"] == 8
     assert card.text.repository is None and card.recipe["solver"] == "unipc"
-    total = len(network_without_weights(card.network).state_dict())
-    assert f"{total} of {total}" in verified(card)[0].says and "shards" in verified(card)[0].says
+    total = len(meta_transformer(card.transformer).state_dict())
+    assert f"{total} of {total}" in verify_model(card)[0].says and "shards" in verify_model(card)[0].says
 
 
 def test_a_file_of_unknown_sizes_asks_for_a_card(models):
@@ -152,7 +152,7 @@ def test_a_file_takes_the_card_of_its_family(tmp_path):
         file = tmp_path / f"night{layout}.pt"
         torch.save({layout: tensors} if layout else tensors, file)
         card = find_model(str(file))
-        assert card.recipe == find_card(family).recipe and card.name == file.stem and card.network.repository is None
+        assert card.recipe == find_card(family).recipe and card.name == file.stem and card.transformer.repository is None
     (tmp_path / "original").mkdir()
     save_file(
         {"patch_embedding.weight": torch.zeros(1536, 1), "head.head.bias": torch.zeros(1)},
@@ -160,7 +160,7 @@ def test_a_file_takes_the_card_of_its_family(tmp_path):
     )
     (tmp_path / "original" / "Wan2.1_VAE.pth").write_bytes(b"")
     card = find_model(str(tmp_path / "original"))
-    assert card.recipe == find_card("wan2.1-t2v-1.3b").recipe and card.network.file == "original"
+    assert card.recipe == find_card("wan2.1-t2v-1.3b").recipe and card.transformer.file == "original"
 
 
 # What may be wrong with a file; each a function of the folder, and words of the sentence.
@@ -261,7 +261,7 @@ def test_a_bad_file_gets_one_sentence_and_exit_3(spoil, layout, words, copy, cap
     folder = copy(layout)
     spoil(folder)
     with pytest.raises(MissingModelError, match=words) as told:
-        verified(find_model(str(folder)))
+        verify_model(find_model(str(folder)))
     assert "\n" not in str(told.value) and told.value.exit_code == 3
     assert "must not run" not in capfd.readouterr().out
 
@@ -286,7 +286,7 @@ def test_a_picture_to_video_folder_is_refused(copy):
     text = config.read_text().replace('"in_channels": 36', '"in_channels": 16')
     config.write_text(text.replace('"num_layers": 2', '"num_layers": "two"'))
     with pytest.raises(BlockvidError, match="config"):
-        network_without_weights(find_model(str(folder)).network)
+        meta_transformer(find_model(str(folder)).transformer)
 
 
 def test_converting_there_and_back_gives_the_same_weights(models, tmp_path):
@@ -309,7 +309,7 @@ def test_converting_there_and_back_gives_the_same_weights(models, tmp_path):
 def test_a_model_that_is_not_here_says_how_it_is_had():
     with pytest.raises(MissingModelError, match="blockvid models pull self-forcing"):
         load_denoiser(find_card("self-forcing"), "cpu", FULL)
-    assert [want.repository for want in wanted(find_card("longlive"))] == [
+    assert [want.repository for want in hub_files(find_card("longlive"))] == [
         "Efficient-Large-Model/LongLive-1.3B",
         "Wan-AI/Wan2.1-T2V-1.3B-Diffusers",
     ]
@@ -343,23 +343,23 @@ def test_commands_that_cannot_say_why(command, words):
 
 
 def test_a_non_commercial_licence_is_asked_for_once(story, tmp_path, monkeypatch):
-    from blockvid_cli.job import Order, prepare
+    from blockvid_cli.job import RenderRequest, prepare
     from blockvid_cli.models import hub
     from blockvid_cli.render import render
 
     monkeypatch.setenv("BLOCKVID_HOME", str(tmp_path / "home"))
-    job = prepare(Order(story, model="causvid"))  # a plan and an estimate need no agreement
+    job = prepare(RenderRequest(story, model="causvid"))  # a plan and an estimate need no agreement
     with pytest.raises(UsageError, match="non-commercial"):
         render(job)
-    hub.agree(find_card("causvid"))
+    hub.accept_licence(find_card("causvid"))
     with pytest.raises(MissingModelError, match="blockvid models pull causvid"):
         render(job)
     assert not story.with_suffix(".blockvid").exists()  # a render that cannot begin leaves nothing behind
 
 
 def test_a_fit_counts_and_names():
-    from blockvid_cli.models.registry import Fit
+    from blockvid_cli.models.registry import KeyMatch
 
-    fit = Fit(("a", "b"), ("c",), (), ("d", "e"))
+    fit = KeyMatch(("a", "b"), ("c",), (), ("d", "e"))
     assert str(fit) == "2 of 3 tensors fit, 1 absent (c), 2 unknown (d, ...)" and not fit.whole
     assert replace(fit, absent=()).whole

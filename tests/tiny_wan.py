@@ -13,7 +13,7 @@ from torch import nn
 
 from blockvid_cli.models.card import find_card
 from blockvid_cli.models.layouts import to_original
-from blockvid_cli.models.registry import skyreels_network, wan_network
+from blockvid_cli.models.registry import skyreels_transformer, wan_transformer
 
 NETWORK = {
     "patch_size": [1, 2, 2],
@@ -37,8 +37,8 @@ LAYOUTS = ("diffusers", "sharded", "original", "container", "skyreels", "skyreel
 def network(kind: str = "wan", seed: int = 0, **sizes: object) -> nn.Module:
     """A random network of a kind."""
     torch.manual_seed(seed)
-    made = skyreels_network({**NETWORK, "inject_sample_info": True, **sizes}) if kind == "skyreels" else None
-    made = made or wan_network({**NETWORK, **sizes})
+    made = skyreels_transformer({**NETWORK, "inject_sample_info": True, **sizes}) if kind == "skyreels" else None
+    made = made or wan_transformer({**NETWORK, **sizes})
     return made.eval().requires_grad_(False)
 
 

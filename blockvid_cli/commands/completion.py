@@ -26,7 +26,7 @@ def words(*known: str) -> Offer:
     return offer
 
 
-memories = words("everything", "nothing", "semantic", "window")
+memories = words("full", "none", "semantic", "window")
 devices = words("auto", "cpu", "cuda:0")
 precisions = words("auto", "fp32", "bf16", "int8", "nf4")
 profiles = words("auto", "h20", "24gb", "16gb", "12gb", "8gb", "least")

@@ -72,7 +72,7 @@ Quiet = Annotated[bool, typer.Option("-q", "--quiet", help="no progress, no note
 
 def recipe_of(steps: int | None = None, guidance: float | None = None, memory: str | None = None) -> dict[str, Any]:
     """What options say of a recipe; a memory is a name, or a YAML mapping of name and options."""
-    given = {"steps": steps, "guidance": guidance, "memory": _memory(memory)}
+    given = {"steps": steps, "guidance": guidance, "kv_cache": _memory(memory)}
     return {name: value for name, value in given.items() if value is not None}
 
 

@@ -61,26 +61,26 @@ def check(
     Example: blockvid storyboard check storyboards/swan.yaml --model storybook
     """
     read_storyboard(story, set_ or (), allow_outside)  # a mistake is told before torch is loaded
-    from blockvid_cli.job import Order, prepare
+    from blockvid_cli.job import RenderRequest, prepare
     from blockvid_cli.rollout.kv_cache.semantic import recalled_chunks
-    from blockvid_cli.runtime.presets import Means
-    from blockvid_cli.runtime.time_estimate import estimate
+    from blockvid_cli.runtime.presets import RuntimeOptions
+    from blockvid_cli.runtime.time_estimate import estimate_render
 
     job = prepare(
-        Order(
+        RenderRequest(
             story,
             model=model,
             size=size,
             fps=fps,
             overrides=tuple(set_ or ()),
             device=device,
-            means=Means(profile, precision),
+            runtime=RuntimeOptions(profile, precision),
             allow_outside=allow_outside,
         )
     )
     storyboard, card, plan = job.storyboard, job.card, job.plan
-    recalled = recalled_chunks(plan, job.recipes[0].memory())
-    needs = estimate(job)
+    recalled = recalled_chunks(plan, job.recipes[0].kv_cache())
+    needs = estimate_render(job)
     notes = [*job.notes, *_unread(card, plan), *plan.notes]
     if as_json:
         described = _described(storyboard, card.name, plan, recalled, notes)
@@ -91,13 +91,13 @@ def check(
 
 def _unread(card: ModelCard, plan: Plan) -> list[str]:
     """Which captions a model reads only the beginning of; a model that is not here cannot say."""
-    from blockvid_cli.models.hub import is_here
-    from blockvid_cli.models.text_encoders import text_encoder
+    from blockvid_cli.models.hub import is_local
+    from blockvid_cli.models.text_encoders import load_text_encoder
 
-    if not is_here(card):
+    if not is_local(card):
         return [f"the model '{card.name}' is not on this machine; 'blockvid models pull {card.name}' brings it"]
-    reader = text_encoder(card)
-    cut = [chunk.number for chunk in plan.chunks if not reader.reads_whole(chunk.blocks[0].caption)]
+    reader = load_text_encoder(card)
+    cut = [chunk.number for chunk in plan.chunks if not reader.fits(chunk.prompt)]
     return [f"chunk {number}: only the first {card.text.tokens} tokens of style and caption are read" for number in cut]
 
 
@@ -116,16 +116,16 @@ def diff(
     Example: blockvid storyboard diff storyboards/swan.yaml
     """
     read_storyboard(story, set_ or (), allow_outside)  # a mistake is told before torch is loaded
-    from blockvid_cli.job import Order, prepare
-    from blockvid_cli.retake import differences
+    from blockvid_cli.job import RenderRequest, prepare
+    from blockvid_cli.retake import chunk_changes
 
-    asked = Order(story, output, model, seed, overrides=tuple(set_ or ()), allow_outside=allow_outside)
-    changes = differences(prepare(asked))
+    asked = RenderRequest(story, output, model, seed, overrides=tuple(set_ or ()), allow_outside=allow_outside)
+    changes = chunk_changes(prepare(asked))
     if as_json:
         typer.echo(json.dumps([asdict(change) for change in changes], indent=2))
         return
-    show.table(("chunk", "", "why"), [(str(change.chunk), change.what, change.why) for change in changes])
-    drawn = sum(change.what != "kept" for change in changes)
+    show.table(("chunk", "", "why"), [(str(change.chunk), change.action, change.reason) for change in changes])
+    drawn = sum(change.action != "kept" for change in changes)
     typer.echo(f"{drawn} of {len(changes)} chunks would be drawn" if drawn else "nothing would be drawn")
 
 
@@ -208,13 +208,13 @@ def _described(
                 "chunk": chunk.number,
                 "shot": chunk.shot,
                 "caption": chunk.caption,
-                "read": chunk.blocks[0].caption,
+                "read": chunk.prompt,
                 "start": chunk.start,
                 "end": chunk.end,
                 "first_frame": chunk.first_frame,
                 "end_frame": chunk.end_frame,
-                "first_block": chunk.blocks[0].number,
-                "blocks": len(chunk.blocks),
+                "first_block": chunk.first_block,
+                "blocks": chunk.block_count,
                 "seed": chunk.seed,
                 "recalls": list(before),
             }

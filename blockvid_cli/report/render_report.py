@@ -17,16 +17,16 @@ from blockvid_cli.evaluation.bench.speed import peak_memory
 from blockvid_cli.evaluation.films import score_films
 from blockvid_cli.evaluation.footage import frames, look_over
 from blockvid_cli.evaluation.scores import Settings as Scoring
-from blockvid_cli.job import Job
+from blockvid_cli.job import RenderJob
 from blockvid_cli.manifest import manifest
 from blockvid_cli.models.hub import fingerprint
 from blockvid_cli.models.wan.rope import Rope
-from blockvid_cli.project.project import folder_beside, takes_in
+from blockvid_cli.project.project import project_folder, takes_on_disk
 from blockvid_cli.report.facts import Curve, DrawnChunk, Recalled, Report, Settings
 from blockvid_cli.report.report import write_report
 from blockvid_cli.rollout.kv_cache.semantic import Semantic
-from blockvid_cli.session import Event, Tell
-from blockvid_cli.timing import Clock
+from blockvid_cli.session import Event, EventListener
+from blockvid_cli.timing import PhaseTimer
 
 SAMPLED = 4  # frames a second that the curves are made of
 CURVES = {  # what is drawn along the film, and from which of eval's scores
@@ -41,7 +41,7 @@ MOST = 60  # points of a curve
 class Diary:
     """Passes events on, and remembers notes, the seconds each chunk took, and what the memory kept of it."""
 
-    def __init__(self, tell: Tell) -> None:
+    def __init__(self, tell: EventListener) -> None:
         self.tell, self.notes = tell, []
         self.seconds: dict[int, float] = {}  # of chunks drawn now
         self.kept: dict[int, tuple[int, int]] = {}
@@ -52,30 +52,30 @@ class Diary:
         now = time.monotonic()
         if event.note:
             self.notes.append(event.note)
-        if event.moment and not event.moment.resumed:
-            chunk = event.moment.blocks[0].chunk
+        if event.step and not event.step.resumed:
+            chunk = event.step.blocks[0].chunk
             self.seconds[chunk] = self.seconds.get(chunk, 0.0) + (now - self._since if self._since else 0.0)
-        self.kept |= event.kept
-        self._since = now if event.moment else None
+        self.kept |= event.cached_tokens
+        self._since = now if event.step else None
         self.tell(event)
 
 
-def report(job: Job, diary: Diary, clock: Clock, command: str) -> Path:
+def report(job: RenderJob, diary: Diary, clock: PhaseTimer, command: str) -> Path:
     """Writes the report of a film beside it; returns where.
 
     Raises:
         BlockvidError: it cannot be written, or the film cannot be read.
     """
     page, told = job.output.with_suffix(".report.html"), manifest(job)
-    plan, pictures = job.plan, folder_beside(job.output) / "pictures.mp4"
-    told_all = job.order.metadata  # else nothing a person wrote
+    plan, pictures = job.plan, project_folder(job.output) / "pictures.mp4"
+    told_all = job.request.metadata  # else nothing a person wrote
     settings = Settings(
         command=command if told_all else "",
         storyboard=job.storyboard.source.read_text("utf-8", "replace") if told_all else "",
         model=job.card.name,
         weights=fingerprint(job.card),
         seed=plan.seed,
-        recipe=job.values,
+        recipe=job.recipe_values,
         versions={"blockvid": __version__, **told["libraries"]},
     )
     facts = Report(
@@ -95,13 +95,12 @@ def report(job: Job, diary: Diary, clock: Clock, command: str) -> Path:
     return page
 
 
-def _chunks(job: Job, diary: Diary, pictures: Path) -> tuple[DrawnChunk, ...]:
-    plan, folder = job.plan, folder_beside(job.output)
+def _chunks(job: RenderJob, diary: Diary, pictures: Path) -> tuple[DrawnChunk, ...]:
+    plan, folder = job.plan, project_folder(job.output)
     stills, recalled = _stills(job, pictures), _recalled(job)
     drawn = []
     for chunk in plan.chunks:
         kept, tokens = diary.kept.get(chunk.number, (None, None))
-        read = chunk.blocks[0].caption
         drawn.append(
             DrawnChunk(
                 number=chunk.number,
@@ -110,9 +109,9 @@ def _chunks(job: Job, diary: Diary, pictures: Path) -> tuple[DrawnChunk, ...]:
                 end=chunk.end_frame / plan.fps,
                 caption=chunk.caption,
                 seed=chunk.seed,
-                sentence="" if read.endswith(chunk.caption) else read,
+                sentence=chunk.prompt if chunk.rewritten else "",
                 take=chunk.take,
-                takes=tuple(takes_in(folder, chunk.number)),
+                takes=tuple(takes_on_disk(folder, chunk.number)),
                 recalled=recalled[chunk.number - 1],
                 kept=kept,
                 tokens=tokens,
@@ -124,9 +123,9 @@ def _chunks(job: Job, diary: Diary, pictures: Path) -> tuple[DrawnChunk, ...]:
     return tuple(drawn)
 
 
-def _recalled(job: Job) -> list[tuple[Recalled, ...]]:
+def _recalled(job: RenderJob) -> list[tuple[Recalled, ...]]:
     """For each chunk, the earlier ones its memory shows it: by caption with their cosine, and the recent ones."""
-    memory, chunks = job.recipes[0].memory(), job.plan.chunks
+    memory, chunks = job.recipes[0].kv_cache(), job.plan.chunks
     if not isinstance(memory, Semantic):
         return [() for _ in chunks]
     memory.begin(chunks, Rope(6))  # no token is turned here
@@ -144,7 +143,7 @@ def _recalled(job: Job) -> list[tuple[Recalled, ...]]:
     return out
 
 
-def _stills(job: Job, pictures: Path) -> dict[int, np.ndarray]:
+def _stills(job: RenderJob, pictures: Path) -> dict[int, np.ndarray]:
     """The middle picture of each chunk."""
     middles = {(chunk.first_frame + chunk.end_frame) // 2: chunk.number for chunk in job.plan.chunks}
     footage = look_over(pictures)

@@ -18,13 +18,13 @@ from blockvid_cli.rollout.noise import gaussian
 from blockvid_cli.storyboard.plan import Block
 
 
-class Commit(Protocol):
+class CacheUpdate(Protocol):
     """The level and the latents a finished block is remembered by."""
 
-    level: float
-    alone: bool
+    sigma: float
+    self_only: bool
 
-    def shown(self, block: Block, clean: torch.Tensor) -> torch.Tensor:
+    def context_latents(self, block: Block, clean: torch.Tensor) -> torch.Tensor:
         """The latents (F, C, H, W) the network is shown, at ``level``."""
 
 
@@ -32,10 +32,10 @@ class Commit(Protocol):
 class Clean:
     """As it is, at level 0 (Self Forcing)."""
 
-    alone: bool = False
-    level: ClassVar[float] = 0.0
+    self_only: bool = False
+    sigma: ClassVar[float] = 0.0
 
-    def shown(self, block: Block, clean: torch.Tensor) -> torch.Tensor:
+    def context_latents(self, block: Block, clean: torch.Tensor) -> torch.Tensor:
         """See ``Commit``."""
         return clean
 
@@ -44,17 +44,17 @@ class Clean:
 class ContextNoise:
     """A little noisy, so that the next block mends rather than copies what is wrong with this one."""
 
-    level: float = 0.05
-    alone: bool = False
+    sigma: float = 0.05
+    self_only: bool = False
 
     def __post_init__(self) -> None:
-        if not 0 <= self.level < 1:
-            raise UsageError(f"a commit's level is 0 or more and below 1; not {self.level}.")
+        if not 0 <= self.sigma < 1:
+            raise UsageError(f"a commit's level is 0 or more and below 1; not {self.sigma}.")
 
-    def shown(self, block: Block, clean: torch.Tensor) -> torch.Tensor:
+    def context_latents(self, block: Block, clean: torch.Tensor) -> torch.Tensor:
         """See ``Commit``."""
         noise = gaussian(tuple(clean.shape), "commit", block.seed, block.number)
-        return noised(clean, noise.to(clean), self.level)
+        return noised(clean, noise.to(clean), self.sigma)
 
 
-COMMITS: dict[str, Callable[..., Commit]] = {"clean": Clean, "context-noise": ContextNoise}
+CACHE_UPDATES: dict[str, Callable[..., CacheUpdate]] = {"clean": Clean, "context-noise": ContextNoise}

@@ -15,24 +15,24 @@ from dataclasses import dataclass, field
 import numpy as np
 import torch
 
-from blockvid_cli.models.vae import Codec
+from blockvid_cli.models.vae import VAE
 from blockvid_cli.rollout.solvers import Stepper
 from blockvid_cli.storyboard.plan import Block
 
 
 @dataclass(frozen=True)
-class Given:
+class FrameConditioning:
     """Clean latents (C, H, W) by the latent frame's number in the film."""
 
     latents: Mapping[int, torch.Tensor] = field(default_factory=dict)
 
-    def levels(self, block: Block, level: float) -> torch.Tensor:
+    def sigmas(self, block: Block, level: float) -> torch.Tensor:
         """The level (F,) of each frame of a block that is being drawn and is at ``level``: 0 where it is given."""
-        return torch.tensor([0.0 if frame in self.latents else level for frame in block.numbers])
+        return torch.tensor([0.0 if frame in self.latents else level for frame in block.frame_indices])
 
-    def held(self, block: Block, noise: torch.Tensor, stepper: Stepper) -> tuple[torch.Tensor, Stepper]:
+    def inpaint(self, block: Block, noise: torch.Tensor, stepper: Stepper) -> tuple[torch.Tensor, Stepper]:
         """A block's noise (F, C, H, W) and stepper, with the given frames in place at first and after every step."""
-        at = [index for index, frame in enumerate(block.numbers) if frame in self.latents]
+        at = [index for index, frame in enumerate(block.frame_indices) if frame in self.latents]
         if not at:
             return noise, stepper
         pictures = torch.stack([self.latents[block.first + index] for index in at]).to(noise)
@@ -48,10 +48,10 @@ class Given:
         return put(noise), step
 
 
-NOTHING = Given()
+NO_CONDITIONING = FrameConditioning()
 
 
-def encoded(pictures: Mapping[int, np.ndarray], codec: Codec, time: int) -> Given:
+def encode_frames(pictures: Mapping[int, np.ndarray], codec: VAE, time: int) -> FrameConditioning:
     """Pictures (H, W, 3) uint8 by latent frame, as the codec sees each standing still.
 
     The film's first latent is one frame; every later one stands for ``time`` frames, and is the second latent of a
@@ -61,4 +61,4 @@ def encoded(pictures: Mapping[int, np.ndarray], codec: Codec, time: int) -> Give
     for number, picture in pictures.items():
         still = torch.from_numpy(picture).permute(2, 0, 1).float()[None] / 255
         latents[number] = codec.encode(still.expand(1 + time if number else 1, -1, -1, -1))[-1].float().cpu()
-    return Given(latents)
+    return FrameConditioning(latents)

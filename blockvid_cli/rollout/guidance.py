@@ -15,7 +15,7 @@ from blockvid_cli.models.wan.denoiser import Denoiser
 
 
 @dataclass(frozen=True)
-class Guided:
+class GuidedDenoiser:
     """Draws one film with two rows; ``context`` must have two rows, (2, L, D) or (2, F, L, D)."""
 
     denoiser: Denoiser

@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 
 import torch
 
-Times = Callable[[Sequence[int], Sequence[int]], torch.Tensor]
+Positions = Callable[[Sequence[int], Sequence[int]], torch.Tensor]
 
 
 def absolute(remembered: Sequence[int], new: Sequence[int]) -> torch.Tensor:
@@ -24,4 +24,4 @@ def packed(remembered: Sequence[int], new: Sequence[int]) -> torch.Tensor:
     return torch.arange(len(remembered) + len(new), dtype=torch.float64)
 
 
-TIMES: dict[str, Times] = {"absolute": absolute, "packed": packed}
+POSITIONS: dict[str, Positions] = {"absolute": absolute, "packed": packed}

@@ -1,7 +1,7 @@
 """A recipe: the names and numbers by which a film is drawn, turned into the parts; the only file that sees all tables.
 
     schedule: block                         a name,
-    memory: {name: semantic, top: 2}        or a name with options
+    kv_cache: {name: semantic, top: 2}        or a name with options
 
 Precedence: card < storyboard < command line; ``overlaid`` puts one over another, part by part.
 """
@@ -13,37 +13,37 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from blockvid_cli.errors import UsageError, choose, nearest
+from blockvid_cli.errors import UsageError, lookup, closest_name
 from blockvid_cli.models.flow_matching import levels
-from blockvid_cli.rollout.cache_updates import COMMITS, Commit
+from blockvid_cli.rollout.cache_updates import CACHE_UPDATES, CacheUpdate
 from blockvid_cli.rollout.kv_cache.base import Memory
 from blockvid_cli.rollout.kv_cache.full import Everything
 from blockvid_cli.rollout.kv_cache.none import Nothing
 from blockvid_cli.rollout.kv_cache.semantic import Semantic
 from blockvid_cli.rollout.kv_cache.window import Window
 from blockvid_cli.rollout.noise import NOISES, Noise
-from blockvid_cli.rollout.positions import TIMES, Times
-from blockvid_cli.rollout.schedules.block import BlockByBlock
-from blockvid_cli.rollout.schedules.diagonal import Staircase
-from blockvid_cli.rollout.schedules.joint import AllAtOnce
-from blockvid_cli.rollout.schedules.matrix import Matrix
+from blockvid_cli.rollout.positions import POSITIONS, Positions
+from blockvid_cli.rollout.schedules.block import BlockSchedule
+from blockvid_cli.rollout.schedules.diagonal import DiagonalSchedule
+from blockvid_cli.rollout.schedules.joint import JointSchedule
+from blockvid_cli.rollout.schedules.matrix import MatrixSchedule
 from blockvid_cli.rollout.schedules.step import Schedule
 from blockvid_cli.rollout.solvers import SOLVERS, Solver
 
-MEMORIES: dict[str, Callable[..., Memory]] = {
-    "everything": Everything,
+KV_CACHES: dict[str, Callable[..., Memory]] = {
+    "full": Everything,
     "window": Window,
     "semantic": Semantic,
-    "nothing": Nothing,
+    "none": Nothing,
 }
 SCHEDULES: dict[str, Callable[..., Schedule]] = {
-    "block": BlockByBlock,
-    "all-at-once": AllAtOnce,
-    "staircase": Staircase,
-    "matrix": Matrix,
+    "block": BlockSchedule,
+    "joint": JointSchedule,
+    "diagonal": DiagonalSchedule,
+    "matrix": MatrixSchedule,
 }
 NUMBERS = ("steps", "shift", "guidance")
-PARTS = ("schedule", "memory", "times", "noise", "solver", "commit")
+PARTS = ("schedule", "kv_cache", "positions", "noise", "solver", "cache_update")
 
 
 @dataclass(frozen=True)
@@ -51,17 +51,17 @@ class Recipe:
     """The parts of a rollout. ``levels`` go from 1 (noise) to 0 (clean); ``memory`` makes a fresh memory."""
 
     schedule: Schedule
-    memory: Callable[[], Memory]
-    times: Times
+    kv_cache: Callable[[], Memory]
+    positions: Positions
     noise: Noise
     solver: Solver
-    commit: Commit
-    levels: tuple[float, ...]
+    cache_update: CacheUpdate
+    sigmas: tuple[float, ...]
     guidance: float
 
     def progress(self, level: float) -> float:
         """How far a block at one of the levels is, 0..1."""
-        return self.levels.index(level) / (len(self.levels) - 1)
+        return self.sigmas.index(level) / (len(self.sigmas) - 1)
 
 
 def make_recipe(values: Mapping[str, Any]) -> Recipe:
@@ -72,31 +72,31 @@ def make_recipe(values: Mapping[str, Any]) -> Recipe:
     """
     for key in values:
         if key not in (*PARTS, *NUMBERS):
-            guess = nearest(key, [*PARTS, *NUMBERS])
+            guess = closest_name(key, [*PARTS, *NUMBERS])
             hint = f" Did you mean '{guess}'?" if guess else ""
             raise UsageError(
                 f"recipe: there is no part called '{key}'.{hint} There are: {', '.join((*PARTS, *NUMBERS))}."
             )
-    times, unwanted = _named("times", values)
+    times, unwanted = _named("positions", values)
     if unwanted:
-        raise UsageError(f"recipe.times: '{times}' has no options; not {unwanted!r}.")
-    memory, options = _part("memory", MEMORIES, values)
+        raise UsageError(f"recipe.positions: '{times}' has no options; not {unwanted!r}.")
+    memory, options = _part("kv_cache", KV_CACHES, values)
     memory(**options)  # its options are checked now, not after the first block
     recipe = Recipe(
         schedule=_made("schedule", SCHEDULES, values),
-        memory=lambda: memory(**options),
-        times=choose("times", TIMES, times),
+        kv_cache=lambda: memory(**options),
+        positions=lookup("positions", POSITIONS, times),
         noise=_made("noise", NOISES, values),
         solver=_made("solver", SOLVERS, values),
-        commit=_made("commit", COMMITS, values),
-        levels=_levels(values.get("steps", 6), _number("shift", values, 1.0, 0.01, 100)),
+        cache_update=_made("cache_update", CACHE_UPDATES, values),
+        sigmas=_levels(values.get("steps", 6), _number("shift", values, 1.0, 0.01, 100)),
         guidance=_number("guidance", values, 1.0, 0, 100),
     )
-    next(iter(recipe.schedule.steps(1, recipe.levels)))  # a schedule may refuse so many steps
+    next(iter(recipe.schedule.steps(1, recipe.sigmas)))  # a schedule may refuse so many steps
     return recipe
 
 
-def overlaid(base: Mapping[str, Any], *others: Mapping[str, Any]) -> dict[str, Any]:
+def merge_recipes(base: Mapping[str, Any], *others: Mapping[str, Any]) -> dict[str, Any]:
     """One recipe over another: a part that keeps its name takes only the options given, another name takes over."""
     out = dict(base)
     for other in others:
@@ -128,11 +128,11 @@ def _part(
 ) -> tuple[Callable[..., Any], dict]:
     """A part's maker and its checked options."""
     name, options = _named(key, values)
-    maker = choose(key, table, name)
+    maker = lookup(key, table, name)
     known = inspect.signature(maker, eval_str=True).parameters
     for option, value in options.items():
         if option not in known:
-            guess = nearest(option, list(known))
+            guess = closest_name(option, list(known))
             hint = f" Did you mean '{guess}'?" if guess else ""
             raise UsageError(f"recipe.{key}: '{name}' has no option '{option}'.{hint}")
         _check_kind(f"recipe.{key}.{option}", value, known[option])

@@ -18,7 +18,7 @@ from blockvid_cli.models.flow_matching import noised
 from blockvid_cli.models.wan.attention import Layer
 from blockvid_cli.models.wan.denoiser import Denoiser
 from blockvid_cli.models.wan.rope import Rope, grid
-from blockvid_cli.rollout.conditioning import NOTHING, Given
+from blockvid_cli.rollout.conditioning import NO_CONDITIONING, FrameConditioning
 from blockvid_cli.rollout.kv_cache.base import Memory, View
 from blockvid_cli.rollout.noise import gaussian
 from blockvid_cli.rollout.recipe import Recipe
@@ -26,11 +26,11 @@ from blockvid_cli.rollout.schedules.step import Step
 from blockvid_cli.rollout.solvers import Stepper
 from blockvid_cli.storyboard.plan import Block, Plan
 
-Read = Callable[[Sequence[Block]], torch.Tensor]
+PromptSource = Callable[[Sequence[Block]], torch.Tensor]
 
 
 @dataclass(frozen=True)
-class Run:
+class RolloutSegment:
     """Consecutive blocks drawn by one recipe, and the denoiser it draws with (guided or not)."""
 
     blocks: tuple[Block, ...]
@@ -63,26 +63,26 @@ class Rollout:
     """
 
     plan: Plan
-    memory: Memory
+    kv_cache: Memory
     rope: Rope
     patch: tuple[int, int, int]
-    read: Read
+    prompts: PromptSource
     device: str = "cpu"
-    given: Given = NOTHING
-    finished: dict[int, tuple[Run, torch.Tensor]] = field(default_factory=dict)  # clean latents, on the CPU
+    conditioning: FrameConditioning = NO_CONDITIONING
+    finished: dict[int, tuple[RolloutSegment, torch.Tensor]] = field(default_factory=dict)  # clean latents, on the CPU
 
-    def moments(self, runs: Sequence[Run], done: Mapping[int, torch.Tensor] | None = None) -> Iterator[StepResult]:
+    def run(self, runs: Sequence[RolloutSegment], done: Mapping[int, torch.Tensor] | None = None) -> Iterator[StepResult]:
         """Every moment of the film; ``done`` are clean latents by block number from an earlier, unfinished render."""
-        self.memory.begin(self.plan.chunks, self.rope)
+        self.kv_cache.begin(self.plan.chunks, self.rope)
         done = done or {}
         self.finished.clear()
         self.finished |= {b.number: (run, done[b.number].cpu()) for run in runs for b in run.blocks if b.number in done}
         for run in runs:
             yield from self._run(run, done)
 
-    def _run(self, run: Run, done: Mapping[int, torch.Tensor]) -> Iterator[StepResult]:
+    def _run(self, run: RolloutSegment, done: Mapping[int, torch.Tensor]) -> Iterator[StepResult]:
         recipe, first = run.recipe, run.blocks[0].number
-        steps = [_moved(step, first) for step in recipe.schedule.steps(len(run.blocks), recipe.levels)]
+        steps = [_moved(step, first) for step in recipe.schedule.steps(len(run.blocks), recipe.sigmas)]
         settled = settled_blocks(steps, set(done))
         drawing: dict[int, tuple[torch.Tensor, Stepper]] = {}
         view, looked = View(), ()
@@ -96,92 +96,92 @@ class Rollout:
                     drawing[block.number] = self._start(run, block)
             if step.blocks != looked:
                 view = View()  # the one before goes first: views are the largest thing there is
-                view, looked = self.memory.choose(group), step.blocks
-            held = list(zip(group, step.now, strict=True))
+                view, looked = self.kv_cache.choose(group), step.blocks
+            held = list(zip(group, step.sigma, strict=True))
             x = torch.cat(
                 [drawing[b.number][0] if b.number in drawing else self._held(b, now, step) for b, now in held]
             )
-            level = torch.cat([(self.given if b.number in drawing else NOTHING).levels(b, now) for b, now in held])
+            level = torch.cat([(self.conditioning if b.number in drawing else NO_CONDITIONING).sigmas(b, now) for b, now in held])
             times = self._times(run, view, group)
-            velocity = run.denoiser(x[None], level.to(x.device), self.read(group), times, view)[0]
+            velocity = run.denoiser(x[None], level.to(x.device), self.prompts(group), times, view)[0]
             parts = velocity[0].split([block.frames for block in group])
-            moved = [part for part in zip(group, parts, step.now, step.then, strict=True) if part[0].number in drawing]
+            moved = [part for part in zip(group, parts, step.sigma, step.sigma_next, strict=True) if part[0].number in drawing]
             for block, part, now, then in moved:
                 latents, stepper = drawing[block.number]
                 drawing[block.number] = stepper(latents, part, now, then), stepper
-            clean = [block for block, _, _, then in moved if then == recipe.levels[-1]]
+            clean = [block for block, _, _, then in moved if then == recipe.sigmas[-1]]
             finished = tuple((block, drawing.pop(block.number)[0]) for block in clean)
             for block, latents in finished:
                 self._commit(run, block, latents, view if group == (block,) else None)
             yield StepResult(tuple(part[0] for part in moved), recipe.progress(moved[0][3]), finished)
 
-    def _start(self, run: Run, block: Block) -> tuple[torch.Tensor, Stepper]:
+    def _start(self, run: RolloutSegment, block: Block) -> tuple[torch.Tensor, Stepper]:
         """A block's noise and its stepper; the memory hears of captions and cuts."""
         self._announce(block)
         chunk = self.plan.chunks[block.chunk - 1].blocks
         span = range(chunk[0].first, chunk[-1].first + chunk[-1].frames)
         noise = run.recipe.noise(block, span, self.plan.seed, self.plan.latent).to(self.device)
-        return self.given.held(block, noise, run.recipe.solver.begin(run.recipe.levels, (block.seed, block.number)))
+        return self.conditioning.inpaint(block, noise, run.recipe.solver.begin(run.recipe.sigmas, (block.seed, block.number)))
 
     def _held(self, block: Block, level: float, step: Step) -> torch.Tensor:
         """A finished block shown again at a level, with noise of its own in every step where that is above 0."""
         clean = self.finished[block.number][1].to(self.device)
         if not level:
             return clean
-        noise = gaussian(tuple(clean.shape), "held", block.seed, block.number, *step.now)
+        noise = gaussian(tuple(clean.shape), "held", block.seed, block.number, *step.sigma)
         return noised(clean, noise.to(clean), level)
 
     def _announce(self, block: Block) -> None:
         chunk = self.plan.chunks[block.chunk - 1]
         if block.number == chunk.blocks[0].number and block.number:
-            self.memory.on_caption_change(block)
+            self.kv_cache.on_caption_change(block)
             if chunk.cut:
-                self.memory.on_cut(block)
+                self.kv_cache.on_cut(block)
 
     def _resume(
-        self, run: Run, step: Step, group: tuple[Block, ...], done: Mapping[int, torch.Tensor]
+        self, run: RolloutSegment, step: Step, group: tuple[Block, ...], done: Mapping[int, torch.Tensor]
     ) -> Iterator[StepResult]:
         """Blocks that are already clean: remembered in the step in which they were finished, not drawn again."""
-        for block, now, then in zip(group, step.now, step.then, strict=True):
+        for block, now, then in zip(group, step.sigma, step.sigma_next, strict=True):
             if now == then:
                 continue
-            if now == run.recipe.levels[0]:
+            if now == run.recipe.sigmas[0]:
                 self._announce(block)
-            if then == run.recipe.levels[-1]:
+            if then == run.recipe.sigmas[-1]:
                 latents = done[block.number].to(self.device)
                 self._commit(run, block, latents)
                 yield StepResult((block,), 1.0, ((block, latents),), resumed=True)
 
-    def _commit(self, run: Run, block: Block, clean: torch.Tensor, view: View | None = None) -> None:
+    def _commit(self, run: RolloutSegment, block: Block, clean: torch.Tensor, view: View | None = None) -> None:
         """Keeps the finished block, and what the network's layers see of it where the memory remembers."""
         self.finished[block.number] = run, clean.cpu()
-        if self.memory.remembers:
-            self.memory.remember(block, *self._shown(run, block, clean, view))
+        if self.kv_cache.remembers:
+            self.kv_cache.remember(block, *self._shown(run, block, clean, view))
 
-    def again(self, block: Block) -> tuple[list[Layer], torch.Tensor]:
+    def recompute(self, block: Block) -> tuple[list[Layer], torch.Tensor]:
         """What the layers see of a block that was finished and committed alone: the same again."""
         run, clean = self.finished[block.number]
         return self._shown(run, block, clean.to(self.device))
 
     def _shown(
-        self, run: Run, block: Block, clean: torch.Tensor, view: View | None = None
+        self, run: RolloutSegment, block: Block, clean: torch.Tensor, view: View | None = None
     ) -> tuple[list[Layer], torch.Tensor]:
         """Shows a finished block to the network once more: each layer's tokens, and their coordinates.
 
         ``view`` is what the block looked back at while it was drawn, where it was drawn by itself.
         """
-        commit = run.recipe.commit
-        view = View() if commit.alone else view or self.memory.choose((block,))
+        commit = run.recipe.cache_update
+        view = View() if commit.self_only else view or self.kv_cache.choose((block,))
         view.recording = True
-        level = torch.full((block.frames,), commit.level, device=clean.device)
-        shown = commit.shown(block, clean)
-        _, layers = run.denoiser(shown[None], level, self.read((block,)), self._times(run, view, (block,)), view)
+        level = torch.full((block.frames,), commit.sigma, device=clean.device)
+        shown = commit.context_latents(block, clean)
+        _, layers = run.denoiser(shown[None], level, self.prompts((block,)), self._times(run, view, (block,)), view)
         height, width = clean.shape[2] // self.patch[1], clean.shape[3] // self.patch[2]
         return layers, grid(block.frames, height, width)
 
-    def _times(self, run: Run, view: View, group: Sequence[Block]) -> torch.Tensor:
+    def _times(self, run: RolloutSegment, view: View, group: Sequence[Block]) -> torch.Tensor:
         new = [block.first + frame for block in group for frame in range(block.frames)]
-        return run.recipe.times(view.frames, new)
+        return run.recipe.positions(view.frames, new)
 
 
 def settled_blocks(steps: Sequence[Step], done: set[int]) -> set[int]:
@@ -196,4 +196,4 @@ def settled_blocks(steps: Sequence[Step], done: set[int]) -> set[int]:
 
 def _moved(step: Step, first: int) -> Step:
     """A run's step, its blocks numbered as in the film."""
-    return Step(tuple(number + first for number in step.blocks), step.now, step.then)
+    return Step(tuple(number + first for number in step.blocks), step.sigma, step.sigma_next)

@@ -22,12 +22,12 @@ import torch
 from diffusers import AutoencoderKLWan
 from torch.utils.flop_counter import FlopCounterMode
 
-from blockvid_cli.models.card import ModelCard, NetworkWeights, Weights
-from blockvid_cli.models.offload import waits
-from blockvid_cli.models.registry import codec_without_weights, network_without_weights
-from blockvid_cli.models.wan.vae import WanCodec
+from blockvid_cli.models.card import ModelCard, TransformerWeights, Weights
+from blockvid_cli.models.offload import offloads_by_module
+from blockvid_cli.models.registry import meta_vae, meta_transformer
+from blockvid_cli.models.wan.vae import WanVAE
 from blockvid_cli.rollout.recipe import Recipe
-from blockvid_cli.runtime.presets import LADDER, Means, Profile, profile
+from blockvid_cli.runtime.presets import PRESETS, RuntimeOptions, ResolvedPreset, resolve_preset
 from blockvid_cli.storyboard.plan import Plan
 
 GIB = 2**30
@@ -42,14 +42,14 @@ SHARE = 0.4  # of a device's matrix products that a denoiser reaches
 
 
 @dataclass(frozen=True)
-class Budget:
+class MemoryEstimate:
     """Bytes on the device by phase: text, denoise, decode.
 
     ``main`` are bytes of main memory beside a GPU: captions' encoder, weights that wait, tokens that are remembered.
     """
 
     phases: dict[str, int]
-    main: int
+    host: int
 
     @property
     def peak(self) -> int:
@@ -70,13 +70,13 @@ class Sizes:
 
 def sizes(card: ModelCard) -> Sizes:
     """The true sizes of a card's network, from a build without memory."""
-    return _sizes(card.network.model_dump_json())
+    return _sizes(card.transformer.model_dump_json())
 
 
 @lru_cache(maxsize=16)
 def _sizes(part: str) -> Sizes:
     """Built once for each network in a run; ``part`` is the card's, as JSON."""
-    network = network_without_weights(NetworkWeights.model_validate_json(part))
+    network = meta_transformer(TransformerWeights.model_validate_json(part))
     wide = sum(
         layer.weight.numel()
         for name, layer in network.named_modules()
@@ -88,7 +88,7 @@ def _sizes(part: str) -> Sizes:
     return Sizes(weights, wide, channels, config["num_layers"], tuple(config["patch_size"]))
 
 
-def budget(card: ModelCard, plan: Plan, recipe: Recipe, rows: int, drawn: Profile) -> Budget:
+def estimate_memory(card: ModelCard, plan: Plan, recipe: Recipe, rows: int, drawn: ResolvedPreset) -> MemoryEstimate:
     """What a film will need of a device.
 
     Args:
@@ -98,43 +98,43 @@ def budget(card: ModelCard, plan: Plan, recipe: Recipe, rows: int, drawn: Profil
     bytes_each = drawn.precision.dtype.itemsize
     grid = plan.latent[1] // network.patch[1] * (plan.latent[2] // network.patch[2])
     block = max(block.frames for block in plan.blocks)
-    steps = list(recipe.schedule.steps(len(plan.blocks), recipe.levels))
+    steps = list(recipe.schedule.steps(len(plan.blocks), recipe.sigmas))
     together = block * max(len(step.blocks) for step in steps)
-    seen, kept = recipe.memory().reach(plan)
+    seen, kept = recipe.kv_cache().reach(plan)
     weights = network.weights * bytes_each + round(network.wide * (drawn.precision.weight_bytes - bytes_each))
     resident = weights if drawn.offload in ("none", "model") else 3 * weights // network.layers
     frame = rows * grid * network.channels * 2 * network.layers  # remembered values of a latent frame
-    packed = KEPT_BYTES.get(drawn.storage_dtype, bytes_each)
+    packed = KEPT_BYTES.get(drawn.kv_dtype, bytes_each)
     view = 3 * frame * seen * bytes_each // 2  # keys, values, and keys as they are rotated
-    if not drawn.at_hand and drawn.storage != "latents":
+    if not drawn.kv_resident and drawn.kv_storage != "latents":
         view = 2 * view // network.layers  # a layer's at a time
-    memory = view + (round(frame * kept * packed) if drawn.storage == "device" else 0)
-    own_levels = card.network.kind == "skyreels" or any(len(set(step.now)) > 1 for step in steps)
+    memory = view + (round(frame * kept * packed) if drawn.kv_storage == "device" else 0)
+    own_levels = card.transformer.kind == "skyreels" or any(len(set(step.sigma)) > 1 for step in steps)
     alive = ACTIVATIONS * bytes_each + (4 * MODULATION if own_levels else 0)
-    passing = (rows if recipe.memory().remembers else 1) * together * grid * network.channels * alive
+    passing = (rows if recipe.kv_cache().remembers else 1) * together * grid * network.channels * alive
     phases = {
         "text": card.text.parameters * 2 if drawn.text_device == drawn.device else 0,
         "denoise": resident + memory + passing,
-        "decode": _decoding(card, plan, drawn) + (0 if drawn.in_turns else resident + memory),
+        "decode": _decoding(card, plan, drawn) + (0 if drawn.frees_transformer else resident + memory),
     }
-    return Budget(phases, 0 if drawn.device == "cpu" else _in_main_memory(card, drawn, weights, frame * kept))
+    return MemoryEstimate(phases, 0 if drawn.device == "cpu" else _in_main_memory(card, drawn, weights, frame * kept))
 
 
-def operations(card: ModelCard, plan: Plan, recipe: Recipe, rows: int) -> dict[str, float]:
+def count_flops(card: ModelCard, plan: Plan, recipe: Recipe, rows: int) -> dict[str, float]:
     """Floating-point operations of a film by phase."""
     network = sizes(card)
     grid = plan.latent[1] // network.patch[1] * (plan.latent[2] // network.patch[2])
     block = max(block.frames for block in plan.blocks)
-    steps = list(recipe.schedule.steps(len(plan.blocks), recipe.levels))
-    seen, _ = recipe.memory().reach(plan)
+    steps = list(recipe.schedule.steps(len(plan.blocks), recipe.sigmas))
+    seen, _ = recipe.kv_cache().reach(plan)
     passes = sum(_flops(network, len(step.blocks) * block * grid, seen * grid) for step in steps)
-    if recipe.memory().remembers:
+    if recipe.kv_cache().remembers:
         passes += len(plan.blocks) * _flops(network, block * grid, seen * grid)
-    captions = len({text for part in plan.blocks for text in (part.caption, part.negative)[:rows]})
+    captions = len({text for part in plan.blocks for text in (part.prompt, part.negative_prompt)[:rows]})
     return {
         "text": 2.0 * card.text.parameters * WORDS * captions,
         "denoise": rows * passes,
-        "decode": _decoding_flops(card.codec.model_dump_json(), card.latent.channels)
+        "decode": _decoding_flops(card.vae.model_dump_json(), card.latent.channels)
         * plan.latent[1]
         * plan.latent[2]
         * block
@@ -142,31 +142,31 @@ def operations(card: ModelCard, plan: Plan, recipe: Recipe, rows: int) -> dict[s
     }
 
 
-def _in_main_memory(card: ModelCard, drawn: Profile, weights: int, values: int) -> int:
+def _in_main_memory(card: ModelCard, drawn: ResolvedPreset, weights: int, values: int) -> int:
     """Captions are read, and their encoder gone, before the rest comes."""
     text = card.text.parameters * 2 if drawn.text_device == "cpu" else 0
-    packed = KEPT_BYTES.get(drawn.storage_dtype, drawn.precision.dtype.itemsize)
-    kept = round(values * packed) if drawn.storage == "host" else 0
-    return max(text, (weights if waits(drawn.offload) else 0) + kept)
+    packed = KEPT_BYTES.get(drawn.kv_dtype, drawn.precision.dtype.itemsize)
+    kept = round(values * packed) if drawn.kv_storage == "host" else 0
+    return max(text, (weights if offloads_by_module(drawn.offload) else 0) + kept)
 
 
 @lru_cache(maxsize=16)
 def _decoding_flops(part: str, channels: int) -> float:
     """Operations the codec spends on a latent pixel, counted on a small picture without memory."""
     with torch.device("meta"):
-        codec, z = codec_without_weights(Weights.model_validate_json(part)), torch.empty(3, channels, 16, 16)
-        codec = WanCodec(codec) if isinstance(codec, AutoencoderKLWan) else codec
+        codec, z = meta_vae(Weights.model_validate_json(part)), torch.empty(3, channels, 16, 16)
+        codec = WanVAE(codec) if isinstance(codec, AutoencoderKLWan) else codec
         with FlopCounterMode(display=False) as counter:
             list(codec.stream([z]))
     return counter.get_total_flops() / (3 * 16 * 16)
 
 
-def _decoding(card: ModelCard, plan: Plan, drawn: Profile) -> int:
+def _decoding(card: ModelCard, plan: Plan, drawn: ResolvedPreset) -> int:
     """Bytes of the codec at work, scaled by its width; 96 channels is Wan's."""
     width, height = plan.size
-    pixels = min(width, TILE) * min(height, TILE) if drawn.tiled else width * height
-    channels = card.codec.config.get("base_dim", 16)
-    return round(pixels * DECODING * channels / 96 * drawn.codec_dtype.itemsize)
+    pixels = min(width, TILE) * min(height, TILE) if drawn.vae_tiling else width * height
+    channels = card.vae.config.get("base_dim", 16)
+    return round(pixels * DECODING * channels / 96 * drawn.vae_dtype.itemsize)
 
 
 def _flops(network: Sizes, new: int, seen: int) -> float:
@@ -174,15 +174,15 @@ def _flops(network: Sizes, new: int, seen: int) -> float:
     return 2.0 * network.weights * new + 4.0 * network.layers * network.channels * new * (new + seen)
 
 
-def fitting(free: int, device: str, means: Means, needs: Callable[[Profile], Budget]) -> Profile:
+def choose_preset(free: int, device: str, means: RuntimeOptions, needs: Callable[[ResolvedPreset], MemoryEstimate]) -> ResolvedPreset:
     """The first profile whose peak fits into ``free`` bytes, or the last; one that is named is taken as it is."""
-    usual = list(LADDER) if device == "cpu" else list(LADDER)[1:]  # a GPU's usual precision is half
-    names = usual if means.profile == "auto" else [means.profile]
+    usual = list(PRESETS) if device == "cpu" else list(PRESETS)[1:]  # a GPU's usual precision is half
+    names = usual if means.preset == "auto" else [means.preset]
     for name in names:
-        found = profile(name, device, means)
+        found = resolve_preset(name, device, means)
         if fits(needs(found).peak, free, device):
             return found
-    return profile(names[-1], device, means)
+    return resolve_preset(names[-1], device, means)
 
 
 def fits(peak: int, free: int, device: str) -> bool:
@@ -202,11 +202,11 @@ def free_memory(device: str) -> int:
     return 8 * GIB
 
 
-def told(drawn: Profile, needs: Budget, free: int) -> str:
+def format_plan(drawn: ResolvedPreset, needs: MemoryEstimate, free: int) -> str:
     """The plan in a line: whether it fits, and how."""
     word = "fits" if fits(needs.peak, free, drawn.device) else "may not fit"
     where = "main memory" if drawn.device == "cpu" else drawn.device
-    main = f", and {needs.main / GIB:.1f} GiB of main memory" if needs.main else ""
+    main = f", and {needs.host / GIB:.1f} GiB of main memory" if needs.host else ""
     return (
         f"{word}: {needs.peak / GIB:.1f} of {free / GIB:.1f} GiB free in {where}{main} (profile {drawn.name}: {drawn})."
     )

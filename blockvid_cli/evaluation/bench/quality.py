@@ -44,14 +44,14 @@ from blockvid_cli.evaluation.bench.probe_scores import (
     of_blocks,
     ratios,
 )
-from blockvid_cli.job import Order, prepare
+from blockvid_cli.job import RenderRequest, prepare
 from blockvid_cli.models.card import ModelCard
 from blockvid_cli.models.find import find_model
-from blockvid_cli.models.registry import load_codec, load_probe
-from blockvid_cli.render import frames_of
+from blockvid_cli.models.registry import load_vae, load_probe
+from blockvid_cli.render import stream_frames
 from blockvid_cli.rollout.kv_cache.semantic import Semantic
 from blockvid_cli.rollout.recipe import make_recipe
-from blockvid_cli.runtime.presets import AUTO, Means
+from blockvid_cli.runtime.presets import AUTO, RuntimeOptions
 from blockvid_cli.storybook.drawing import draw
 from blockvid_cli.storybook.edition import Edition, read_edition
 from blockvid_cli.storybook.probe import Probe
@@ -73,7 +73,7 @@ class Task:
     seed: int
     model: str
     device: str
-    means: Means
+    means: RuntimeOptions
     recipe: dict[str, Any]
 
 
@@ -82,7 +82,7 @@ def measure_quality(
     films: int,
     seconds: int,
     device: str = "auto",
-    means: Means = AUTO,
+    means: RuntimeOptions = AUTO,
     recipe: dict[str, Any] | None = None,
     workers: int | None = None,
     tell_progress: Callable[[str], None] = lambda line: None,
@@ -95,7 +95,7 @@ def measure_quality(
     card = find_model(model)
     probe, edition = load_probe(card), _edition(card)
     recipe, second = recipe or {}, edition.fps / edition.period  # blocks a second
-    window = {"memory": as_many_tokens(card)}
+    window = {"kv_cache": as_many_tokens(card)}
     stories = [opening(edition, HELD_OUT + n, round(seconds * second)) for n in range(films)]
     returns = [returning(edition, HELD_OUT + n, LEAD, round(AWAY * second), BACK) for n in range(max(films // 2, 1))]
     tasks = [
@@ -129,7 +129,7 @@ def measure_quality(
             "before": looks(own, slice(0, LEAD)),
             "own_memory": looks(own, slice(-BACK, None)),
             "window": looks(windowed, slice(-BACK, None)),
-            "window_frames": window["memory"]["window"],
+            "window_frames": window["kv_cache"]["window"],
         },
         "frechet_distance": {"drawn": _distance(drawn, world), "world_halves": _distance(world[::2], world[1::2])},
         "flicker": {"border_over_inner": flicker(drawn), "world": flicker(world)},
@@ -143,7 +143,7 @@ def as_many_tokens(card: ModelCard) -> dict[str, Any]:
     Raises:
         UsageError: the card's memory is another, or remembers whole chunks.
     """
-    memory = make_recipe(card.recipe).memory()
+    memory = make_recipe(card.recipe).kv_cache()
     if not isinstance(memory, Semantic) or memory.blocks is None:
         raise UsageError(f"the memory of '{card.name}' is not semantic with a number of blocks; nothing to compare.")
     entries = (memory.recent + memory.top + 1) * memory.blocks
@@ -159,7 +159,7 @@ def probe_accuracy(probe: Probe, edition: Edition) -> Shares:
 @torch.inference_mode()
 def codec_figures(card: ModelCard, edition: Edition, blocks: int) -> dict[str, float]:
     """PSNR in dB over held-out stories: of all, of the subject, and of the first, middle and last second; and speed."""
-    codec, errors, spent, frames_total = load_codec(card, "cpu"), [], 0.0, 0
+    codec, errors, spent, frames_total = load_vae(card, "cpu"), [], 0.0, 0
     subjects = []
     for number in range(CODED):
         frames, subject = draw(opening(edition, HELD_OUT + number, blocks), edition)
@@ -189,8 +189,8 @@ def draw_and_look(task: Task) -> Seen:
     with TemporaryDirectory() as folder:
         file = Path(folder) / "story.yaml"
         file.write_text(yaml.safe_dump({"version": 1, "seed": task.seed, "chunks": chunks}), encoding="utf-8")
-        order = Order(file, model=task.model, device=task.device, means=task.means, recipe=task.recipe)
-        frames = torch.cat([part.float().cpu() for part in frames_of(prepare(order))])
+        order = RenderRequest(file, model=task.model, device=task.device, runtime=task.means, recipe=task.recipe)
+        frames = torch.cat([part.float().cpu() for part in stream_frames(prepare(order))])
     return look(probe, edition, task.story, frames)
 
 

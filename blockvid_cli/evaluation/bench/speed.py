@@ -18,14 +18,14 @@ from typing import Any
 import torch
 from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
 
-from blockvid_cli.job import Job, Order, prepare
+from blockvid_cli.job import RenderJob, RenderRequest, prepare
 from blockvid_cli.models.wan.attention import Layer, Remembered
 from blockvid_cli.models.wan.denoiser import Denoiser
 from blockvid_cli.render import render
-from blockvid_cli.runtime.presets import Means
-from blockvid_cli.runtime.yardstick import wait, yardstick
+from blockvid_cli.runtime.presets import RuntimeOptions
+from blockvid_cli.runtime.yardstick import synchronize, matmul_flops
 from blockvid_cli.session import Event
-from blockvid_cli.timing import Clock
+from blockvid_cli.timing import PhaseTimer
 
 COUNTED = 17  # one call in so many is counted, not timed
 
@@ -55,7 +55,7 @@ class Measured:
 
     denoiser: Denoiser
     clean: float
-    clock: Clock
+    clock: PhaseTimer
     device: str
     tally: Tally
 
@@ -72,12 +72,12 @@ class Measured:
         self.tally.timed += 1
         with self.clock.phase("commit" if float(level.max()) <= self.clean + 1e-6 else "denoise"):
             out = self.denoiser(x, level, context, times, memory)
-            wait(self.device)
+            synchronize(self.device)
         return out
 
 
 def measure(
-    model: str | None, seconds: int, size: str | None, device: str, means: Means, recipe: dict[str, Any]
+    model: str | None, seconds: int, size: str | None, device: str, means: RuntimeOptions, recipe: dict[str, Any]
 ) -> dict[str, Any]:
     """Draws a film of ``seconds`` with made-up captions in a temporary folder, and says what it took."""
     captions = [
@@ -90,18 +90,18 @@ def measure(
         lines = [f"- caption: {captions[i % len(captions)]}\n  duration: {length}s" for i, length in enumerate(lengths)]
         story = Path(folder) / "bench.yaml"
         story.write_text("version: 1\nchunks:\n" + "\n".join(lines) + "\n", encoding="utf-8")
-        job = prepare(Order(story, model=model, size=size, device=device, means=means, recipe=recipe))
+        job = prepare(RenderRequest(story, model=model, size=size, device=device, runtime=means, recipe=recipe))
         return _measured(job)
 
 
-def _measured(job: Job) -> dict[str, Any]:
-    clock, tally, ends = Clock(), Tally(), []
+def _measured(job: RenderJob) -> dict[str, Any]:
+    clock, tally, ends = PhaseTimer(), Tally(), []
 
     def around(denoiser: Denoiser) -> Denoiser:
-        return Measured(denoiser, job.recipes[0].commit.level, clock, job.device, tally)
+        return Measured(denoiser, job.recipes[0].cache_update.sigma, clock, job.device, tally)
 
     def tell(event: Event) -> None:
-        if event.moment and event.moment.finished:
+        if event.step and event.step.finished:
             ends.append(clock.seconds.get("denoise", 0.0) + clock.seconds.get("commit", 0.0))
 
     film = render(job, tell, clock, around)
@@ -109,14 +109,14 @@ def _measured(job: Job) -> dict[str, Any]:
     blocks = [after - before for before, after in itertools.pairwise(ends)] or [0.0]
     rate = tally.timed * statistics.mean(tally.flops or [0])
     rate /= clock.seconds["denoise"] + clock.seconds.get("commit", 0.0)
-    peak = yardstick(job.device, job.drawn.precision.dtype)
-    spent, counted = sum(phases.values()), job.drawn.precision.quantise is None
+    peak = matmul_flops(job.device, job.preset.precision.dtype)
+    spent, counted = sum(phases.values()), job.preset.precision.quantise is None
     tenth = max(len(blocks) // 10, 1)
     return {
         "model": job.card.name,
         "size": "x".join(map(str, job.plan.size)),
-        "precision": job.drawn.precision.name,
-        "profile": job.drawn.name,
+        "precision": job.preset.precision.name,
+        "profile": job.preset.name,
         "device": _device_name(job.device),
         "threads": torch.get_num_threads(),
         "film_seconds": film.seconds,

@@ -31,9 +31,9 @@ class Semantic(Memory):
     top: how many other chunks are recalled by their captions' likeness (l).
     tau: the share of the probes' attention that the kept tokens of a chunk cover; 1 keeps all.
     probes: query rows that look for salient tokens: this many of the chunk's last, and as many random others.
-    blocks: a chunk is remembered by this many of its last blocks; None for all (a long chunk then costs more).
-    elsewhere: recall chunks of other shots only; what this shot looks like, the recent chunks show.
-    sentences: the sentence-transformers model that compares captions.
+    last_blocks: a chunk is remembered by this many of its last blocks; None for all (a long chunk then costs more).
+    other_shots_only: recall chunks of other shots only; what this shot looks like, the recent chunks show.
+    sentence_model: the sentence-transformers model that compares captions.
     """
 
     def __init__(
@@ -42,17 +42,17 @@ class Semantic(Memory):
         top: int = 2,
         tau: float = 0.98,
         probes: int = 64,
-        blocks: int | None = None,
-        elsewhere: bool = False,
-        sentences: str = DEFAULT,
+        last_blocks: int | None = None,
+        other_shots_only: bool = False,
+        sentence_model: str = DEFAULT,
     ) -> None:
-        if recent < 0 or top < 0 or probes < 1 or (blocks is not None and blocks < 1) or not 0 < tau <= 1:
+        if recent < 0 or top < 0 or probes < 1 or (last_blocks is not None and last_blocks < 1) or not 0 < tau <= 1:
             raise UsageError(
                 "a semantic memory needs recent and top of 0 or more, probes and blocks of 1 or more,"
-                f" and tau above 0 and at most 1; not {recent}, {top}, {probes}, {blocks} and {tau}."
+                f" and tau above 0 and at most 1; not {recent}, {top}, {probes}, {last_blocks} and {tau}."
             )
-        self.recent, self.top, self.tau, self.probes, self.blocks = recent, top, tau, probes, blocks
-        self.elsewhere, self.sentences = elsewhere, sentences
+        self.recent, self.top, self.tau, self.probes, self.blocks = recent, top, tau, probes, last_blocks
+        self.other_shots_only, self.sentence_model = other_shots_only, sentence_model
         self._shares: dict[int, tuple[int, int]] = {}
         self.bank: dict[int, Entry] = {}  # by chunk
         self._unfinished: list[tuple[Block, Entry, list[torch.Tensor]]] = []  # with each layer's queries (T, H, D)
@@ -69,7 +69,7 @@ class Semantic(Memory):
         self.last = {chunk.number: chunk.blocks[-1].number for chunk in chunks}
         self.seeds = {chunk.number: chunk.seed for chunk in chunks}
         self.shots = {chunk.number: chunk.shot for chunk in chunks}
-        self.embeddings = embed([chunk.compared or chunk.caption for chunk in chunks], self.sentences)
+        self.embeddings = embed([chunk.retrieval_text for chunk in chunks], self.sentence_model)
 
     def remember(self, block: Block, layers: Sequence[Layer], coordinates: torch.Tensor) -> None:
         """See ``Memory``; the last block of a chunk makes the chunk's entry."""
@@ -99,7 +99,7 @@ class Semantic(Memory):
         past = [number for number in sorted(self.bank if finished is None else finished) if number < chunk]
         split = max(len(past) - self.recent, 0)
         recent = tuple(number for number in past[split:] if self.shots[number] == self.shots[chunk])
-        here = self.shots[chunk] if self.elsewhere else None
+        here = self.shots[chunk] if self.other_shots_only else None
         others = [number - 1 for number in past if number not in recent and self.shots[number] != here]
         alike = most_alike(self.embeddings, others, chunk - 1, self.top)
         return tuple(number + 1 for number in alike), recent

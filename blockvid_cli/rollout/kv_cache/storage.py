@@ -22,7 +22,7 @@ from safetensors import safe_open
 from safetensors.torch import save
 
 from blockvid_cli.models.wan.attention import Layer
-from blockvid_cli.project.atomic_files import writing
+from blockvid_cli.project.atomic_files import disk_errors
 from blockvid_cli.rollout.kv_cache.base import Entry, Kept, OnDevice, Storage, View, at_hand, dense
 from blockvid_cli.storyboard.plan import Block
 
@@ -61,7 +61,7 @@ class PutAway:
         if self.folder is None:
             raise ValueError("a memory on disk needs a folder")
         file = self.folder / f"{os.getpid()}-{blocks[0].number:05d}-{blocks[-1].number:05d}.safetensors"
-        with writing(file):
+        with disk_errors(file):
             self.folder.mkdir(parents=True, exist_ok=True)
             file.write_bytes(save(packed))
         names, opened = set(packed), safe_open(file, framework="pt")

@@ -16,7 +16,7 @@ from blockvid_cli.rollout.schedules.step import Step
 
 
 @dataclass(frozen=True)
-class BlockByBlock:
+class BlockSchedule:
     """The order of Self Forcing and BlockVid."""
 
     joint: ClassVar[bool] = False

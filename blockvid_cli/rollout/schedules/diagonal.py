@@ -16,7 +16,7 @@ from blockvid_cli.rollout.schedules.step import Step
 
 
 @dataclass(frozen=True)
-class Staircase:
+class DiagonalSchedule:
     """A lag of 0 is all at once; a lag of as many steps as there are (or more) is block by block."""
 
     lag: int = 2

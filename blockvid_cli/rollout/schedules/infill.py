@@ -17,7 +17,7 @@ from blockvid_cli.rollout.schedules.step import Step
 
 
 @dataclass(frozen=True)
-class Between:
+class InfillSchedule:
     """Only the last block sees what comes after: further away it would be told of as if it came at once."""
 
     joint: ClassVar[bool] = False

@@ -16,7 +16,7 @@ from blockvid_cli.rollout.schedules.step import Step
 
 
 @dataclass(frozen=True)
-class AllAtOnce:
+class JointSchedule:
     """One window over the whole film; cost and memory grow with its length."""
 
     joint: ClassVar[bool] = True

@@ -17,29 +17,29 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from blockvid_cli.errors import UsageError
-from blockvid_cli.rollout.schedules.diagonal import Staircase
+from blockvid_cli.rollout.schedules.diagonal import DiagonalSchedule
 from blockvid_cli.rollout.schedules.step import Step
 
 
 @dataclass(frozen=True)
-class Matrix:
+class MatrixSchedule:
     """Args:
     window: the most blocks in one pass.
-    overlap: with lag 0, how many finished blocks the next window is shown, at the level ``context``.
+    overlap: with lag 0, how many finished blocks the next window is shown, at the sigma ``context_sigma``.
     lag: steps between the beginnings of neighbouring blocks; finished blocks stay in the window, clean.
     """
 
     window: int = 5
     overlap: int = 1
     lag: int = 0
-    context: float = 0.02
+    context_sigma: float = 0.02
     joint: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
-        if not 0 <= self.overlap < self.window or self.lag < 0 or not 0 <= self.context < 1:
+        if not 0 <= self.overlap < self.window or self.lag < 0 or not 0 <= self.context_sigma < 1:
             raise UsageError(
-                "a matrix needs an overlap of 0 or more and below its window, a lag of 0 or more, and a context level"
-                f" from 0 to below 1; not {self.overlap}, {self.window}, {self.lag} and {self.context}."
+                "a matrix needs an overlap of 0 or more and below its window, a lag of 0 or more, and a context sigma"
+                f" from 0 to below 1; not {self.overlap}, {self.window}, {self.lag} and {self.context_sigma}."
             )
 
     def steps(self, blocks: int, levels: Sequence[float]) -> Iterator[Step]:
@@ -56,7 +56,7 @@ class Matrix:
             held = tuple(range(max(first - self.overlap, 0), first))
             new = tuple(range(first, end))
             for now, then in itertools.pairwise(levels):
-                still = (self.context,) * len(held)
+                still = (self.context_sigma,) * len(held)
                 yield Step(held + new, still + (now,) * len(new), still + (then,) * len(new))
             first, end = end, min(end + self.window - self.overlap, blocks)
 
@@ -66,7 +66,7 @@ class Matrix:
                 f"recipe.schedule: {len(levels) - 1} steps at a lag of {self.lag} need a window of"
                 f" {-(-(len(levels) - 1) // self.lag)} blocks or more; not {self.window}."
             )
-        for step in Staircase(self.lag).steps(blocks, levels):
+        for step in DiagonalSchedule(self.lag).steps(blocks, levels):
             held = tuple(range(max(step.blocks[-1] + 1 - self.window, 0), step.blocks[0]))
             still = (levels[-1],) * len(held)
-            yield Step(held + step.blocks, still + step.now, still + step.then)
+            yield Step(held + step.blocks, still + step.sigma, still + step.sigma_next)

@@ -12,13 +12,13 @@ class Step:
     """Blocks by number, the level each is at now and the level each is taken to; 1 is noise, 0 is clean."""
 
     blocks: tuple[int, ...]
-    now: tuple[float, ...]
-    then: tuple[float, ...]
+    sigma: tuple[float, ...]
+    sigma_next: tuple[float, ...]
 
     @property
     def moving(self) -> tuple[int, ...]:
         """The blocks that are denoised; the others are finished and only looked at, at the level they are held."""
-        return tuple(block for block, a, b in zip(self.blocks, self.now, self.then, strict=True) if a != b)
+        return tuple(block for block, a, b in zip(self.blocks, self.sigma, self.sigma_next, strict=True) if a != b)
 
 
 class Schedule(Protocol):
