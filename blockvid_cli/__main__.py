@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 
-from blockvid_cli.errors import BlockvidError, Interrupted, of_system
+from blockvid_cli.errors import BlockvidError, Interrupted, from_os_error
 
 
 def main() -> None:
@@ -19,7 +19,7 @@ def main() -> None:
     except KeyboardInterrupt:
         _end("interrupted.", Interrupted.exit_code)
     except OSError as error:
-        told = of_system(error)
+        told = from_os_error(error)
         _end(str(told), told.exit_code)
 
 

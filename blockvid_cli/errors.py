@@ -50,19 +50,19 @@ class Interrupted(BlockvidError):
     exit_code = 130
 
 
-def of_system(error: OSError) -> BlockvidError:
+def from_os_error(error: OSError) -> BlockvidError:
     """What the system refused, as a sentence; a full disk leaves something to go on from."""
     full = error.errno in (errno.ENOSPC, errno.EDQUOT)
     return (PartialError if full else BlockvidError)(f"{error.strerror or error}: {error.filename or ''}")
 
 
-def nearest(word: str, known: list[str]) -> str | None:
+def closest_name(word: str, known: list[str]) -> str | None:
     """The known word most like ``word``, or None when none is near."""
     found = difflib.get_close_matches(word, known, n=1, cutoff=0.5)
     return found[0] if found else None
 
 
-def choose(what: str, table: Mapping[str, Answer], name: str) -> Answer:
+def lookup(what: str, table: Mapping[str, Answer], name: str) -> Answer:
     """The entry ``name`` of a table; else a sentence with the nearest name and all there are.
 
     Raises:
@@ -70,6 +70,6 @@ def choose(what: str, table: Mapping[str, Answer], name: str) -> Answer:
     """
     if name in table:
         return table[name]
-    guess = nearest(name, list(table))
+    guess = closest_name(name, list(table))
     hint = f" Did you mean '{guess}'?" if guess else ""
     raise UsageError(f"there is no {what} called '{name}'.{hint} There are: {', '.join(sorted(table))}.")

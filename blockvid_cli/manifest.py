@@ -8,35 +8,35 @@ from importlib import metadata
 from typing import Any
 
 from blockvid_cli import __version__
-from blockvid_cli.job import Job
+from blockvid_cli.job import RenderJob
 from blockvid_cli.models.hub import fingerprint
-from blockvid_cli.project.cache_keys import Chain, chain
+from blockvid_cli.project.cache_keys import ChunkKeys, chain
 from blockvid_cli.storyboard.plan import PlannedChunk
 from blockvid_cli.storyboard.storyboard import Audio, Storyboard
-from blockvid_cli.video.reference_images import Guide
+from blockvid_cli.video.reference_images import ReferenceImage
 
 
-def content(job: Job) -> Chain:
+def content(job: RenderJob) -> ChunkKeys:
     """A content hash a chunk: it changes when anything that decides its latents does, or an earlier chunk's does.
 
     Where blocks are drawn beside later ones, the whole film decides.
     """
     base = {
         "weights": fingerprint(job.card),
-        "recipe": job.values,
+        "recipe": job.recipe_values,
         "size": list(job.plan.size),
         "seed": job.plan.seed,
         "text": job.card.text.model_dump(),
-        "precision": job.drawn.precision.name,
-        "memory": job.drawn.storage_dtype,
+        "precision": job.preset.precision.name,
+        "memory": job.preset.kv_dtype,
         "guided": job.guided,
     }
     joint = any(recipe.schedule.joint for recipe in job.recipes)
     parts = [
         {
-            "caption": chunk.blocks[0].caption,
-            "compared": chunk.compared or chunk.caption,
-            "negative": chunk.blocks[0].negative,
+            "caption": chunk.prompt,
+            "compared": chunk.retrieval_text,
+            "negative": chunk.negative_prompt,
             "seed": chunk.seed,
             "cut": chunk.cut,
             "first": chunk.blocks[0].first,
@@ -46,16 +46,16 @@ def content(job: Job) -> Chain:
         }
         for chunk, written, recipe in zip(job.plan.chunks, job.storyboard.chunks, job.recipes, strict=True)
     ]
-    return chain(parts, {**base, "film": parts if joint else None}, {} if joint else job.choices)
+    return chain(parts, {**base, "film": parts if joint else None}, {} if joint else job.takes)
 
 
-def _given(job: Job, chunk: PlannedChunk, told: Callable[[Guide], Any]) -> dict[str, Any]:
+def _given(job: RenderJob, chunk: PlannedChunk, told: Callable[[ReferenceImage], Any]) -> dict[str, Any]:
     """What is told of a chunk's pictures, by latent frame of the chunk; nothing where it has none."""
-    given = {str(frame): told(guide) for frame, guide in job.given(chunk).items()}
+    given = {str(frame): told(guide) for frame, guide in job.chunk_images(chunk).items()}
     return {"given": given} if given else {}
 
 
-def manifest(job: Job) -> dict[str, Any]:
+def manifest(job: RenderJob) -> dict[str, Any]:
     """Everything needed to draw the film again."""
     board = job.storyboard
     chunks = [
@@ -83,12 +83,12 @@ def manifest(job: Job) -> dict[str, Any]:
         "fps": job.plan.fps,
         "frames": job.plan.frames,
         "device": job.device.split(":")[0],
-        "precision": job.drawn.precision.name,
-        "profile": job.drawn.name,
+        "precision": job.preset.precision.name,
+        "profile": job.preset.name,
         "style": board.style,
         "negative": board.negative,
         "dress": _dress(board),
-        "recipe": job.values,
+        "recipe": job.recipe_values,
         "chunks": chunks,
     }
 

@@ -10,7 +10,7 @@ from typing import TypeVar
 Item = TypeVar("Item")
 
 
-class Clock:
+class PhaseTimer:
     """Seconds spent in each phase; a phase inside another is not counted twice."""
 
     def __init__(self) -> None:

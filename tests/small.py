@@ -65,9 +65,7 @@ def plan(
             )
         )
         number += count
-    return Plan(
-        chunks=tuple(chunks), fps=12.0, size=(48, 32), latent=LATENT, frames=4 * number * frames - 3, seed=5
-    )
+    return Plan(chunks=tuple(chunks), fps=12.0, size=(48, 32), latent=LATENT, frames=4 * number * frames - 3, seed=5)
 
 
 def network(layers: int = 2, extra: int = 0, seed: int = 0) -> WanTransformer3DModel:

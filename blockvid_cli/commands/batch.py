@@ -15,10 +15,10 @@ import typer
 
 from blockvid_cli.commands import display as show
 from blockvid_cli.commands import film
-from blockvid_cli.errors import BlockvidError, Interrupted, UsageError, of_system
+from blockvid_cli.errors import BlockvidError, Interrupted, UsageError, from_os_error
 
 if TYPE_CHECKING:
-    from blockvid_cli.job import Job, Order
+    from blockvid_cli.job import RenderJob, RenderRequest
 
 MOST = 1000  # seeds in one go
 
@@ -55,16 +55,16 @@ def asked(stories: Sequence[Path], seed: int | None, seeds: str | None, output: 
     return several
 
 
-def orders(order: Order, stories: Sequence[Path], seeds: str | None) -> list[Order]:
+def orders(order: RenderRequest, stories: Sequence[Path], seeds: str | None) -> list[RenderRequest]:
     """An order a film; ``a.yaml`` with seed 3 becomes ``a-seed-3.mp4``, beside it or in the folder of ``-o``."""
     found, folder = [], order.output
     for story in stories:
         home = folder or story.parent
         if seeds is None:
-            found.append(replace(order, story=story, output=folder and home / f"{story.stem}.mp4"))
+            found.append(replace(order, storyboard=story, output=folder and home / f"{story.stem}.mp4"))
             continue
         for seed in seeds_of(seeds):
-            found.append(replace(order, story=story, seed=seed, output=home / f"{story.stem}-seed-{seed}.mp4"))
+            found.append(replace(order, storyboard=story, seed=seed, output=home / f"{story.stem}-seed-{seed}.mp4"))
     return found
 
 
@@ -72,8 +72,8 @@ def orders(order: Order, stories: Sequence[Path], seeds: str | None) -> list[Ord
 class Row:
     """What came of one film."""
 
-    order: Order
-    job: Job | None = None
+    order: RenderRequest
+    job: RenderJob | None = None
     drawn: film.Drawn | None = None
     result: str = "not begun"
     code: int = 0
@@ -81,7 +81,7 @@ class Row:
     @property
     def path(self) -> Path:
         """The film; the storyboard, where it could not be read."""
-        return self.job.output if self.job else self.order.output or self.order.story
+        return self.job.output if self.job else self.order.output or self.order.storyboard
 
     @property
     def seed(self) -> int | None:
@@ -90,7 +90,7 @@ class Row:
 
     def values(self) -> dict[str, Any]:
         """For programs."""
-        known = {"storyboard": str(self.order.story), "film": str(self.path), "seed": self.seed}
+        known = {"storyboard": str(self.order.storyboard), "film": str(self.path), "seed": self.seed}
         return {**known, **(self.drawn.values() if self.drawn else {}), "result": self.result, "exit_code": self.code}
 
     def cells(self) -> tuple[str, ...]:
@@ -99,7 +99,7 @@ class Row:
         return str(self.path), "-" if self.seed is None else str(self.seed), took, self.result
 
 
-def draw_all(wanted: Sequence[Order], form: show.ProgressForm, as_json: bool) -> None:
+def draw_all(wanted: Sequence[RenderRequest], form: show.ProgressForm, as_json: bool) -> None:
     """Checks all, then draws one after another; in the end says what came of each.
 
     Raises:
@@ -136,23 +136,23 @@ def _kept_going(row: Row, said: set[str]) -> Iterator[None]:
         row.result, row.code = "interrupted", Interrupted.exit_code
         raise
     except (BlockvidError, OSError) as error:
-        told = of_system(error) if isinstance(error, OSError) else error
+        told = from_os_error(error) if isinstance(error, OSError) else error
         row.result, row.code = f"failed: {told}", told.exit_code
         if str(told) not in said:
             print(f"blockvid: {told}", file=sys.stderr, flush=True)
         said.add(str(told))
 
 
-def _one_name_each(jobs: Sequence[Job]) -> None:
+def _one_name_each(jobs: Sequence[RenderJob]) -> None:
     """Two storyboards of one name in different folders would write one film into the folder of ``-o``."""
-    seen: dict[Path, Job] = {}
+    seen: dict[Path, RenderJob] = {}
     for job in jobs:
         other = seen.setdefault(job.output.resolve(), job)
         if other is not job:
-            raise UsageError(f"{other.order.story} and {job.order.story} would both become {job.output}.")
+            raise UsageError(f"{other.request.storyboard} and {job.request.storyboard} would both become {job.output}.")
 
 
-def _tell(form: show.ProgressForm, number: int, films: int, job: Job) -> None:
+def _tell(form: show.ProgressForm, number: int, films: int, job: RenderJob) -> None:
     """Which film comes now, on stderr."""
     if form is show.ProgressForm.JSON:
         event = {"event": "film", "film": str(job.output), "seed": job.plan.seed, "number": number, "films": films}

@@ -39,9 +39,9 @@ def bench(
 
     Example: blockvid bench --model storybook --quality --films 10 --seconds 20
     """
-    from blockvid_cli.runtime.presets import Means
+    from blockvid_cli.runtime.presets import RuntimeOptions
 
-    means = Means(profile, precision, offload, memory_storage, memory_dtype)
+    means = RuntimeOptions(profile, precision, offload, memory_storage, memory_dtype)
     if quality:
         from blockvid_cli.evaluation.bench.quality import measure_quality
 
@@ -52,11 +52,11 @@ def bench(
             model or "storybook", films or 100, seconds or 60, device, means, recipe, tell_progress=_tell
         )
     else:
-        from blockvid_cli.evaluation.bench.speed import measure
+        from blockvid_cli.evaluation.bench.speed import measure_speed
 
         if films:
             raise UsageError("--films goes with --quality.")
-        figures = measure(model, seconds or 20, size, device, means, recipe_of(memory=memory))
+        figures = measure_speed(model, seconds or 20, size, device, means, recipe_of(memory=memory))
     print(json.dumps(figures) if as_json else show.lines(figures))
 
 

@@ -21,8 +21,8 @@ from blockvid_cli.storyboard.seconds import clock, spoken
 from blockvid_cli.storyboard.storyboard import Storyboard
 
 if TYPE_CHECKING:
-    from blockvid_cli.job import Job
-    from blockvid_cli.session import Event, Tell
+    from blockvid_cli.job import RenderJob
+    from blockvid_cli.session import Event, EventListener
 
 MOST_NOTES = 4  # printed under the table
 PHASES = {"text": "reading captions", "load": "loading the model", "draw": "drawing"}
@@ -40,7 +40,7 @@ class ProgressForm(StrEnum):
 class Teller:
     """Keeps count of a render and says it: where it is, how fast, how long still."""
 
-    def __init__(self, job: Job) -> None:
+    def __init__(self, job: RenderJob) -> None:
         self.plan = job.plan
         self.began: float | None = None
         self.drawn = 0  # blocks drawn in this run, not resumed
@@ -51,7 +51,7 @@ class Teller:
         out: dict[str, Any] = {"event": "note" if event.note else "progress", "phase": event.phase}
         if event.note:
             return {**out, "note": event.note}
-        moment = event.moment
+        moment = event.step
         if moment is None:
             return out
         if not moment.resumed:
@@ -78,7 +78,7 @@ class Teller:
 
 
 @contextmanager
-def progress(job: Job, form: ProgressForm) -> Iterator[Tell]:
+def progress(job: RenderJob, form: ProgressForm) -> Iterator[EventListener]:
     """A function to tell a render's events to, drawn as ``form`` says."""
     teller = Teller(job)
     console = Console(stderr=True)
@@ -132,7 +132,7 @@ def _plain(teller: Teller, event: Event, notes_only: bool = False) -> None:
     figures = teller.figures(event)
     if "note" in figures:
         print(f"note: {figures['note']}", file=sys.stderr, flush=True)
-    elif not notes_only and (event.moment is None or event.moment.finished):
+    elif not notes_only and (event.step is None or event.step.finished):
         what = PHASES.get(figures["phase"], figures["phase"])
         print(f"{what} {_rest(figures)}".rstrip(), file=sys.stderr, flush=True)
 
@@ -178,8 +178,7 @@ def table(names: tuple[str, ...], rows: list[tuple[str, ...]]) -> None:
 
 def _drawn_as(chunk: PlannedChunk) -> str:
     """The sentence the network reads instead of a caption, on a line of its own; nothing where it reads the caption."""
-    read = chunk.blocks[0].caption
-    return "" if read.endswith(chunk.caption) else f"\n-> {read}"
+    return f"\n-> {chunk.prompt}" if chunk.rewritten else ""
 
 
 def plan_table(

@@ -16,16 +16,16 @@ def doctor(as_json: options.AsJson = False) -> None:
 
     Example: blockvid doctor
     """
-    from blockvid_cli.runtime.doctor import examined
+    from blockvid_cli.runtime.doctor import run_checks
 
-    checks = examined()
+    checks = run_checks()
     if as_json:
         print(json.dumps([asdict(check) for check in checks]))
     else:
         for check in checks:
-            mark = "ok  " if check.right else "LACK" if check.needed else "-   "
-            print(f"{mark} {check.name:18} {check.says}")
-            if not check.right and check.mend:
-                print(f"     {'':18} mend: {check.mend}")
-    if any(check.needed and not check.right for check in checks):
+            mark = "ok  " if check.ok else "LACK" if check.required else "-   "
+            print(f"{mark} {check.name:18} {check.message}")
+            if not check.ok and check.fix:
+                print(f"     {'':18} mend: {check.fix}")
+    if any(check.required and not check.ok for check in checks):
         raise typer.Exit(1)

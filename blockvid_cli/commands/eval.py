@@ -19,7 +19,7 @@ from blockvid_cli.evaluation.vde import Weights
 
 if TYPE_CHECKING:
     from blockvid_cli.commands.eval_output import Result
-    from blockvid_cli.evaluation.scores import Settings
+    from blockvid_cli.evaluation.scores import EvalConfig
     from blockvid_cli.evaluation.suite import Item
 
 
@@ -85,13 +85,13 @@ def evaluate(
     _one_of({"--stride": bool(stride), "--sample-fps": bool(sample_fps)})
     if not films and not suite and not import_vbench:
         raise UsageError("no film is named; as in: blockvid eval film.mp4")
-    from blockvid_cli.evaluation.scores import Settings
-    from blockvid_cli.evaluation.tiers import Asked
+    from blockvid_cli.evaluation.scores import EvalConfig
+    from blockvid_cli.evaluation.tiers import BackendConfig
 
     if pull:
         _pull(tier, weights_dir, protocol)
-    asked = Asked(tier, weights_dir, _device_for(tier, device), tuple(use or ()))
-    settings = Settings(asked, protocol, segments, weights, bounds, stride, sample_fps, storyboard)
+    asked = BackendConfig(tier, weights_dir, _device_for(tier, device), tuple(use or ()))
+    settings = EvalConfig(asked, protocol, segments, weights, bounds, stride, sample_fps, storyboard)
     results, items = _gather(films or [], suite, part.value, settings, jobs, fresh)
     shown = _with_imports(results, import_vbench or [])
     if plot:
@@ -117,9 +117,9 @@ def _device_for(tier: str, device: str) -> str:
     """Where networks run; the builtin tier has none, and needs no torch to know."""
     if tier == "builtin":
         return "cpu"
-    from blockvid_cli.job import device_named
+    from blockvid_cli.job import resolve_device
 
-    return device_named(device)
+    return resolve_device(device)
 
 
 def _pull(tier: str, weights_dir: Path | None, protocol: Protocol) -> None:
@@ -133,13 +133,13 @@ def _pull(tier: str, weights_dir: Path | None, protocol: Protocol) -> None:
 
 
 def _gather(
-    films: Sequence[Path], suite: Path | None, part: str, settings: Settings, jobs: int | None, fresh: bool
+    films: Sequence[Path], suite: Path | None, part: str, settings: EvalConfig, jobs: int | None, fresh: bool
 ) -> tuple[list[dict[str, Any]], list[Item]]:
     """Scores of films, then of a suite's by their own storyboards; and the suite's items."""
     from blockvid_cli.evaluation.films import score_films
-    from blockvid_cli.evaluation.suite import chosen, find_items
+    from blockvid_cli.evaluation.suite import select_split, find_items
 
-    items = chosen(find_items(suite), part) if suite else []
+    items = select_split(find_items(suite), part) if suite else []
     asked = [*((film, None) for film in films), *((item.video, item.storyboard) for item in items)]
     if not asked:
         return [], []
@@ -151,21 +151,23 @@ def _with_imports(results: Sequence[Result], files: Sequence[Path]) -> list[Resu
     """Results beside what other programs wrote about the same films."""
     if not files:
         return list(results)
-    from blockvid_cli.evaluation.imports import joined, read_imports
+    from blockvid_cli.evaluation.imports import merge_results, read_imports
 
-    return joined(results, read_imports(files))
+    return merge_results(results, read_imports(files))
 
 
 def _summary(items: Sequence[Item], results: Sequence[Result]) -> dict[str, Any]:
     """What a suite's results say together: means and, of films with known drift, what each drift did to each score."""
     if not items:
         return {}
-    from blockvid_cli.evaluation.ranking import changes, severities
-    from blockvid_cli.evaluation.suite import means
+    from blockvid_cli.evaluation.ranking import drift_changes, severity_rows
+    from blockvid_cli.evaluation.suite import mean_scores
 
     results = results[-len(items) :]
-    rows = severities(items, results)
-    return {"means": means(results, items)} | ({"drifts": changes(rows), "severities": rows} if rows else {})
+    rows = severity_rows(items, results)
+    return {"means": mean_scores(results, items)} | (
+        {"drifts": drift_changes(rows), "severities": rows} if rows else {}
+    )
 
 
 def _draw(results: Sequence[Result], path: Path) -> None:

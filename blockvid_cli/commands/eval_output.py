@@ -85,11 +85,11 @@ def tables(results: Sequence[Result], together: Mapping[str, Any]) -> None:
 
 def _films(results: Sequence[Result]) -> None:
     """As many films beside each other as the terminal is wide; the best of all is marked."""
-    from blockvid_cli.evaluation.columns import best, columns_of, say, spark
+    from blockvid_cli.evaluation.columns import best_indices, score_columns, format_score, sparkline
 
-    rows, names, console = [columns_of(result) for result in results], names_of(results), Console(highlight=False)
+    rows, names, console = [score_columns(result) for result in results], names_of(results), Console(highlight=False)
     columns = list(dict.fromkeys(column for row in rows for column in row))
-    top = {column: best([row.get(column) for row in rows], column.higher) for column in columns}
+    top = {column: best_indices([row.get(column) for row in rows], column.higher) for column in columns}
     across = max(1, (console.width - FIRST) // WIDTH)
     for start in range(0, len(rows), across):
         films = range(start, min(start + across, len(rows)))
@@ -104,11 +104,12 @@ def _films(results: Sequence[Result]) -> None:
             cells = [rows[film].get(column) for film in films]
             texts = [
                 Text(
-                    f"{cell or say(None)}{' *' if film in top[column] else '  '}", style="bold" * (film in top[column])
+                    f"{cell or format_score(None)}{' *' if film in top[column] else '  '}",
+                    style="bold" * (film in top[column]),
                 )
                 for film, cell in zip(films, cells, strict=True)
             ]
-            course = [Text(spark(cell.segments)) for cell in cells if cell] if len(rows) == 1 else []
+            course = [Text(sparkline(cell.segments)) for cell in cells if cell] if len(rows) == 1 else []
             shown.add_row(Text(f"  {column.title} {column.arrow}"), *texts, *course)
         console.print(shown)
     print(
@@ -118,12 +119,12 @@ def _films(results: Sequence[Result]) -> None:
 
 
 def _means(columns: Mapping[str, Any]) -> None:
-    from blockvid_cli.evaluation.columns import say
+    from blockvid_cli.evaluation.columns import format_score
 
     shown = _table("mean over the films", "mean", "by weight", "films")
     for name, value in columns.items():
-        weighed = say(value["normalised"]) if "normalised" in value else ""
-        shown.add_row(_plain(name), say(value["mean"]), weighed, value["share"])
+        weighed = format_score(value["normalised"]) if "normalised" in value else ""
+        shown.add_row(_plain(name), format_score(value["mean"]), weighed, value["share"])
     Console(highlight=False).print(shown)
 
 

@@ -12,11 +12,11 @@ from blockvid_cli.commands import display as show
 from blockvid_cli.commands import hint, last
 from blockvid_cli.commands.history_log import recorded
 from blockvid_cli.errors import BlockvidError, Interrupted
-from blockvid_cli.timing import Clock
+from blockvid_cli.timing import PhaseTimer
 
 if TYPE_CHECKING:
-    from blockvid_cli.job import Job
-    from blockvid_cli.report.render_report import Diary
+    from blockvid_cli.job import RenderJob
+    from blockvid_cli.report.render_report import RenderLog
     from blockvid_cli.video.mux import Film
 
 
@@ -25,8 +25,8 @@ class Drawn:
     """A finished film, what it was drawn from, and the seconds that took."""
 
     film: Film
-    job: Job
-    clock: Clock
+    job: RenderJob
+    clock: PhaseTimer
     page: Path | None = None  # its report
 
     @property
@@ -51,7 +51,7 @@ class Drawn:
         return f"{film.path}: {film.seconds:.3f} s, {film.frames} frames, seed {seed}, drawn in {self.spent:.1f} s"
 
 
-def draw(job: Job, form: show.ProgressForm, with_report: bool = True) -> Drawn:
+def draw(job: RenderJob, form: show.ProgressForm, with_report: bool = True) -> Drawn:
     """Draws what is missing of a film, and writes its report; one that cannot be written costs no film, but is told.
 
     Raises:
@@ -59,13 +59,13 @@ def draw(job: Job, form: show.ProgressForm, with_report: bool = True) -> Drawn:
         BlockvidError: with the exit code that fits.
     """
     from blockvid_cli.render import render
-    from blockvid_cli.report.render_report import Diary
+    from blockvid_cli.report.render_report import RenderLog
 
-    clock = Clock()
+    clock = PhaseTimer()
     try:
         with show.progress(job, form) as tell:
             with recorded(job, tell) as told:
-                diary = Diary(told)
+                diary = RenderLog(told)
                 film = render(job, diary, clock)
             page = _reported(job, diary, clock) if with_report else None
     except KeyboardInterrupt as stop:
@@ -74,8 +74,8 @@ def draw(job: Job, form: show.ProgressForm, with_report: bool = True) -> Drawn:
     return Drawn(film, job, clock, page)
 
 
-def _reported(job: Job, diary: Diary, clock: Clock) -> Path | None:
-    from blockvid_cli.report.render_report import report as write
+def _reported(job: RenderJob, diary: RenderLog, clock: PhaseTimer) -> Path | None:
+    from blockvid_cli.report.render_report import write_render_report as write
     from blockvid_cli.session import Event
 
     try:

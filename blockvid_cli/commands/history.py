@@ -19,7 +19,7 @@ from blockvid_cli.commands.history_log import again
 from blockvid_cli.errors import UsageError
 
 if TYPE_CHECKING:
-    from blockvid_cli.project.history import Render
+    from blockvid_cli.project.history import RenderRecord
 
 PROJECT = ".blockvid"
 Place = Annotated[
@@ -82,12 +82,12 @@ def _drew(project: Path, story: Path) -> bool:
     return any(_source(project, render) == story.resolve() for render in renders)
 
 
-def _source(project: Path, render: Render) -> Path:
+def _source(project: Path, render: RenderRecord) -> Path:
     """Where the storyboard of a render lay."""
     return (project.parent.resolve() / render.storyboard).resolve()
 
 
-def _read(project: Path, tell: bool = False) -> dict[int, Render]:
+def _read(project: Path, tell: bool = False) -> dict[int, RenderRecord]:
     """A project's renders by number; what cannot be read is told of on stderr."""
     from blockvid_cli.project.history import read_history
 
@@ -115,8 +115,8 @@ def _list(projects: list[Path], as_json: bool) -> None:
             show.table(names, [_cells(number, render) for number, render in renders.items()])
 
 
-def _cells(number: int, render: Render) -> tuple[str, ...]:
-    chunks = f"{render.drawn} of {render.chunks}" + (f", {render.resumed} kept" if render.resumed else "")
+def _cells(number: int, render: RenderRecord) -> tuple[str, ...]:
+    chunks = f"{render.rendered} of {render.chunks}" + (f", {render.resumed} kept" if render.resumed else "")
     when = render.time.replace("T", " ").removesuffix("Z")
     options = ", ".join(_said(render.options)) or "-"
     return str(number), when, str(render.seed), render.model, options, chunks, f"{render.seconds:g} s", render.result
@@ -125,7 +125,7 @@ def _cells(number: int, render: Render) -> tuple[str, ...]:
 def _said(given: Any) -> Iterator[str]:  # noqa: ANN401
     """Options as ``name value``; those inside another by their own name. Seed and model have columns."""
     for name, value in given.items():
-        if name in ("means", "recipe"):
+        if name in ("runtime", "recipe"):
             yield from _said(value)
         elif name == "overrides":
             yield from value
@@ -143,7 +143,7 @@ def _redraw(
 ) -> None:
     """Writes a storyboard as it was, and draws it as it was drawn."""
     from blockvid_cli.models.hub import fingerprint
-    from blockvid_cli.project.history import kept_text
+    from blockvid_cli.project.history import read_storyboard_text
 
     project = projects[0]
     if len(projects) > 1 and (place.is_dir() or project != place.with_suffix(PROJECT)):
@@ -156,7 +156,7 @@ def _redraw(
     render = renders[number]
     if output is not None and output.exists():
         raise UsageError(f"-o: {output} is there already; give another name.")
-    source, text = _source(project, render), kept_text(project, render)
+    source, text = _source(project, render), read_storyboard_text(project, render)
     home = source.parent if source.parent.is_dir() else project.parent
     story = _written(home / f"{project.stem}-{number}{source.suffix}", text, output is None)
     if form is not show.ProgressForm.NONE:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from blockvid_cli.errors import BlockvidError, UsageError
 from blockvid_cli.models.hub import cache_folder
-from blockvid_cli.project.atomic_files import write_whole
+from blockvid_cli.project.atomic_files import write_atomically
 
 FILE = "last-storyboard"
 
@@ -37,7 +37,7 @@ def storyboard(folder: Path) -> Path:
 def remember(story: Path) -> None:
     """Keeps in mind which storyboard was rendered; a cache that cannot be written to keeps nothing."""
     with suppress(BlockvidError):
-        write_whole(cache_folder() / FILE, str(story.absolute()).encode("utf-8", "surrogateescape"))
+        write_atomically(cache_folder() / FILE, str(story.absolute()).encode("utf-8", "surrogateescape"))
 
 
 def _is_one(file: Path) -> bool:

@@ -13,8 +13,8 @@ from blockvid_cli.commands import display as show
 from blockvid_cli.commands import options
 from blockvid_cli.errors import UsageError
 from blockvid_cli.models.card import ModelCard, bundled_models, find_card
-from blockvid_cli.models.hub import agree, agreed, is_here, place, wanted
-from blockvid_cli.models.pull import listed, remove
+from blockvid_cli.models.hub import accept_licence, licence_accepted, is_local, local_path, hub_files
+from blockvid_cli.models.pull import list_downloads, remove
 from blockvid_cli.models.pull import pull as pull_files
 
 app = typer.Typer(
@@ -55,9 +55,9 @@ def show_(model: Name, as_json: options.AsJson = False) -> None:
         "summary": card.summary,
         "weights": sizes(card).weights,
         "block": card.block,
-        "images": list(card.images),
+        "images": list(card.frame_conditioning),
         "recipe": card.recipe,
-        "repositories": [f"{want.repository}@{want.revision}" for want in wanted(card)],
+        "repositories": [f"{want.repository}@{want.revision}" for want in hub_files(card)],
         "provenance": card.provenance,
         "limits": card.limits,
     }
@@ -73,17 +73,17 @@ def pull(model: Name, yes: Yes = False, as_json: options.AsJson = False) -> None
     from blockvid_cli.models.find import find_model
 
     card = find_model(model)
-    if not wanted(card):
+    if not hub_files(card):
         raise UsageError(f"the model '{card.name}' lies at {card.folder}; there is nothing to pull.")
     _tell(f"{card.name}: licence {card.licence}")
-    if card.noncommercial and not agreed(card):
+    if card.noncommercial and not licence_accepted(card):
         if not yes and not typer.confirm("These weights are for non-commercial use only. Do you agree?", err=True):
             raise UsageError(f"the licence of '{card.name}' was not agreed to; nothing was downloaded.")
-        agree(card)
+        accept_licence(card)
     missing = 0
-    if not is_here(card):
-        files = listed(card)
-        missing = sum(file.bytes for file in files if not file.here)
+    if not is_local(card):
+        files = list_downloads(card)
+        missing = sum(file.bytes for file in files if not file.local)
         _tell(f"{len(files)} files, {missing / 1e9:.1f} GB to download")
         if missing and not yes and not typer.confirm("Download?", default=True, err=True):
             raise UsageError("nothing was downloaded.")
@@ -100,7 +100,7 @@ def path(model: Name, as_json: options.AsJson = False) -> None:
     from blockvid_cli.models.find import find_model
 
     card = find_model(model)
-    places = [str(place(card, part)) for part in card.files]
+    places = [str(local_path(card, part)) for part in card.files]
     print(json.dumps(places) if as_json else "\n".join(places))
 
 
@@ -111,9 +111,9 @@ def verify(model: Name, as_json: options.AsJson = False) -> None:
     Example: blockvid models verify storybook
     """
     from blockvid_cli.models.find import find_model
-    from blockvid_cli.models.verify import verified
+    from blockvid_cli.models.verify import verify_model
 
-    found = verified(find_model(model))
+    found = verify_model(find_model(model))
     values = [{"part": f.part, "file": str(f.file), "says": f.says} for f in found]
     print(json.dumps(values) if as_json else "\n".join(f"{f.part:14} {f.says}\n{'':14} {f.file}" for f in found))
 
@@ -148,7 +148,7 @@ def rm(model: Name, yes: Yes = False, as_json: options.AsJson = False) -> None:
     Example: blockvid models rm causvid
     """
     card = find_card(model)
-    if not wanted(card):
+    if not hub_files(card):
         raise UsageError(f"the model '{card.name}' came with blockvid or lies in a folder of yours; it is not removed.")
     if not yes and not typer.confirm(f"Delete {card.name} from the cache?", err=True):
         raise UsageError("nothing was deleted.")
@@ -159,7 +159,7 @@ def rm(model: Name, yes: Yes = False, as_json: options.AsJson = False) -> None:
 def _brief(card: ModelCard) -> dict[str, Any]:
     return {
         "model": card.name,
-        "here": is_here(card),
+        "here": is_local(card),
         "size": "x".join(map(str, card.size)),
         "fps": card.fps,
         "licence": card.licence,

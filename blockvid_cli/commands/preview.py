@@ -21,8 +21,8 @@ from blockvid_cli.storyboard.storyboard import read_storyboard
 if TYPE_CHECKING:
     import numpy as np
 
-    from blockvid_cli.job import Job
-    from blockvid_cli.preview import Look
+    from blockvid_cli.job import RenderJob
+    from blockvid_cli.preview import ChunkPreview
 
 ACROSS = 8  # stills of a chunk in its sheet
 
@@ -64,21 +64,21 @@ def preview(
     read_storyboard(story, set_ or (), allow_outside)  # a mistake is told before torch is loaded
     if chunk is None and takes > 1:
         raise UsageError("--takes: of which chunk? Name it with --chunk.")
-    from blockvid_cli.job import Order, prepare
-    from blockvid_cli.preview import How, look, stills
-    from blockvid_cli.runtime.presets import Means
+    from blockvid_cli.job import RenderRequest, prepare
+    from blockvid_cli.preview import PreviewOptions, preview_chunk, preview_stills
+    from blockvid_cli.runtime.presets import RuntimeOptions
 
-    recipe, means = options.recipe_of(steps, guidance_scale, memory), Means(profile, precision)
-    order = Order(story, output, model, seed, size, fps, recipe, tuple(set_ or ()), device, means)
+    recipe, means = options.recipe_of(steps, guidance_scale, memory), RuntimeOptions(profile, precision)
+    order = RenderRequest(story, output, model, seed, size, fps, recipe, tuple(set_ or ()), device, means)
     job = prepare(replace(order, allow_outside=allow_outside))
     if pull:
         _pull(job)
     try:
         with show.progress(job, progress) as tell:
             if chunk is None:
-                files = _stills(job, stills(job, exact, tell))
+                files = _stills(job, preview_stills(job, exact, tell))
             else:
-                files = _chunk(job, look(job, chunk, takes, How(draft, exact), tell), draft, gif)
+                files = _chunk(job, preview_chunk(job, chunk, takes, PreviewOptions(draft, exact), tell), draft, gif)
     except KeyboardInterrupt as stop:
         raise Interrupted("interrupted; everything finished is kept, the same command goes on.") from stop
     if not as_json:
@@ -86,30 +86,30 @@ def preview(
     show.result({"files": [str(file) for file in files]}, "\n".join(map(str, files)), as_json)
 
 
-def _pull(job: Job) -> None:
+def _pull(job: RenderJob) -> None:
     """Brings the quick decoder; it is said what, how large and under which licence."""
-    from blockvid_cli.models.taew import TAEW21, TAEW21_BYTES, TAEW21_LICENCE, bring, is_wan21
+    from blockvid_cli.models.taew import TAEW21, TAEW21_BYTES, TAEW21_LICENCE, pull_taehv, has_wan21_latents
 
-    if not is_wan21(job.card):
+    if not has_wan21_latents(job.card):
         raise UsageError(f"--pull: the model '{job.card.name}' needs no quick decoder.")
     size = f"{TAEW21_BYTES / 1e6:.0f} MB, {TAEW21_LICENCE}"
     print(f"TAEHV ({size}), from {TAEW21.repository}", file=sys.stderr, flush=True)
-    bring(job.card)
+    pull_taehv(job.card)
 
 
-def _stills(job: Job, pictures: dict[int, np.ndarray]) -> list[Path]:
+def _stills(job: RenderJob, pictures: dict[int, np.ndarray]) -> list[Path]:
     """The whole film as a sheet, a still a chunk."""
-    from blockvid_cli.video.contact_sheet import contact_sheet, small
+    from blockvid_cli.video.contact_sheet import contact_sheet, thumbnail
 
     file = _folder(job) / "film-draft.png"
     labels = [f"{number}. {job.plan.chunks[number - 1].caption}" for number in pictures]
-    contact_sheet([small(picture) for picture in pictures.values()], labels, file)
+    contact_sheet([thumbnail(picture) for picture in pictures.values()], labels, file)
     return [file]
 
 
-def _chunk(job: Job, looks: Sequence[Look], draft: bool, gif: bool) -> list[Path]:
+def _chunk(job: RenderJob, looks: Sequence[ChunkPreview], draft: bool, gif: bool) -> list[Path]:
     """A chunk as a film (and a GIF) and as a sheet of stills; several takes side by side."""
-    from blockvid_cli.video.contact_sheet import contact_sheet, small
+    from blockvid_cli.video.contact_sheet import contact_sheet, thumbnail
     from blockvid_cli.video.encode import encode, exact_rate
     from blockvid_cli.video.gif import write_gif
     from blockvid_cli.video.side_by_side import side_by_side
@@ -117,7 +117,7 @@ def _chunk(job: Job, looks: Sequence[Look], draft: bool, gif: bool) -> list[Path
     kind = ("-takes" if len(looks) > 1 else "") + ("-draft" if draft else "")
     stem = _folder(job) / f"chunk-{looks[0].chunk:03d}{kind}"
     labels = [f"take {each.take}" for each in looks]
-    pictures = list(side_by_side([each.pictures for each in looks], labels)) if len(looks) > 1 else looks[0].pictures
+    pictures = list(side_by_side([each.frames for each in looks], labels)) if len(looks) > 1 else looks[0].frames
     size, rate = pictures[0].shape[1::-1], exact_rate(job.plan.fps)
     film, sheet = stem.with_suffix(".mp4"), stem.with_suffix(".png")
     film.parent.mkdir(parents=True, exist_ok=True)
@@ -129,7 +129,7 @@ def _chunk(job: Job, looks: Sequence[Look], draft: bool, gif: bool) -> list[Path
     places = evenly(len(pictures), ACROSS)
     begins = job.plan.chunks[looks[0].chunk - 1].first_frame
     times = [f"{(begins + place) / job.plan.fps:.1f} s" for place in places]
-    contact_sheet([small(pictures[place]) for place in places], times, sheet, columns=4)
+    contact_sheet([thumbnail(pictures[place]) for place in places], times, sheet, columns=4)
     return [*files, sheet]
 
 
@@ -139,10 +139,10 @@ def evenly(pictures: int, number: int) -> list[int]:
     return [round(place * (pictures - 1) / max(number - 1, 1)) for place in range(number)]
 
 
-def _folder(job: Job) -> Path:
-    from blockvid_cli.project.project import folder_beside
+def _folder(job: RenderJob) -> Path:
+    from blockvid_cli.project.project import project_folder
 
-    return folder_beside(job.output) / "preview"
+    return project_folder(job.output) / "preview"
 
 
 def _shown(sheet: Path) -> None:

@@ -60,12 +60,12 @@ def render(
     again.checked(chunk, take, from_chunk, only, bool(several), fresh)
     if not several:
         read_storyboard(stories[0], set_ or (), allow_outside)  # a mistake is told before torch is loaded
-    from blockvid_cli.job import Order, prepare
-    from blockvid_cli.runtime.presets import Means
+    from blockvid_cli.job import RenderRequest, prepare
+    from blockvid_cli.runtime.presets import RuntimeOptions
 
-    means = Means(profile, precision, offload, memory_storage, memory_dtype)
+    means = RuntimeOptions(profile, precision, offload, memory_storage, memory_dtype)
     recipe = recipe_of(steps, guidance_scale, memory)
-    order = Order(stories[0], output, model, seed, size, fps, recipe, tuple(set_ or ()), device, means)
+    order = RenderRequest(stories[0], output, model, seed, size, fps, recipe, tuple(set_ or ()), device, means)
     order = replace(order, retry=retry, fresh=fresh, metadata=metadata, allow_outside=allow_outside)
     form = show.ProgressForm.NONE if quiet else progress
     if several:

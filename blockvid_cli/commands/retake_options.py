@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from blockvid_cli.errors import UsageError
 
 if TYPE_CHECKING:
-    from blockvid_cli.job import Job
+    from blockvid_cli.job import RenderJob
 
 
 def checked(
@@ -30,7 +30,7 @@ def checked(
         raise UsageError(f"{given[0]} and --fresh do not go together: --fresh draws everything again.")
 
 
-def redrawn(job: Job, chunk: int | None, take: int | None, from_chunk: int | None, only: int | None) -> Job:
+def redrawn(job: RenderJob, chunk: int | None, take: int | None, from_chunk: int | None, only: int | None) -> RenderJob:
     """The film with the takes that are asked for.
 
     Raises:
@@ -39,6 +39,6 @@ def redrawn(job: Job, chunk: int | None, take: int | None, from_chunk: int | Non
     number = chunk or from_chunk or only
     if number is None:
         return job
-    from blockvid_cli.retake import Redo, redone
+    from blockvid_cli.retake import RetakeRequest, retake
 
-    return redone(job, Redo(number, take, alone=only is not None, to_end=from_chunk is not None))
+    return retake(job, RetakeRequest(number, take, alone=only is not None, to_end=from_chunk is not None))

@@ -12,7 +12,7 @@ from blockvid_cli.commands import options
 from blockvid_cli.storyboard.storyboard import read_storyboard
 
 if TYPE_CHECKING:
-    from blockvid_cli.job import Job
+    from blockvid_cli.job import RenderJob
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -35,14 +35,14 @@ def list_(
     Example: blockvid takes list storyboards/swan.yaml
     """
     job = _job(story, output, allow_outside)
-    from blockvid_cli.retake import existing
+    from blockvid_cli.retake import existing_takes
 
     rows = [
         {
             "chunk": chunk.number,
-            "takes": existing(job, chunk.number),
+            "takes": existing_takes(job, chunk.number),
             "in_the_film": chunk.take,
-            "alone": chunk.number in job.choices and job.choices[chunk.number].alone,
+            "alone": chunk.number in job.takes and job.takes[chunk.number].alone,
             "seed": chunk.seed,
             "caption": chunk.caption,
         }
@@ -79,13 +79,13 @@ def choose(
     Example: blockvid takes choose storyboards/swan.yaml 5 2
     """
     job = _job(story, output, allow_outside)
-    from blockvid_cli.project.cache_keys import write_choices
-    from blockvid_cli.project.project import folder_beside
-    from blockvid_cli.retake import chosen, differences
+    from blockvid_cli.project.cache_keys import write_take_choices
+    from blockvid_cli.project.project import project_folder
+    from blockvid_cli.retake import choose_take, chunk_changes
 
-    job = chosen(job, chunk, take)
-    write_choices(folder_beside(job.output), job.choices)
-    drawn = [change.chunk for change in differences(job) if change.what == "drawn"]
+    job = choose_take(job, chunk, take)
+    write_take_choices(project_folder(job.output), job.takes)
+    drawn = [change.chunk for change in chunk_changes(job) if change.action == "drawn"]
     again = f"; 'blockvid render {story}' will draw {_named(drawn)} for it" if drawn else ""
     show.result(
         {"film": str(job.output), "chunk": chunk, "take": take, "to_draw": drawn},
@@ -108,17 +108,17 @@ def drop(
     Example: blockvid takes drop storyboards/swan.yaml 5 1
     """
     job = _job(story, output, allow_outside)
-    from blockvid_cli.retake import drop as remove
+    from blockvid_cli.retake import remove_take as remove
 
     gone = remove(job, chunk, take)
     show.result({"removed": [str(path) for path in gone]}, f"take {take} of chunk {chunk} is gone.", as_json)
 
 
-def _job(story: Path, output: Path | None, allow_outside: bool) -> Job:
+def _job(story: Path, output: Path | None, allow_outside: bool) -> RenderJob:
     read_storyboard(story, (), allow_outside)  # a mistake is told before torch is loaded
-    from blockvid_cli.job import Order, prepare
+    from blockvid_cli.job import RenderRequest, prepare
 
-    return prepare(Order(story, output=output, allow_outside=allow_outside))
+    return prepare(RenderRequest(story, output=output, allow_outside=allow_outside))
 
 
 def _named(chunks: list[int]) -> str:

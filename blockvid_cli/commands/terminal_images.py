@@ -20,7 +20,7 @@ import numpy as np
 from PIL import Image
 
 from blockvid_cli.commands.sixel import sixels
-from blockvid_cli.errors import choose
+from blockvid_cli.errors import lookup
 
 VARIABLE = "BLOCKVID_GRAPHICS"
 PIECE = 4096  # characters of base64 that kitty takes at once
@@ -56,7 +56,7 @@ def protocol(environ: Mapping[str, str], is_tty: bool) -> Protocol | None:
     if asked:
         blocks = _blocks(environ) or Protocol.BLOCKS_256
         ways = {"kitty": Protocol.KITTY, "iterm": Protocol.ITERM, "sixel": Protocol.SIXEL, "blocks": blocks}
-        return choose(VARIABLE, {**ways, "none": None}, asked)
+        return lookup(VARIABLE, {**ways, "none": None}, asked)
     if environ.get("NO_COLOR"):
         return None
     inside = "TMUX" in environ or "STY" in environ or environ.get("TERM", "").startswith(("tmux", "screen"))

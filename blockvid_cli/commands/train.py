@@ -46,7 +46,7 @@ def storybook(
 
     Example: blockvid train storybook --run runs/storybook
     """
-    from blockvid_cli.job import device_named
+    from blockvid_cli.job import resolve_device
     from blockvid_cli.training.storybook import Course, retrain
 
     given = {
@@ -57,7 +57,7 @@ def storybook(
         "objective": objective,
         "card": card,
     }
-    course = Course(**{k: v for k, v in given.items() if v is not None}, seed=seed, device=device_named(device))
+    course = Course(**{k: v for k, v in given.items() if v is not None}, seed=seed, device=resolve_device(device))
     folder = retrain(course, run, output or run / "model", _tell)
     print(f"{folder}: card and weights; draw with it: blockvid render STORY --model {folder}")
 

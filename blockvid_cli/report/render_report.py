@@ -15,14 +15,14 @@ import torch
 from blockvid_cli import __version__
 from blockvid_cli.evaluation.bench.speed import peak_memory
 from blockvid_cli.evaluation.films import score_films
-from blockvid_cli.evaluation.footage import frames, look_over
-from blockvid_cli.evaluation.scores import Settings as Scoring
+from blockvid_cli.evaluation.footage import frames, scan_video
+from blockvid_cli.evaluation.scores import EvalConfig as Scoring
 from blockvid_cli.job import RenderJob
 from blockvid_cli.manifest import manifest
 from blockvid_cli.models.hub import fingerprint
 from blockvid_cli.models.wan.rope import Rope
 from blockvid_cli.project.project import project_folder, takes_on_disk
-from blockvid_cli.report.facts import Curve, DrawnChunk, Recalled, Report, Settings
+from blockvid_cli.report.facts import Curve, RenderedChunk, RecalledChunk, Report, RenderSettings
 from blockvid_cli.report.report import write_report
 from blockvid_cli.rollout.kv_cache.semantic import Semantic
 from blockvid_cli.session import Event, EventListener
@@ -38,7 +38,7 @@ CURVES = {  # what is drawn along the film, and from which of eval's scores
 MOST = 60  # points of a curve
 
 
-class Diary:
+class RenderLog:
     """Passes events on, and remembers notes, the seconds each chunk took, and what the memory kept of it."""
 
     def __init__(self, tell: EventListener) -> None:
@@ -60,7 +60,7 @@ class Diary:
         self.tell(event)
 
 
-def report(job: RenderJob, diary: Diary, clock: PhaseTimer, command: str) -> Path:
+def write_render_report(job: RenderJob, diary: RenderLog, clock: PhaseTimer, command: str) -> Path:
     """Writes the report of a film beside it; returns where.
 
     Raises:
@@ -69,7 +69,7 @@ def report(job: RenderJob, diary: Diary, clock: PhaseTimer, command: str) -> Pat
     page, told = job.output.with_suffix(".report.html"), manifest(job)
     plan, pictures = job.plan, project_folder(job.output) / "pictures.mp4"
     told_all = job.request.metadata  # else nothing a person wrote
-    settings = Settings(
+    settings = RenderSettings(
         command=command if told_all else "",
         storyboard=job.storyboard.source.read_text("utf-8", "replace") if told_all else "",
         model=job.card.name,
@@ -95,14 +95,14 @@ def report(job: RenderJob, diary: Diary, clock: PhaseTimer, command: str) -> Pat
     return page
 
 
-def _chunks(job: RenderJob, diary: Diary, pictures: Path) -> tuple[DrawnChunk, ...]:
+def _chunks(job: RenderJob, diary: RenderLog, pictures: Path) -> tuple[RenderedChunk, ...]:
     plan, folder = job.plan, project_folder(job.output)
     stills, recalled = _stills(job, pictures), _recalled(job)
     drawn = []
     for chunk in plan.chunks:
         kept, tokens = diary.kept.get(chunk.number, (None, None))
         drawn.append(
-            DrawnChunk(
+            RenderedChunk(
                 number=chunk.number,
                 shot=chunk.shot,
                 start=chunk.first_frame / plan.fps,
@@ -123,7 +123,7 @@ def _chunks(job: RenderJob, diary: Diary, pictures: Path) -> tuple[DrawnChunk, .
     return tuple(drawn)
 
 
-def _recalled(job: RenderJob) -> list[tuple[Recalled, ...]]:
+def _recalled(job: RenderJob) -> list[tuple[RecalledChunk, ...]]:
     """For each chunk, the earlier ones its memory shows it: by caption with their cosine, and the recent ones."""
     memory, chunks = job.recipes[0].kv_cache(), job.plan.chunks
     if not isinstance(memory, Semantic):
@@ -136,8 +136,8 @@ def _recalled(job: RenderJob) -> list[tuple[Recalled, ...]]:
         here = unit[chunk.number - 1]
         out.append(
             (
-                *(Recalled(number, round(float(here @ unit[number - 1]), 4)) for number in alike),
-                *(Recalled(number) for number in recent),
+                *(RecalledChunk(number, round(float(here @ unit[number - 1]), 4)) for number in alike),
+                *(RecalledChunk(number) for number in recent),
             )
         )
     return out
@@ -146,7 +146,7 @@ def _recalled(job: RenderJob) -> list[tuple[Recalled, ...]]:
 def _stills(job: RenderJob, pictures: Path) -> dict[int, np.ndarray]:
     """The middle picture of each chunk."""
     middles = {(chunk.first_frame + chunk.end_frame) // 2: chunk.number for chunk in job.plan.chunks}
-    footage = look_over(pictures)
+    footage = scan_video(pictures)
     return {middles[frame.number]: frame.rgb for frame in frames(footage) if frame.number in middles}
 
 

@@ -15,6 +15,7 @@ import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from fractions import Fraction
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -26,57 +27,105 @@ from blockvid_cli.storyboard.storyboard import Chunk, Storyboard
 
 
 @dataclass(frozen=True)
+class PlannedChunk:
+    """A chunk of the film: its prompt, its seed and the blocks it is made of.
+
+    The prompt lives here and nowhere else; the chunk's blocks refer to it.
+    """
+
+    number: int  # counted from 1
+    shot: int  # counted from 1
+    caption: str  # as written, without style
+    prompt: str  # the text that the network reads: style and caption, or what a rewriter made of them
+    negative_prompt: str  # what guidance steers away from
+    start: float  # seconds, as the storyboard has it
+    end: float
+    first_frame: int  # pixel frames, after rounding; end_frame is one past the last
+    end_frame: int
+    first_block: int  # counted from 0 through the film
+    block_count: int
+    block_frames: int  # latent frames in a block
+    seed: int  # a pure function of film seed, chunk number and take
+    cut: bool
+    take: int = 1
+    rewritten: bool = False  # a rewriter made the prompt another sentence than the caption
+    image: Path | None = None  # the picture that the chunk begins with
+    end_image: Path | None = None  # the picture that the chunk ends with
+    recipe: Mapping[str, Any] = field(default_factory=dict, hash=False)  # changes of the recipe for this chunk
+
+    @cached_property
+    def blocks(self) -> tuple[Block, ...]:
+        """The blocks of this chunk, in order."""
+        numbers = range(self.first_block, self.first_block + self.block_count)
+        return tuple(Block(number, number * self.block_frames, self.block_frames, self) for number in numbers)
+
+    @property
+    def retrieval_text(self) -> str:
+        """The text by which a KV cache compares this chunk with others: the caption, or the rewritten prompt."""
+        return self.prompt if self.rewritten else self.caption
+
+
+@dataclass(frozen=True)
 class Block:
     """A group of latent frames that are denoised together."""
 
     number: int  # counted from 0 through the film
-    chunk: int  # the chunk it belongs to, counted from 1
-    shot: int  # the shot it belongs to, counted from 1
     first: int  # its first latent frame, counted from 0 through the film
     frames: int  # how many latent frames
-    caption: str  # what the network reads: style, then caption
-    negative: str  # what guidance steers away from
-    seed: int  # the chunk's seed, a pure function of film seed, chunk and take
+    planned: PlannedChunk  # the chunk it belongs to
 
     @property
-    def numbers(self) -> range:
-        """Its latent frames, as the film counts them."""
+    def frame_indices(self) -> range:
+        """Its latent frames, counted from 0 through the film."""
         return range(self.first, self.first + self.frames)
 
+    @property
+    def chunk(self) -> int:
+        """The number of its chunk, counted from 1."""
+        return self.planned.number
 
-@dataclass(frozen=True)
-class PlannedChunk:
-    """A chunk with the blocks that draw it."""
+    @property
+    def shot(self) -> int:
+        """The number of its shot, counted from 1."""
+        return self.planned.shot
 
-    number: int  # counted from 1
-    shot: int
-    caption: str  # as written, without style
-    start: float  # seconds, as asked
-    end: float
-    first_frame: int  # pixel frames, after rounding; end_frame is one past the last
-    end_frame: int
-    blocks: tuple[Block, ...]
-    seed: int
-    cut: bool
-    take: int = 1
-    image: Path | None = None  # a picture to begin from
-    end_image: Path | None = None  # a picture to end with
-    recipe: Mapping[str, Any] = field(default_factory=dict)  # changes of the recipe for this chunk
-    compared: str = ""  # what a memory compares with other chunks'; the caption when empty
+    @property
+    def prompt(self) -> str:
+        """The prompt of its chunk."""
+        return self.planned.prompt
+
+    @property
+    def negative_prompt(self) -> str:
+        """The negative prompt of its chunk."""
+        return self.planned.negative_prompt
+
+    @property
+    def seed(self) -> int:
+        """The seed of its chunk."""
+        return self.planned.seed
+
+    @property
+    def take(self) -> int:
+        """The take of its chunk."""
+        return self.planned.take
 
 
 @dataclass(frozen=True)
 class Plan:
-    """All blocks of a film, in order."""
+    """The chunks and blocks of a film, in order."""
 
     chunks: tuple[PlannedChunk, ...]
-    blocks: tuple[Block, ...]
     fps: float
     size: tuple[int, int]  # width, height in pixels
     latent: tuple[int, int, int]  # (C, H, W) of one latent frame
     frames: int  # pixel frames of the film after trimming
     seed: int
-    notes: tuple[str, ...]  # what was rounded, one sentence each
+    notes: tuple[str, ...] = ()  # what was rounded, one sentence each
+
+    @cached_property
+    def blocks(self) -> tuple[Block, ...]:
+        """All blocks of the film."""
+        return tuple(block for chunk in self.chunks for block in chunk.blocks)
 
 
 def chunk_seed(film_seed: int, chunk: int, take: int = 1) -> int:
@@ -102,7 +151,7 @@ def make_plan(
         UsageError: the size does not fit the model, or the frame rate makes no sense.
         StoryboardError: a chunk is so short that no block can be its own.
     """
-    storyboard = replace(storyboard, negative=storyboard.negative or card.negative)
+    storyboard = replace(storyboard, negative=storyboard.negative or card.negative_prompt)
     size = _fitting(size or storyboard.size or card.size, card)
     rate = fps if fps is not None else storyboard.fps or card.fps
     if not SMALLEST_FPS <= rate <= LARGEST_FPS:
@@ -118,7 +167,6 @@ def make_plan(
         chunks.append(_planned(storyboard, chunk, number, take, shot, range(first, last), grid, seed, frames))
     return Plan(
         chunks=tuple(chunks),
-        blocks=tuple(block for chunk in chunks for block in chunk.blocks),
         fps=float(rate),
         size=size,
         latent=card.latent_shape(size),
@@ -130,12 +178,12 @@ def make_plan(
 
 def _fitting(size: tuple[int, int], card: ModelCard) -> tuple[int, int]:
     """The size itself, if both sides are multiples of the card's grain."""
-    if any(side <= 0 or side % grain for side, grain in zip(size, card.grain, strict=True)):
+    if any(side <= 0 or side % grain for side, grain in zip(size, card.size_multiple, strict=True)):
         width, height = (
-            max(1, (side + grain // 2) // grain) * grain for side, grain in zip(size, card.grain, strict=True)
+            max(1, (side + grain // 2) // grain) * grain for side, grain in zip(size, card.size_multiple, strict=True)
         )
         raise UsageError(
-            f"the model '{card.name}' draws sizes in steps of {card.grain[0]}x{card.grain[1]} pixels, "
+            f"the model '{card.name}' draws sizes in steps of {card.size_multiple[0]}x{card.size_multiple[1]} pixels, "
             f"so {size[0]}x{size[1]} does not fit; choose {width}x{height}"
         )
     return size
@@ -156,19 +204,19 @@ def _planned(
     seed = chunk.seed if chunk.seed is not None and take == 1 else None
     if seed is None:
         seed = chunk_seed(film_seed if chunk.seed is None else chunk.seed, number, take)
-    caption = f"{storyboard.style}, {chunk.caption}" if storyboard.style else chunk.caption
-    negative = storyboard.negative if chunk.negative is None else chunk.negative
     return PlannedChunk(
         number=number,
         shot=shot,
         caption=chunk.caption,
+        prompt=f"{storyboard.style}, {chunk.caption}" if storyboard.style else chunk.caption,
+        negative_prompt=storyboard.negative if chunk.negative is None else chunk.negative,
         start=float(chunk.start),
         end=float(chunk.end),
         first_frame=grid.frame(blocks.start),
         end_frame=min(grid.frame(blocks.stop), frames),
-        blocks=tuple(
-            Block(block, number, shot, block * grid.block, grid.block, caption, negative, seed) for block in blocks
-        ),
+        first_block=blocks.start,
+        block_count=len(blocks),
+        block_frames=grid.block,
         seed=seed,
         take=take,
         cut=chunk.cut,

@@ -6,7 +6,7 @@ from typing import ClassVar
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from blockvid_cli.errors import nearest
+from blockvid_cli.errors import closest_name
 from blockvid_cli.storyboard import faults
 from blockvid_cli.storyboard.kinds import (
     Colour,
@@ -146,7 +146,7 @@ def fields_at(way: faults.Field) -> list[str]:
 
 def unknown_field(name: str, known: list[str]) -> str:
     """Says that there is no such field, and which one may have been meant."""
-    guess = nearest(name, known)
+    guess = closest_name(name, known)
     right = f"did you mean '{guess}'?" if guess else f"there are {', '.join(known)}"
     return f"there is no field '{shorten(name)}'; {right}"
 

@@ -167,10 +167,9 @@ def as_drawn(plan: Plan, card: ModelCard) -> Plan:
     """The plan with every chunk told, compared and drawn by the sentence that its caption stands for."""
     reader, chunks = reader_of(card), []
     for chunk in plan.chunks:
-        sentence = reader(chunk.caption, chunk.blocks[0].caption.removesuffix(chunk.caption))
-        blocks = tuple(replace(block, caption=sentence) for block in chunk.blocks)
-        chunks.append(replace(chunk, blocks=blocks, compared=sentence))
-    return replace(plan, chunks=tuple(chunks), blocks=tuple(block for chunk in chunks for block in chunk.blocks))
+        sentence = reader(chunk.caption, chunk.prompt.removesuffix(chunk.caption))
+        chunks.append(replace(chunk, prompt=sentence, rewritten=sentence != chunk.caption))
+    return replace(plan, chunks=tuple(chunks))
 
 
 IRREGULAR = {"men": "man", "women": "woman", "children": "child", "geese": "goose", "wolves": "wolf"}
