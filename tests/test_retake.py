@@ -1,0 +1,372 @@
+"""Takes and edits: what is drawn again is exactly what must be, told before and checked by the latents' hashes."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from contextlib import suppress
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import load_file
+
+from blockvid_cli.errors import UsageError
+from blockvid_cli.job import RenderRequest, prepare
+from blockvid_cli.manifest import content
+from blockvid_cli.project.cache_keys import TakeChoice, chain, read_take_choices, write_take_choices
+from blockvid_cli.project.project import project_folder
+from blockvid_cli.render import render
+from blockvid_cli.retake import RetakeRequest, choose_take, chunk_changes, remove_take, existing_takes, retake
+
+STORY = """\
+version: 1
+seed: 3
+chunks:
+  - {caption: A red boat rests on the lake., duration: 2s}
+  - {caption: The red boat glides to the left., duration: 1s}
+  - {caption: The red boat hops up and down., duration: 1s}
+  - {caption: The red boat rests., duration: 2s, cut: true}
+"""
+
+
+@pytest.fixture
+def story(tmp_path) -> Path:
+    file = tmp_path / "story.yaml"
+    file.write_text(STORY)
+    return file
+
+
+def job_of(story: Path, model: Path, **options):
+    return prepare(RenderRequest(story, model=str(model), **options))
+
+
+def draw(job) -> list[int]:
+    """Renders; returns the chunks that were drawn, not resumed."""
+    events = []
+    render(job, events.append)
+    moments = [event.step for event in events if event.step and not event.step.resumed]
+    return sorted({block.chunk for moment in moments for block, _ in moment.finished})
+
+
+def latents(job) -> list[str]:
+    """The hash of each chunk's latents in the film."""
+    folder, found = project_folder(job.output) / "chunks", []
+    for chunk, key in zip(job.plan.chunks, content(job).keys, strict=True):
+        for path in (folder / f"{chunk.number:03d}").glob(f"take-{chunk.take}.*"):
+            with suppress(SafetensorError), safe_open(path, "pt") as file:
+                if file.metadata()["key"] == key:
+                    found.append(hashlib.sha256(load_file(path)["latents"].numpy().tobytes()).hexdigest())
+    return found
+
+
+# The chain
+
+
+PARTS = [{"caption": name} for name in "abcde"]
+
+
+def test_a_chunk_alone_leaves_its_neighbours_keys():
+    plain = chain(PARTS, {})
+    edited = [*PARTS[:2], {"caption": "C"}, *PARTS[3:]]
+    choice = {3: TakeChoice(2, before=plain.links[1], link=plain.links[2])}
+    alone = chain(edited, {}, choice)
+    assert alone.links == plain.links and alone.alone == {3}
+    assert [a == b for a, b in zip(alone.keys, plain.keys, strict=True)] == [True, True, False, True, True]
+    assert chain(edited, {}).keys[3:] != plain.keys[3:]
+
+
+def test_edits_beside_a_chunk_alone():
+    plain = chain(PARTS, {})
+    choice = {3: TakeChoice(2, before=plain.links[1], link=plain.links[2])}
+    parts = [*PARTS[:2], {"caption": "C"}, *PARTS[3:]]
+    alone = chain(parts, {}, choice)
+    after = chain([*parts[:3], {"caption": "D"}, parts[4]], {}, choice)
+    assert after.keys[:3] == alone.keys[:3] and not set(after.keys[3:]) & set(alone.keys)
+    longer, shorter = chain([*parts, {"caption": "f"}], {}, choice), chain(parts[:3], {}, choice)
+    assert longer.keys[:5] == alone.keys and shorter.keys == alone.keys[:3]
+    before = chain([parts[0], {"caption": "B"}, *parts[2:]], {}, choice)
+    assert not before.alone and before.keys[3] != plain.keys[3]  # the neighbours are not those it was made for
+
+
+def test_what_is_as_it_was_is_not_alone():
+    plain = chain(PARTS, {})
+    assert chain(PARTS, {}, {3: TakeChoice(1, plain.links[1], plain.links[2])}) == plain
+
+
+def test_the_first_and_the_last_chunk_can_be_alone():
+    plain = chain(PARTS, {})
+    parts = [{"caption": "A"}, *PARTS[1:4], {"caption": "E"}]
+    choices = {1: TakeChoice(2, "", plain.links[0]), 5: TakeChoice(2, plain.links[3], plain.links[4])}
+    found = chain(parts, {}, choices)
+    assert found.alone == {1, 5} and found.keys[1:4] == plain.keys[1:4]
+
+
+def test_choices_survive_and_damaged_ones_are_none(tmp_path):
+    choices = {2: TakeChoice(3), 4: TakeChoice(2, "a", "b")}
+    write_take_choices(tmp_path, {**choices, 5: TakeChoice()})
+    assert read_take_choices(tmp_path) == choices
+    for text in ("", "[]", "{", '{"2": {"take": 0}}', '{"x": {"take": 2}}', '{"2": {"taken": 2}}', '{"2": 3}'):
+        (tmp_path / "takes.json").write_text(text)
+        assert read_take_choices(tmp_path) == {}
+
+
+# Takes
+
+
+def test_another_take_redraws_its_chunk_and_what_follows_and_the_first_comes_back_at_once(story, model):
+    job = job_of(story, model)
+    assert draw(job) == [1, 2, 3, 4]
+    first = latents(job)
+    again = retake(job, RetakeRequest(2))
+    assert again.plan.chunks[1].take == 2 and again.plan.chunks[1].seed != job.plan.chunks[1].seed
+    assert draw(again) == [2, 3, 4]
+    second = latents(again)
+    assert second[0] == first[0] and not set(second[1:]) & set(first)
+    assert draw(job_of(story, model)) == []  # the project remembers its choice
+    back = choose_take(job_of(story, model), 2, 1)
+    assert draw(back) == [] and latents(back) == first
+    forth = choose_take(back, 2, 2)
+    assert draw(forth) == [] and latents(forth) == second
+
+
+def test_from_a_chunk_to_the_end_all_are_new_takes(story, model):
+    job = job_of(story, model)
+    draw(job)
+    again = retake(job, RetakeRequest(3, to_end=True))
+    assert [chunk.take for chunk in again.plan.chunks] == [1, 1, 2, 2]
+    assert draw(again) == [3, 4]
+
+
+def test_a_take_can_be_named_and_is_the_same_whenever_it_is_drawn(story, model):
+    job = job_of(story, model)
+    draw(job)
+    third = retake(job, RetakeRequest(2, take=3))
+    draw(third)
+    one = latents(third)
+    draw(retake(job, RetakeRequest(2, take=2)))
+    assert existing_takes(job, 2) == [1, 2, 3]
+    fresh = story.with_name("other.yaml")
+    fresh.write_text(story.read_text())
+    other = prepare(RenderRequest(fresh, model=str(model), takes={2: TakeChoice(3)}))
+    assert draw(other) == [1, 2, 3, 4] and latents(other) == one
+
+
+def test_takes_that_are_not_there_and_takes_in_the_film(story, model):
+    job = job_of(story, model)
+    draw(job)
+    draw(retake(job, RetakeRequest(2)))
+    job = job_of(story, model)
+    with pytest.raises(UsageError, match="no take 5; there are 1, 2"):
+        choose_take(job, 2, 5)
+    with pytest.raises(UsageError, match="there is no chunk 9"):
+        retake(job, RetakeRequest(9))
+    with pytest.raises(UsageError, match="is in the film"):
+        remove_take(job, 2, 2)
+    assert remove_take(job, 2, 1) and existing_takes(job, 2) == [2]
+    with pytest.raises(UsageError, match="no take 1"):
+        remove_take(job, 2, 1)
+
+
+# Alone
+
+
+def test_a_chunk_alone_leaves_all_others_bit_for_bit(story, model):
+    job = job_of(story, model)
+    draw(job)
+    first = latents(job)
+    alone = retake(job, RetakeRequest(2, alone=True))
+    assert [change.chunk for change in chunk_changes(alone) if change.action == "drawn"] == [2]
+    assert draw(alone) == [2]
+    second = latents(alone)
+    assert [a == b for a, b in zip(first, second, strict=True)] == [True, False, True, True]
+    assert draw(job_of(story, model)) == []
+    back = choose_take(job_of(story, model), 2, 1)
+    assert draw(back) == [] and latents(back) == first
+    third = retake(back, RetakeRequest(2, alone=True))
+    assert third.plan.chunks[1].take == 3 and draw(third) == [2]
+
+
+def test_what_comes_after_is_seen_by_a_chunk_alone(story, model):
+    """The same take with other pictures after it: its last block is drawn otherwise, those before it are not."""
+    job = job_of(story, model)
+    draw(job)
+    alone = retake(job, RetakeRequest(1, alone=True))
+    draw(alone)
+    folder = project_folder(job.output) / "chunks" / "001"
+    between = load_file(folder / "take-2.safetensors")["latents"]
+    (folder / "take-2.safetensors").unlink()
+    free = prepare(replace(job.request, takes={1: TakeChoice(2)}))
+    draw(free)
+    without = load_file(folder / "take-2.safetensors")["latents"]
+    block = job.plan.blocks[0].frames
+    assert between.shape == without.shape == (2 * block, *between.shape[1:])
+    assert (between[:block] == without[:block]).all() and not (between[block:] == without[block:]).any()
+
+
+def test_an_edited_caption_alone(story, model):
+    job = job_of(story, model)
+    draw(job)
+    first = latents(job)
+    story.write_text(story.read_text().replace("hops up and down", "rises"))
+    alone = retake(job_of(story, model), RetakeRequest(3, alone=True))
+    assert draw(alone) == [3]
+    second = latents(alone)
+    assert [a == b for a, b in zip(first, second, strict=True)] == [True, True, False, True]
+    story.write_text(story.read_text().replace("glides to the left", "rises"))
+    assert draw(job_of(story, model)) == [2, 3, 4]  # a neighbour is another now
+
+
+def test_neighbours_that_cannot_stay(story, model):
+    with pytest.raises(UsageError, match="never drawn"):
+        retake(job_of(story, model), RetakeRequest(2, alone=True))
+    draw(job_of(story, model))
+    story.write_text(story.read_text().replace("glides to the left", "rises"))
+    with pytest.raises(UsageError, match="chunk 2 was edited too"):
+        retake(job_of(story, model), RetakeRequest(3, alone=True))
+    with pytest.raises(UsageError, match="chunk 2 was edited too"):
+        retake(job_of(story, model), RetakeRequest(1, alone=True))
+
+
+def test_a_neighbour_that_was_lost_or_damaged_is_drawn_after_it(story, model):
+    job = job_of(story, model)
+    draw(job)
+    alone = retake(job, RetakeRequest(2, alone=True))
+    file = project_folder(job.output) / "chunks" / "003" / "take-1.safetensors"
+    whole = bytearray(file.read_bytes())
+    file.unlink()
+    assert draw(alone) == [2, 3]
+    again = retake(alone, RetakeRequest(2, alone=True))
+    whole[-50] ^= 4
+    file.write_bytes(whole)
+    assert draw(again) == [2, 3]
+
+
+def test_two_chunks_alone_side_by_side_and_an_edit_after_them(story, model):
+    draw(job_of(story, model))
+    draw(retake(job_of(story, model), RetakeRequest(2, alone=True)))
+    draw(retake(job_of(story, model), RetakeRequest(3, alone=True)))
+    before = latents(job_of(story, model))
+    story.write_text(story.read_text().replace("The red boat rests.,", "The red boat rises.,"))
+    assert draw(job_of(story, model)) == [4]
+    story.write_text(story.read_text().replace("The red boat rises.,", "The red boat rests.,"))
+    assert draw(job_of(story, model)) == [] and latents(job_of(story, model)) == before
+
+
+def test_a_chunk_before_a_cut_does_not_see_the_next_shot(story, model):
+    job = job_of(story, model)
+    draw(job)
+    draw(retake(job, RetakeRequest(3, alone=True)))
+    folder = project_folder(job.output) / "chunks" / "003"
+    alone = load_file(folder / "take-2.safetensors")["latents"]
+    draw(prepare(replace(job.request, takes={3: TakeChoice(2)})))
+    assert (load_file(folder / "take-2.safetensors")["latents"] == alone).all()
+
+
+def test_a_schedule_that_draws_chunks_together_draws_none_alone(story, model):
+    story.write_text(story.read_text().replace("version: 1", "version: 1\nrecipe: {schedule: joint}"))
+    draw(job_of(story, model))
+    with pytest.raises(UsageError, match="draws chunks together"):
+        retake(job_of(story, model), RetakeRequest(2, alone=True))
+
+
+def test_the_same_command_goes_on_with_the_take_that_was_begun(story, model):
+    draw(job_of(story, model))
+
+    def stop(event):
+        if event.step and event.step.finished and not event.step.resumed:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        render(retake(job_of(story, model), RetakeRequest(2)), stop)
+    again = retake(job_of(story, model), RetakeRequest(2))
+    assert again.plan.chunks[1].take == 2 and draw(again) == [3, 4]
+    assert retake(job_of(story, model), RetakeRequest(2)).plan.chunks[1].take == 3
+
+
+def test_a_take_set_aside_is_found_though_its_place_is_damaged(story, model):
+    job = job_of(story, model)
+    draw(job)
+    first = latents(job)
+    story.write_text(story.read_text().replace("glides to the left", "rises"))
+    draw(job_of(story, model))
+    (project_folder(job.output) / "chunks" / "002" / "take-1.safetensors").write_bytes(b"torn")
+    story.write_text(story.read_text().replace("The red boat rises.", "The red boat glides to the left."))
+    assert draw(job_of(story, model)) == [] and latents(job_of(story, model)) == first
+
+
+# Edits: the table in the design, told by `storyboard diff` and then done
+
+
+AUDIO, TITLE = "version: 1\naudio: sound.wav\n", "version: 1\ntitle: Boats\n"
+EDITS = {
+    "title": (lambda text: text.replace("version: 1\n", TITLE), []),
+    "removed at the end": (lambda text: text[: text.rindex("  - {")], []),
+    "appended": (lambda text: text + "  - {caption: It rises., duration: 1s}\n", [5]),
+    "caption": (lambda text: text.replace("hops up and down", "rises"), [3, 4]),
+    "duration": (lambda text: text.replace("left., duration: 1s", "left., duration: 2s"), [3, 4]),
+    "seed of a chunk": (lambda text: text.replace("left., ", "left., seed: 9, "), [2, 3, 4]),
+    "cut": (lambda text: text.replace("down., ", "down., cut: true, "), [3, 4]),
+    "seed": (lambda text: text.replace("seed: 3", "seed: 4"), [1, 2, 3, 4]),
+    "style": (lambda text: text.replace("version: 1\n", "version: 1\nstyle: in oil\n"), [1, 2, 3, 4]),
+    "recipe": (lambda text: text.replace("version: 1\n", "version: 1\nrecipe: {steps: 2}\n"), [1, 2, 3, 4]),
+}
+
+
+@pytest.mark.parametrize("kind", EDITS)
+def test_an_edit_redraws_what_the_table_says_and_the_diff_tells_it_before(story, model, kind):
+    before = job_of(story, model)
+    draw(before)
+    first = latents(before)
+    edit, expected = EDITS[kind]
+    text = edit(story.read_text())
+    assert text != story.read_text()
+    story.write_text(text)
+    job = job_of(story, model)
+    told = chunk_changes(job)
+    assert [change.chunk for change in told if change.action == "drawn"] == expected
+    assert all(change.reason for change in told if change.action == "drawn")
+    ended = [change.chunk for change in told if change.action == "finished"]
+    assert ended == {"removed at the end": [3], "duration": [2]}.get(kind, [])  # they have a block more now
+    assert draw(job) == sorted([*expected, *ended])
+    now = latents(job)
+    untouched = [number for number in range(1, len(now) + 1) if number not in (*expected, *ended)]
+    assert untouched or len(expected) == len(now)
+    assert all(now[number - 1] == first[number - 1] for number in untouched)
+    assert {change.action for change in chunk_changes(job)} == {"kept"}
+
+
+def test_the_diff_names_the_reason(story, model):
+    draw(job_of(story, model))
+    story.write_text(story.read_text().replace("glides to the left", "rises").replace("seed: 3", "seed: 3"))
+    told = {change.chunk: change.reason for change in chunk_changes(job_of(story, model))}
+    assert told == {1: "", 2: "caption changed", 3: "follows chunk 2", 4: "follows chunk 3"}
+    told = {change.reason for change in chunk_changes(job_of(story, model, seed=5))}
+    assert told == {"seed changed"}
+
+
+def test_a_film_never_drawn_is_all_new(story, model):
+    assert {(change.action, change.reason) for change in chunk_changes(job_of(story, model))} == {("drawn", "new")}
+
+
+def test_a_render_that_stopped_is_told_of(story, model):
+    job = job_of(story, model)
+    events = []
+
+    def stop(event):
+        events.append(event)
+        if event.step and event.step.finished and event.step.finished[0][0].number == 0:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        render(job, stop)
+    assert [change.action for change in chunk_changes(job)] == ["finished", "drawn", "drawn", "drawn"]
+
+
+def test_the_manifest_says_takes_and_keys(story, model):
+    job = job_of(story, model)
+    draw(retake(job, RetakeRequest(2)) if draw(job) else job)
+    found = json.loads((project_folder(job.output) / "manifest.json").read_text())
+    assert [chunk["take"] for chunk in found["chunks"]] == [1, 2, 1, 1]
+    assert found["keys"] == list(content(job_of(story, model)).keys)
