@@ -18,14 +18,14 @@ from blockvid_cli.evaluation import demo as bench
 from blockvid_cli.evaluation.demo import pictures_of, plan_demo, write_bench
 from blockvid_cli.models.vae import to_uint8
 from blockvid_cli.storyboard.storyboard import read_storyboard
-from blockvid_cli.storybook.drawing import draw
-from blockvid_cli.storybook.drifts import DRIFTS, Drift, blur, growth, steady
+from blockvid_cli.storybook.rendering import render_story
+from blockvid_cli.storybook.drifts import DRIFTS, Drift, blur, severity_ramp, steady_story
 from blockvid_cli.storybook.edition import read_edition
-from blockvid_cli.storybook.world import HELD_OUT, stills
+from blockvid_cli.storybook.stories import HELD_OUT, frame_states
 
 EDITION = read_edition()
 BLOCKS, FRAMES = 20, 240
-STORY = steady(EDITION, HELD_OUT + 1, BLOCKS)
+STORY = steady_story(EDITION, HELD_OUT + 1, BLOCKS)
 KINDS = list(DRIFTS)
 draw_block = lru_cache(maxsize=80)(bench.second_block)
 
@@ -34,7 +34,7 @@ def drifted(kind: str, severity: float, seed: int = 3) -> np.ndarray:
     """All pictures (F, H, W, 3) of the story with a drift."""
     drift = DRIFTS[kind]
     told = drift.story(STORY, EDITION, severity)
-    return np.stack(list(drift.pictures(pictures_of(told, EDITION, draw_block), FRAMES, severity, seed)))
+    return np.stack(list(drift.frames(pictures_of(told, EDITION, draw_block), FRAMES, severity, seed)))
 
 
 @pytest.fixture(scope="module")
@@ -64,22 +64,22 @@ def rising(values: list[float]) -> bool:
 
 
 def test_a_steady_story_moves_alike_in_every_six_seconds():
-    story = steady(EDITION, HELD_OUT, 60)
+    story = steady_story(EDITION, HELD_OUT, 60)
     assert len({chunk.scene for chunk in story.chunks}) == 1 and not any(chunk.cut for chunk in story.chunks)
     period = 6 * EDITION.period
-    poses = [still.pose for still in stills(story, EDITION)]
+    poses = [still.pose for still in frame_states(story, EDITION)]
     assert all(poses[n] == poses[n + period] for n in range(len(poses) - period))
     assert all(a != b for a, b in pairwise(poses[:-12]) if a.hop < 1)
-    assert steady(EDITION, 4, 7) == steady(EDITION, 4, 7) and sum(c.blocks for c in steady(EDITION, 4, 7).chunks) == 7
+    assert steady_story(EDITION, 4, 7) == steady_story(EDITION, 4, 7) and sum(c.blocks for c in steady_story(EDITION, 4, 7).chunks) == 7
 
 
 def test_stories_of_one_bench_show_several_subjects_and_settings():
-    scenes = [steady(EDITION, HELD_OUT + n, 20).chunks[0].scene for n in range(3)]
+    scenes = [steady_story(EDITION, HELD_OUT + n, 20).chunks[0].scene for n in range(3)]
     assert len({scene.subject for scene in scenes}) == len({scene.setting for scene in scenes}) == 3
 
 
 def test_drawn_a_block_at_a_time_is_drawn_at_once(clean):
-    whole = to_uint8(draw(STORY, EDITION)[0])
+    whole = to_uint8(render_story(STORY, EDITION)[0])
     assert clean.shape == (FRAMES, *reversed(EDITION.size), 3) and clean.dtype == np.uint8
     away = np.abs(clean[3:].astype(int) - whole)
     assert away.max() <= 1 and away.mean() < 1e-3
@@ -107,7 +107,7 @@ def test_every_severity_is_further_from_the_clean_film(films, clean, kind):
 
 
 def test_growth_spares_a_tenth_and_ends_at_one():
-    shares = list(growth(100))
+    shares = list(severity_ramp(100))
     assert shares[:10] == [0] * 10 and shares[-1] == 1 and rising(shares[9:])
 
 
@@ -132,12 +132,12 @@ def test_hue_turns_by_the_degrees_it_says(films, clean):
 
 
 def test_identity_changes_the_subject_and_nothing_else(films, clean):
-    somebody = draw(STORY, EDITION)[1].numpy()[:, 0] > 0
+    somebody = render_story(STORY, EDITION)[1].numpy()[:, 0] > 0
     for film, share in zip(films["identity"][1:], DRIFTS["identity"].severities, strict=True):
         differs = (film != clean).any(-1)
         first = round(FRAMES * (1 - share))
         assert not differs[:first].any() and differs[first:].any((1, 2)).all()
-        either = somebody | (draw(DRIFTS["identity"].story(STORY, EDITION, share), EDITION)[1].numpy()[:, 0] > 0)
+        either = somebody | (render_story(DRIFTS["identity"].story(STORY, EDITION, share), EDITION)[1].numpy()[:, 0] > 0)
         assert not differs[3:][~either].any() and differs[-1].mean() > 0.02
         assert abs(sharpness(film[-12:]) / sharpness(clean[-12:]) - 1) < 0.5
 
@@ -154,13 +154,13 @@ def test_jitter_shakes_as_far_as_it_says(clean):
     marked[40, 80] = 255
     far = []
     for pixels in (0, *DRIFTS["jitter"].severities):
-        shaken = DRIFTS["jitter"].pictures([marked] * FRAMES, FRAMES, pixels, 5)
+        shaken = DRIFTS["jitter"].frames([marked] * FRAMES, FRAMES, pixels, 5)
         places = np.array([np.argwhere(frame[..., 0])[0] for frame in shaken]) - (40, 80)
         assert np.abs(places).max() <= pixels and (not pixels or np.abs(places).max() >= pixels - 1)
         far.append(float(np.abs(places).mean()))
         assert not pixels or np.abs(places[-80:]).mean() > np.abs(places[:80]).mean()
     assert rising(far)
-    edge = next(iter(DRIFTS["jitter"].pictures([picture], 1, 8, 5)))
+    edge = next(iter(DRIFTS["jitter"].frames([picture], 1, 8, 5)))
     assert set(map(tuple, edge[:, 0])) <= set(map(tuple, picture.reshape(-1, 3)))
 
 
@@ -176,7 +176,7 @@ def test_cuts_are_as_many_as_told_and_nest(films, clean):
 @pytest.fixture
 def few(monkeypatch):
     """A bench of three short films."""
-    monkeypatch.setattr(bench, "DRIFTS", {"blur": Drift("pixels of sigma", (1, 3), pictures=blur)})
+    monkeypatch.setattr(bench, "DRIFTS", {"blur": Drift("pixels of sigma", (1, 3), frames=blur)})
     return plan_demo(1, 20, "160x96", 0)
 
 
@@ -228,7 +228,7 @@ def test_a_film_that_cannot_be_finished_leaves_nothing(few, tmp_path, monkeypatc
         yield next(iter(pictures))
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(bench, "DRIFTS", {"blur": Drift("", (1,), pictures=breaking)})
+    monkeypatch.setattr(bench, "DRIFTS", {"blur": Drift("", (1,), frames=breaking)})
     with pytest.raises(KeyboardInterrupt):
         write_bench(few, tmp_path, False, lambda line: None)
     assert [path.name for path in (tmp_path / "videos").glob("*.mp4")] == ["cat-1.mp4"]

@@ -20,9 +20,9 @@ from blockvid_cli.__main__ import main
 from blockvid_cli.evaluation import films as many
 from blockvid_cli.evaluation.backends.flow import Dis
 from blockvid_cli.evaluation.backends.looks import Subject
-from blockvid_cli.evaluation.footage import Frame, look_over
+from blockvid_cli.evaluation.footage import Frame, scan_video
 from blockvid_cli.evaluation.footage import frames as decoded
-from blockvid_cli.evaluation.scores import Settings, score
+from blockvid_cli.evaluation.scores import EvalConfig, score_film
 from blockvid_cli.evaluation.spans import Protocol
 from blockvid_cli.video.encode import encode
 
@@ -71,8 +71,8 @@ def out_of(capsys, *arguments: object) -> str:
 
 
 def test_scores_are_those_of_the_whole_film_in_memory(pair):
-    result = score(pair[0], Settings())
-    film = [frame.rgb.astype(np.float64) for frame in decoded(look_over(pair[0]))]
+    result = score_film(pair[0], EvalConfig())
+    film = [frame.rgb.astype(np.float64) for frame in decoded(scan_video(pair[0]))]
     assert result["frames"] == len(film) == 47 and result["size"] == [128, 96] and result["fps"] == 12
     still = [1 - np.abs(a - b).mean() / 255 for a, b in itertools.pairwise(film)]
     measures = result["measures"]
@@ -95,7 +95,7 @@ def test_scores_are_those_of_the_whole_film_in_memory(pair):
 
 
 def test_drift_errors_are_those_of_the_segments(pair):
-    result = score(pair[1], Settings())
+    result = score_film(pair[1], EvalConfig())
     for errors in result["vde"].values():
         for error in errors.values():
             m = error["segments"]
@@ -110,13 +110,13 @@ def test_drift_errors_are_those_of_the_segments(pair):
 
 
 def test_blur_is_drift_of_clarity(pair):
-    sharp, blurred = (score(path, Settings())["vde"] for path in pair)
+    sharp, blurred = (score_film(path, EvalConfig())["vde"] for path in pair)
     for profile in ("reference", "paper"):
         assert blurred[profile]["clarity"]["value"] > 3 * sharp[profile]["clarity"]["value"]
 
 
 def test_a_film_too_short_has_reasons_and_no_numbers(tmp_path):
-    result = score(write(tmp_path / "one.mp4", pan(1)), Settings())
+    result = score_film(write(tmp_path / "one.mp4", pan(1)), EvalConfig())
     reasons = {name: measure["reason"] for name, measure in result["measures"].items()}
     assert reasons["temporal_flickering"] == reasons["motion_smoothness_builtin"] == "too_few_frames"
     assert result["measures"]["imaging_quality_builtin"]["value"] > 0
@@ -125,26 +125,26 @@ def test_a_film_too_short_has_reasons_and_no_numbers(tmp_path):
         for errors in result["vde"].values()
         for error in errors.values()
     )
-    short = score(write(tmp_path / "short.mp4", pan(12)), Settings())["vde"]["reference"]
+    short = score_film(write(tmp_path / "short.mp4", pan(12)), EvalConfig())["vde"]["reference"]
     assert short["motion"] == {**short["motion"], "value": None, "reason": "unscored_segment"}
 
 
 def test_a_black_film_has_no_drift_to_speak_of(tmp_path):
-    result = score(write(tmp_path / "black.mp4", np.zeros((30, 48, 64, 3), np.uint8)), Settings())
+    result = score_film(write(tmp_path / "black.mp4", np.zeros((30, 48, 64, 3), np.uint8)), EvalConfig())
     assert result["vde"]["paper"]["clarity"]["reason"] == "zero_reference"
     assert result["vde"]["reference"]["motion"]["value"] == 0
 
 
 def test_every_second_frame_is_said_so(pair):
-    whole, thinned = score(pair[0], Settings()), score(pair[0], Settings(sample_fps=6))
+    whole, thinned = score_film(pair[0], EvalConfig()), score_film(pair[0], EvalConfig(sample_fps=6))
     assert (thinned["frames"], thinned["fps"], thinned["settings"]["stride"]) == (24, 6, 2)
     assert thinned["seconds"] == whole["seconds"]
     assert thinned["measures"]["temporal_flickering"]["value"] < whole["measures"]["temporal_flickering"]["value"]
 
 
 def test_the_long_protocol_scores_clips_of_two_seconds(pair):
-    result = score(pair[0], Settings(protocol=Protocol.LONG))
-    film = [frame.rgb.astype(np.float64) for frame in decoded(look_over(pair[0]))]
+    result = score_film(pair[0], EvalConfig(protocol=Protocol.LONG))
+    film = [frame.rgb.astype(np.float64) for frame in decoded(scan_video(pair[0]))]
     still = [1 - np.abs(a - b).mean() / 255 for a, b in itertools.pairwise(film)]
     by_hand = (np.mean(still[0:23]) + np.mean(still[23:46])) / 2  # frames 0-23, and 23-46: the last reaches back
     assert result["measures"]["temporal_flickering"]["value"] == pytest.approx(by_hand, abs=1e-6)
@@ -196,11 +196,11 @@ def test_a_film_is_scored_once(pair, tmp_path, monkeypatch):
     story = tmp_path / "story.yaml"
     story.write_text("version: 1\nchunks: [{caption: A swan., duration: 2}, {caption: A boat., duration: 2}]\n")
     asked = []
-    monkeypatch.setattr(many, "score", lambda film, settings, tell: asked.append(settings) or score(film, settings))
+    monkeypatch.setattr(many, "score", lambda film, settings, tell: asked.append(settings) or score_film(film, settings))
 
     def ask(**changes):
         before = len(asked)
-        (result,) = many.score_films([(pair[0], None)], Settings(**changes), fresh=False)
+        (result,) = many.score_films([(pair[0], None)], EvalConfig(**changes), fresh=False)
         return result, len(asked) - before
 
     first, times = ask(stride=3)
@@ -210,15 +210,15 @@ def test_a_film_is_scored_once(pair, tmp_path, monkeypatch):
     assert ask(stride=3, storyboard=story)[1] == 1
     story.write_text(story.read_text().replace("swan", "cat"))
     assert ask(stride=3, storyboard=story)[1] == 1
-    (again,) = many.score_films([(pair[0], None)], Settings(stride=3), fresh=True)
+    (again,) = many.score_films([(pair[0], None)], EvalConfig(stride=3), fresh=True)
     assert again == first and len(asked) == 5
 
 
 def test_films_are_scored_side_by_side(pair):
-    alone = [score(path, Settings(stride=2))["measures"] for path in pair]
+    alone = [score_film(path, EvalConfig(stride=2))["measures"] for path in pair]
     told = []
     films = [(path, None) for path in pair]
-    both = many.score_films(films, Settings(stride=2), 2, True, lambda number, done: told.append((number, done)))
+    both = many.score_films(films, EvalConfig(stride=2), 2, True, lambda number, done: told.append((number, done)))
     assert [result["measures"] for result in both] == alone
     assert sorted(told) == [(0, 1.0), (1, 1.0)]
 
@@ -256,14 +256,14 @@ def test_what_is_wrong_is_told_in_a_sentence(pair, capsys, arguments, sentence):
 
 def test_the_probe_reads_whether_a_picture_book_film_shows_its_captions(tmp_path):
     from blockvid_cli.models.find import find_model
-    from blockvid_cli.storybook.drawing import draw
+    from blockvid_cli.storybook.rendering import render_story
     from blockvid_cli.storybook.edition import read_edition
-    from blockvid_cli.storybook.world import HELD_OUT, opening
+    from blockvid_cli.storybook.stories import HELD_OUT, opening_story
 
     card = find_model("storybook")
     edition = read_edition(card.folder / card.edition)
-    story = opening(edition, HELD_OUT + 3, 24)
-    drawn = (draw(story, edition)[0].permute(0, 2, 3, 1) * 255).round().byte().numpy()
+    story = opening_story(edition, HELD_OUT + 3, 24)
+    drawn = (render_story(story, edition)[0].permute(0, 2, 3, 1) * 255).round().byte().numpy()
     film = write(tmp_path / "world.mp4", drawn, edition.fps)
     second = edition.period / edition.fps
     right, wrong = tmp_path / "right.yaml", tmp_path / "wrong.yaml"
@@ -272,7 +272,7 @@ def test_the_probe_reads_whether_a_picture_book_film_shows_its_captions(tmp_path
     other = "A purple car rests in the city at night."
     wrongs = [f"  - {{caption: {other}, duration: {c.blocks * second:g}s}}" for c in story.chunks]
     wrong.write_text("\n".join(["version: 1", "chunks:", *wrongs]))
-    good, bad = (score(film, Settings(storyboard=path))["adherence"] for path in (right, wrong))
+    good, bad = (score_film(film, EvalConfig(storyboard=path))["adherence"] for path in (right, wrong))
     assert good["value"] > 0.9 and bad["value"] < 0.5
     assert [chunk["caption"] for chunk in good["chunks"]] == [c.caption for c in story.chunks]
     assert set(good["chunks"][0]["right"]) <= {"subject", "colour", "setting", "light", "action"}
@@ -282,7 +282,7 @@ def test_the_probe_reads_whether_a_picture_book_film_shows_its_captions(tmp_path
 def test_other_films_need_clip_to_be_read(pair, tmp_path):
     story = tmp_path / "story.yaml"
     story.write_text("version: 1\nchunks: [{caption: A swan., duration: 4}]\n")
-    assert score(pair[0], Settings(storyboard=story))["adherence"]["reason"] == "only_picture_books_without_clip"
+    assert score_film(pair[0], EvalConfig(storyboard=story))["adherence"]["reason"] == "only_picture_books_without_clip"
 
 
 # Real footage
@@ -291,7 +291,7 @@ def test_other_films_need_clip_to_be_read(pair, tmp_path):
 @pytest.mark.skipif(not GOLD, reason="BLOCKVID_LTX2 names no file: FastVideo's tests/eval/asset/ltx2.mp4")
 def test_real_footage_scores_what_vbench_scores():
     """VBench's own figures of the clip, as FastVideo records them (tests/eval/reference_scores/vbench.*.json)."""
-    measures = score(Path(GOLD), Settings())["measures"]
+    measures = score_film(Path(GOLD), EvalConfig())["measures"]
     assert measures["temporal_flickering"]["value"] == pytest.approx(0.979452, abs=1e-3)
     assert measures["motion_smoothness_builtin"]["value"] == pytest.approx(0.989725, abs=2e-3)
     assert measures["dynamic_degree_builtin"]["value"] == 1

@@ -14,8 +14,8 @@ import numpy as np
 import pytest
 
 from blockvid_cli.errors import UsageError
-from blockvid_cli.evaluation.footage import frames, look_over
-from blockvid_cli.evaluation.scores import Settings, score
+from blockvid_cli.evaluation.footage import frames, scan_video
+from blockvid_cli.evaluation.scores import EvalConfig, score_film
 
 COUNT, RATE, SIZE = 12, 12, (64, 48)
 H264 = ("-c:v", "libx264", "-pix_fmt", "yuv420p")
@@ -165,9 +165,9 @@ def the_rest(folder: Path, source: tuple[object, ...]) -> None:
 
 def shown(path: Path, **thinned: float) -> np.ndarray:
     """The frames that are measured; as many, as large as was said."""
-    footage = look_over(path).thinned(**thinned)
+    footage = scan_video(path).subsample(**thinned)
     found = list(frames(footage))
-    assert [frame.number for frame in found] == list(range(footage.frames))
+    assert [frame.number for frame in found] == list(range(footage.decode_frames))
     assert all(frame.rgb.dtype == np.uint8 and frame.rgb.flags.c_contiguous for frame in found)
     pictures = np.stack([frame.rgb for frame in found]).astype(int)
     assert pictures.shape[1:] == (*footage.size[::-1], 3)
@@ -176,8 +176,8 @@ def shown(path: Path, **thinned: float) -> np.ndarray:
 
 @pytest.mark.parametrize("name", PLAIN)
 def test_a_film_is_the_same_in_any_container_and_pixel_format(films, name):
-    footage, pictures = look_over(films / name), shown(films / name)
-    assert (footage.frames, footage.size, footage.notes) == (COUNT, SIZE, ())
+    footage, pictures = scan_video(films / name), shown(films / name)
+    assert (footage.decode_frames, footage.size, footage.notes) == (COUNT, SIZE, ())
     near = 0.005 if name.endswith("gif") else 1e-9  # a GIF counts hundredths of a second
     assert footage.fps == pytest.approx(RATE, rel=near) and footage.seconds == pytest.approx(1, rel=near)
     true = np.stack([picture(number) for number in range(COUNT)]).astype(float)
@@ -208,8 +208,8 @@ def test_a_film_that_is_turned_or_mirrored_comes_out_as_it_is_shown(films, name)
 
 @pytest.mark.parametrize("name", UNEVEN)
 def test_the_rate_of_an_uneven_film_is_its_average(films, name):
-    footage = look_over(films / name)
-    assert footage.frames == 16 and footage.fps == pytest.approx(15 / (35 / RATE), rel=0.005)
+    footage = scan_video(films / name)
+    assert footage.decode_frames == 16 and footage.fps == pytest.approx(15 / (35 / RATE), rel=0.005)
     assert footage.seconds == pytest.approx(16 / footage.fps) and "the frame rate varies" in footage.notes[0]
 
 
@@ -220,22 +220,22 @@ def test_odd_sizes_stay_odd(films, name):
 
 @pytest.mark.parametrize("name", SHORT)
 def test_one_frame_is_a_film_and_so_are_two(films, name):
-    footage = look_over(films / name)
-    assert footage.frames == len(shown(films / name)) == (1 if name.startswith("one") else 2)
+    footage = scan_video(films / name)
+    assert footage.decode_frames == len(shown(films / name)) == (1 if name.startswith("one") else 2)
     assert footage.fps == pytest.approx({".gif": 12.5, ".png": 25}.get(Path(name).suffix, RATE))
-    assert footage.seconds == pytest.approx(footage.frames / footage.fps)
+    assert footage.seconds == pytest.approx(footage.decode_frames / footage.fps)
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_a_name_is_a_name(films, name, monkeypatch):
     monkeypatch.chdir(films)
-    assert look_over(Path(name)).frames == COUNT
+    assert scan_video(Path(name)).decode_frames == COUNT
 
 
 @pytest.mark.parametrize("name", REFUSED)
 def test_what_is_no_film_gets_a_sentence(films, name):
     with pytest.raises(UsageError, match=REFUSED[name]) as error:
-        list(frames(look_over(films / name)))
+        list(frames(scan_video(films / name)))
     assert str(error.value).startswith(f"{films / name}: ") and "\n" not in str(error.value)
 
 
@@ -245,46 +245,46 @@ def test_a_film_that_may_not_be_read_gets_a_sentence(films, monkeypatch):
 
     monkeypatch.setattr(Path, "open", denied)
     with pytest.raises(UsageError, match=r"h264\.mp4: this file cannot be read \(Permission denied\)\.$"):
-        look_over(films / "h264.mp4")
+        scan_video(films / "h264.mp4")
 
 
 def test_joined_films_have_one_size_and_one_clock(films):
-    footage = look_over(films / "joined.ts")
-    assert (footage.frames, footage.fps, footage.seconds, footage.size) == (24, RATE, 2, SIZE)
+    footage = scan_video(films / "joined.ts")
+    assert (footage.decode_frames, footage.fps, footage.seconds, footage.size) == (24, RATE, 2, SIZE)
     assert "the size changes at frame 13" in footage.notes[0]
     pictures = shown(films / "joined.ts")
     assert abs(pictures[12:] - pictures[:12]).mean() < 8
 
 
 def test_the_largest_film_of_a_file_is_measured_and_never_its_cover(films):
-    assert look_over(films / "largest.mkv").size == SIZE
-    assert look_over(films / "covered.mp4").frames == COUNT
+    assert scan_video(films / "largest.mkv").size == SIZE
+    assert scan_video(films / "covered.mp4").decode_frames == COUNT
 
 
 def test_a_title_in_any_alphabet_is_no_trouble(films):
-    assert look_over(films / "latin.avi").frames == COUNT
+    assert scan_video(films / "latin.avi").decode_frames == COUNT
 
 
 @pytest.mark.parametrize(("how", "picks"), [({"stride": 5}, [0, 5, 10]), ({"sample_fps": 4}, [0, 3, 6, 9]), ({}, None)])
 def test_thinning_keeps_every_nth_frame(films, how, picks):
-    footage = look_over(films / "b-frames.mp4").thinned(**how)
+    footage = scan_video(films / "b-frames.mp4").subsample(**how)
     assert (shown(films / "b-frames.mp4", **how) == shown(films / "b-frames.mp4")[picks or slice(None)]).all()
     assert footage.seconds == 1 and footage.fps == RATE / footage.stride
 
 
 def test_damage_is_noted(films, tmp_path):
-    assert "the file is damaged" in look_over(films / "cut-jpegs.avi").notes[0]
+    assert "the file is damaged" in scan_video(films / "cut-jpegs.avi").notes[0]
     content = ffmpeg("-f", "lavfi", "-i", "testsrc2=size=64x48:rate=12:duration=1", *H264, "-f", "h264", "-")
     (tmp_path / "half.h264").write_bytes(content[: len(content) // 2])  # half a picture, the rest made up
-    assert "the file is damaged" in look_over(tmp_path / "half.h264").notes[0]
+    assert "the file is damaged" in scan_video(tmp_path / "half.h264").notes[0]
 
 
 def test_a_long_film_takes_no_more_memory(films):
     ffmpeg("-stream_loop", 99, "-i", films / "h264.mp4", "-c", "copy", films / "long.mp4")
     tracemalloc.start()
     try:
-        footage = look_over(films / "long.mp4")
-        assert sum(1 for _ in frames(footage)) == footage.frames == 100 * COUNT  # 11 MB
+        footage = scan_video(films / "long.mp4")
+        assert sum(1 for _ in frames(footage)) == footage.decode_frames == 100 * COUNT  # 11 MB
         assert tracemalloc.get_traced_memory()[1] < 1_000_000
     finally:
         tracemalloc.stop()
@@ -299,7 +299,7 @@ def plain(value: object) -> bool:
 @pytest.mark.parametrize("name", [*PLAIN, *UNEVEN, *TURNS, *ODD, *SHORT, *NAMES, *BROKEN, *REFUSED, *REST])
 def test_every_file_is_scored_or_refused_in_one_sentence(films, name, capfd):
     try:
-        result = score(films / name, Settings())
+        result = score_film(films / name, EvalConfig())
         assert plain(result)
         assert all((measure["value"] is None) == bool(measure["reason"]) for measure in result["measures"].values())
     except UsageError as error:

@@ -11,17 +11,17 @@ import pytest
 from blockvid_cli.evaluation.backends.flow import Dis
 from blockvid_cli.evaluation.backends.judges import Aesthetic, Imaging, noise, sharpness
 from blockvid_cli.evaluation.backends.looks import Subject, Surroundings, background_of
-from blockvid_cli.evaluation.footage import Footage, Frame
+from blockvid_cli.evaluation.footage import VideoInfo, Frame
 from blockvid_cli.evaluation.metrics import paper_metrics as printed
 from blockvid_cli.evaluation.metrics.consistency import looks, subject_consistency
 from blockvid_cli.evaluation.metrics.dynamic import dynamic_degree
 from blockvid_cli.evaluation.metrics.flickering import temporal_flickering
 from blockvid_cli.evaluation.metrics.judged import imaging_quality
 from blockvid_cli.evaluation.metrics.smoothness import motion_smoothness
-from blockvid_cli.evaluation.scores import Track
+from blockvid_cli.evaluation.scores import MetricTrack
 from blockvid_cli.evaluation.spans import Span
 
-FILM = Footage(Path("film.mp4"), frames=12, fps=16.0, seconds=0.75, size=(64, 48))
+FILM = VideoInfo(Path("film.mp4"), decode_frames=12, fps=16.0, seconds=0.75, size=(64, 48))
 
 
 def plain(*values: int) -> list[Frame]:
@@ -93,7 +93,7 @@ def test_smoothness_looks_at_every_other_frame():
 def test_dynamic_means_a_quarter_of_the_frames(far, dynamic):
     # 12 frames at 8 a second are all compared; round(4 * 12 / 16) = 3 pairs must be far: 6 px at 256, 1.5 at 64
     answers = [0.0] + [1.6] * far + [1.4] * (11 - far)
-    footage = Footage(Path("film.mp4"), frames=12, fps=8.0, seconds=1.5, size=(96, 64))
+    footage = VideoInfo(Path("film.mp4"), decode_frames=12, fps=8.0, seconds=1.5, size=(96, 64))
     assert gauged(dynamic_degree(Told(answers)), plain(*[0] * 12), footage) == dynamic
 
 
@@ -101,7 +101,7 @@ def test_dynamic_compares_eight_frames_a_second():
     told = Told([9.0] * 12)
     seen = []
     told.flow = lambda a, b: seen.append((a.number, b.number)) or np.zeros((64, 96, 2), np.float32)
-    gauged(dynamic_degree(told), plain(*[0] * 12), Footage(Path("f"), 12, 24.0, 0.5, (96, 64)))
+    gauged(dynamic_degree(told), plain(*[0] * 12), VideoInfo(Path("f"), 12, 24.0, 0.5, (96, 64)))
     assert seen == [(0, 3), (3, 6), (6, 9)]
 
 
@@ -148,7 +148,7 @@ def test_clarity_is_the_variance_of_the_laplacian():
 def test_motion_energy_does_not_depend_on_size_or_rate():
     # 2 px of 64 a frame at 16 a second are 8 of 256 a sixteenth of a second; so is half as far at 32 a second
     slow = gauged(printed.energy(Told([2.0] * 3)), plain(0, 0, 0))
-    fast = gauged(printed.energy(Told([1.0] * 3)), plain(0, 0, 0), Footage(Path("f"), 3, 32.0, 0.1, (96, 64)))
+    fast = gauged(printed.energy(Told([1.0] * 3)), plain(0, 0, 0), VideoInfo(Path("f"), 3, 32.0, 0.1, (96, 64)))
     assert slow == pytest.approx(8) and fast == pytest.approx(8)
 
 
@@ -164,7 +164,7 @@ def test_staticness_is_the_share_of_the_background_in_place():
 
 def test_likeness_is_the_cosine_with_the_first_segment():
     looks_ = [(1, 0), (0, 1), (1, 0), (1, 0), (-1, -1), (-1, -1)]
-    track = Track(printed.identity(Told(looks_)), FILM, [Span(0, 2), Span(2, 4), Span(4, 6)])
+    track = MetricTrack(printed.identity(Told(looks_)), FILM, [Span(0, 2), Span(2, 4), Span(4, 6)])
     for frame in plain(*[0] * 6):
         track.see(frame)
     # the first segment's mean is (½, ½): its own frames have a cosine of √½ with it
@@ -185,7 +185,7 @@ def test_a_track_scores_each_span_as_if_it_stood_alone():
         subject_consistency(Subject()),
         dynamic_degree(flow),
     ):
-        track = Track(measure, FILM, spans)
+        track = MetricTrack(measure, FILM, spans)
         for frame in frames:
             track.see(frame)
         alone = [gauged(measure, [Frame(f.number, f.rgb) for f in frames[s.first : s.end]]) for s in spans]

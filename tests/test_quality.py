@@ -15,12 +15,12 @@ from blockvid_cli.evaluation.bench.frechet import frechet_distance
 from blockvid_cli.evaluation.bench.probe_scores import accuracy, look, ratios
 from blockvid_cli.evaluation.bench.quality import as_many_tokens, measure_quality
 from blockvid_cli.models.card import read_card, packaged_folder
-from blockvid_cli.storybook.drawing import draw
+from blockvid_cli.storybook.rendering import render_story
 from blockvid_cli.storybook.edition import read_edition
-from blockvid_cli.storybook.probe import FEATURES, FRAMES, OF_FRAMES, Probe, clip_of, spans
-from blockvid_cli.storybook.world import Scene, opening, tell
-from blockvid_cli.training.objectives.telling_apart import TellingApart, ToldClips
-from blockvid_cli.training.trainer import Pace, train
+from blockvid_cli.storybook.probe import FEATURES, CLIP_FRAMES, FRAME_ATTRIBUTES, Probe, sample_clip, chunk_frames
+from blockvid_cli.storybook.stories import Scene, opening_story, make_story
+from blockvid_cli.training.objectives.telling_apart import ProbeClassification, LabelledClips
+from blockvid_cli.training.trainer import TrainerConfig, train
 from tests.conftest import CARD
 
 EDITION = read_edition()
@@ -37,12 +37,12 @@ def probe() -> Probe:
 
 def test_a_clip_is_spread_over_a_chunk():
     frames = torch.arange(15.0).view(-1, 1, 1, 1).expand(-1, 3, 4, 4)
-    assert clip_of(frames)[:, 0, 0, 0].tolist() == [0, 2, 4, 6, 8, 10, 12, 14]
-    assert clip_of(frames[:1]).shape == (FRAMES, 3, 2, 2)
+    assert sample_clip(frames)[:, 0, 0, 0].tolist() == [0, 2, 4, 6, 8, 10, 12, 14]
+    assert sample_clip(frames[:1]).shape == (CLIP_FRAMES, 3, 2, 2)
 
 
 def test_spans_of_chunks_are_the_blocks_frames():
-    assert [(s.start, s.stop) for s in spans([2, 1, 3], EDITION)] == [(0, 21), (21, 33), (33, 69)]
+    assert [(s.start, s.stop) for s in chunk_frames([2, 1, 3], EDITION)] == [(0, 21), (21, 33), (33, 69)]
 
 
 def test_nobody_has_no_colour(probe):
@@ -52,10 +52,10 @@ def test_nobody_has_no_colour(probe):
 def test_the_probe_learns_to_read(tmp_path):
     torch.manual_seed(0)
     probe = Probe(SMALL)
-    learnt, held_out = ToldClips(probe, SMALL, range(24), 12), ToldClips(probe, SMALL, range(100, 106), 12)
-    objective = TellingApart(probe, learnt, held_out)
+    learnt, held_out = LabelledClips(probe, SMALL, range(24), 12), LabelledClips(probe, SMALL, range(100, 106), 12)
+    objective = ProbeClassification(probe, learnt, held_out)
     before = objective.figures()
-    train(objective, [torch.optim.AdamW(probe.parameters(), lr=3e-3)], Pace(60, warm_up=5), tmp_path)
+    train(objective, [torch.optim.AdamW(probe.parameters(), lr=3e-3)], TrainerConfig(60, warm_up=5), tmp_path)
     after = objective.figures()
     assert after["setting"] > 0.95 and after["light"] > 0.95
     assert sum(after.values()) > sum(before.values()) + 1
@@ -63,7 +63,7 @@ def test_the_probe_learns_to_read(tmp_path):
 
 def test_right_readings_are_counted(probe):
     """A probe that always says the truth gives 1; what there is nothing to read of does not count."""
-    story = tell(SMALL, 3, 20)
+    story = make_story(SMALL, 3, 20)
 
     class Knows(Probe):
         def read(self, clips):
@@ -71,22 +71,22 @@ def test_right_readings_are_counted(probe):
             scenes = [c.scene for c in story.chunks]
             if len(clips) != len(scenes):
                 scenes = [c.scene for c in story.chunks for _ in range(c.blocks)]
-            true = {name: torch.tensor([self.truth(s)[name] for s in scenes]) for name in OF_FRAMES}
-            stills = {name: value.clamp(min=0)[:, None].expand(-1, FRAMES) for name, value in true.items()}
+            true = {name: torch.tensor([self.labels(s)[name] for s in scenes]) for name in FRAME_ATTRIBUTES}
+            stills = {name: value.clamp(min=0)[:, None].expand(-1, CLIP_FRAMES) for name, value in true.items()}
             action = torch.tensor([self.names["action"].index(c.action) for c in story.chunks])
             return replace(said, stills=stills, action=action)
 
     knows = Knows(SMALL).eval()
-    seen = look(knows, SMALL, story, draw(story, SMALL)[0])
-    assert accuracy([seen]) == dict.fromkeys((*OF_FRAMES, "action"), 1.0)
-    assert {name: len(value) for name, value in seen.blocks.items()} == dict.fromkeys(OF_FRAMES, 20)
+    seen = look(knows, SMALL, story, render_story(story, SMALL)[0])
+    assert accuracy([seen]) == dict.fromkeys((*FRAME_ATTRIBUTES, "action"), 1.0)
+    assert {name: len(value) for name, value in seen.blocks.items()} == dict.fromkeys(FRAME_ATTRIBUTES, 20)
     assert seen.features.shape == (len(story.chunks), FEATURES) and min(seen.changes) > 0
     wrong = {**seen.stills, "light": 1 - seen.stills["light"]}
     assert accuracy([replace(seen, stills=wrong)])["light"] == 0
 
 
 def test_flicker_at_borders_is_told_from_flicker_inside(probe):
-    story = opening(SMALL, 0, 4)
+    story = opening_story(SMALL, 0, 4)
     frames = torch.zeros(45, 3, *reversed(SMALL.size))
     frames[9:] = 0.5  # jumps at the first border, and nowhere else
     border, inner = look(probe, SMALL, story, frames).changes
@@ -120,7 +120,7 @@ def test_nothing_to_compare_is_none():
 @pytest.fixture
 def picture_book(model, tmp_path):
     """The random model as one that draws a small picture book: edition, words and a random probe beside its card."""
-    for file in ("network.safetensors", "codec.safetensors"):
+    for file in ("transformer.safetensors", "vae.safetensors"):
         (tmp_path / file).write_bytes((model / file).read_bytes())
     home = packaged_folder("models") / "storybook"
     edition = {**yaml.safe_load((home / "edition.yaml").read_text()), "size": "64x32"}
@@ -129,7 +129,7 @@ def picture_book(model, tmp_path):
     torch.manual_seed(0)
     save_file(Probe(read_edition(tmp_path / "edition.yaml")).state_dict(), tmp_path / "probe.safetensors")
     card = {**CARD, "edition": "edition.yaml", "probe": "probe.safetensors"}
-    card["text"] = {**CARD["text"], "reader": "storybook"}
+    card["text"] = {**CARD["text"], "rewriter": "storybook"}
     (tmp_path / "card.yaml").write_text(yaml.safe_dump(card))
     return tmp_path
 

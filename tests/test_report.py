@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from blockvid_cli.report import report
-from blockvid_cli.report.facts import Curve, DrawnChunk, Recalled, Report, Settings
+from blockvid_cli.report.facts import Curve, RenderedChunk, RecalledChunk, Report, RenderSettings
 from blockvid_cli.report.page import moment, size
 from blockvid_cli.report.report import EMBEDDED, as_data, as_json, page, write_report
 
@@ -31,7 +31,7 @@ def picture(width: int = 64, height: int = 48) -> np.ndarray:
 def small_report(caption: str = "A red boat rests.", chunks: int = 3, film: Path | None = None) -> Report:
     """Everything there is to tell, of a film with a chunk a second."""
     drawn = tuple(
-        DrawnChunk(
+        RenderedChunk(
             number,
             shot=1 + (number > 2),
             start=number - 1.0,
@@ -41,7 +41,7 @@ def small_report(caption: str = "A red boat rests.", chunks: int = 3, film: Path
             sentence=f"Drawn: {caption}",
             take=2,
             takes=(1, 2),
-            recalled=(Recalled(1, 0.8125), Recalled(number - 1)) if number > 2 else (),
+            recalled=(RecalledChunk(1, 0.8125), RecalledChunk(number - 1)) if number > 2 else (),
             kept=120,
             tokens=480,
             seconds=2.0,
@@ -57,7 +57,7 @@ def small_report(caption: str = "A red boat rests.", chunks: int = 3, film: Path
         fps=12.0,
         size=(64, 48),
         chunks=drawn,
-        settings=Settings(
+        settings=RenderSettings(
             f"blockvid render {caption}", f"title: {caption}", "tiny", "ab12", 7, {"steps": [1, 2]}, {"torch": "2"}
         ),
         phases={"text": 1.0, "load": 1.0, "draw": 5.0, "decode": 2.0, "mux": 1.0},
@@ -69,8 +69,8 @@ def small_report(caption: str = "A red boat rests.", chunks: int = 3, film: Path
 
 def bare_report() -> Report:
     """What cannot be left out."""
-    chunk = DrawnChunk(1, 1, 0.0, 1.0, "A boat.", 1)
-    return Report("", None, 1.0, 12.0, (64, 48), (chunk,), Settings("", "", "tiny", "", 7))
+    chunk = RenderedChunk(1, 1, 0.0, 1.0, "A boat.", 1)
+    return Report("", None, 1.0, 12.0, (64, 48), (chunk,), RenderSettings("", "", "tiny", "", 7))
 
 
 class Page(HTMLParser):
@@ -127,7 +127,7 @@ def test_what_a_person_typed_stays_text(tmp_path):
 
 @given(st.text())
 def test_any_text_survives_in_the_facts(text):
-    data = as_data(replace(bare_report(), title=text, chunks=(DrawnChunk(1, 1, 0.0, 1.0, text, SEED),)))
+    data = as_data(replace(bare_report(), title=text, chunks=(RenderedChunk(1, 1, 0.0, 1.0, text, SEED),)))
     inside = as_json(data)
     assert not set(inside) & set("<>&\u2028\u2029")
     assert json.loads(inside)["chunks"][0] == data["chunks"][0]

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageFont
 
-from blockvid_cli.video.contact_sheet import PAPER, contact_sheet, small, wrapped
+from blockvid_cli.video.contact_sheet import PAPER, contact_sheet, thumbnail, wrap_text
 
 COLOURS = [
     (200, 30, 30),
@@ -69,9 +69,9 @@ def test_few_pictures_make_a_narrow_sheet(tmp_path):
 
 def test_wrapping():
     font = ImageFont.load_default(10)
-    assert wrapped("short", font, 100) == ["short"]
-    assert wrapped("", font, 100) == []
-    long = wrapped("one two three four five six seven eight nine ten", font, 60)
+    assert wrap_text("short", font, 100) == ["short"]
+    assert wrap_text("", font, 100) == []
+    long = wrap_text("one two three four five six seven eight nine ten", font, 60)
     assert len(long) == 2 and long[1].endswith("…")
     assert " ".join(long).startswith("one two")
     for text in (
@@ -80,7 +80,7 @@ def test_wrapping():
         "漢字" * 60,
         "two\nlines 🐘",
     ):
-        rows = wrapped(text, font, 60)
+        rows = wrap_text(text, font, 60)
         assert 1 <= len(rows) <= 2 and all(font.getlength(row) <= 60 for row in rows)
 
 
@@ -91,5 +91,5 @@ def test_a_label_a_frame():
 
 def test_a_wide_picture_is_shrunk_and_a_small_one_kept():
     wide, narrow = plain(COLOURS[0], 832, 480), plain(COLOURS[1])
-    assert small(wide).shape == (185, 320, 3) and (small(wide) == COLOURS[0]).all()
-    assert small(narrow) is narrow
+    assert thumbnail(wide).shape == (185, 320, 3) and (thumbnail(wide) == COLOURS[0]).all()
+    assert thumbnail(narrow) is narrow

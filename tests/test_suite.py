@@ -13,9 +13,9 @@ from hypothesis import given
 from hypothesis import strategies as some
 
 from blockvid_cli.errors import UsageError
-from blockvid_cli.evaluation.imports import joined, read_imports
-from blockvid_cli.evaluation.ranking import changes, severities, spearman
-from blockvid_cli.evaluation.suite import Item, chosen, columns, find_items, means, split
+from blockvid_cli.evaluation.imports import merge_results, read_imports
+from blockvid_cli.evaluation.ranking import drift_changes, severity_rows, spearman
+from blockvid_cli.evaluation.suite import Item, select_split, columns, find_items, mean_scores, split
 
 WORDS = some.lists(some.text(min_size=1, max_size=8), unique=True, min_size=1, max_size=60)
 
@@ -179,11 +179,11 @@ def test_a_thousand_are_800_and_200_for_ever():
 
 def test_films_of_a_story_stay_together():
     items = [Item(id=f"{story}{film}", video="a.mp4", story=story) for story in "abcdefghij" for film in range(3)]
-    parts = {which: chosen(items, which) for which in ("train", "test", "all")}
+    parts = {which: select_split(items, which) for which in ("train", "test", "all")}
     assert [len(parts[which]) for which in parts] == [24, 6, 30]
     assert len({item.story for item in parts["test"]}) == 2
     with pytest.raises(UsageError, match="Did you mean 'test'"):
-        chosen(items, "tset")
+        select_split(items, "tset")
 
 
 # means
@@ -196,7 +196,7 @@ def test_means_leave_out_what_has_no_value():
         result(sharp=0.7, vde=math.inf),
         {"film": "x", "error": "no"},
     ]
-    told = means(results)
+    told = mean_scores(results)
     assert (told["films"], told["errors"]) == (4, 1) and "drifts" not in told
     assert told["columns"]["sharp"] == {"mean": pytest.approx(0.6), "n": 2, "total": 4, "share": "2/4"}
     drift = {"mean": 9, "n": 1, "total": 4, "share": "1/4", "normalised": 0.2}
@@ -204,8 +204,8 @@ def test_means_leave_out_what_has_no_value():
 
 
 def test_means_of_nothing_are_nothing():
-    assert means([]) == {"films": 0, "errors": 0, "columns": {}}
-    assert means([result(sharp=None)])["columns"]["sharp"]["mean"] is None
+    assert mean_scores([]) == {"films": 0, "errors": 0, "columns": {}}
+    assert mean_scores([result(sharp=None)])["columns"]["sharp"]["mean"] is None
     assert columns({"film": "a", "error": "no"}) == {}
 
 
@@ -213,14 +213,14 @@ def test_means_by_kind_of_drift():
     items = [
         Item(id=name, video="a.mp4", drift=name, severity=n) for n, name in enumerate(["none", "blur", "cut", "blur"])
     ]
-    told = means([result(sharp=value) for value in (1, 0.2, 0.9, 0.4)], items)["drifts"]
+    told = mean_scores([result(sharp=value) for value in (1, 0.2, 0.9, 0.4)], items)["drifts"]
     assert {kind: part["columns"]["sharp"]["mean"] for kind, part in told.items()} == {
         "clean": 1,
         "blur": pytest.approx(0.3),
         "cut": 0.9,
     }
     adherent = result() | {"adherence": {"chunks": [], "value": 0.3}}
-    assert means([adherent])["columns"]["adherence"]["mean"] == 0.3
+    assert mean_scores([adherent])["columns"]["adherence"]["mean"] == 0.3
 
 
 # severities
@@ -242,7 +242,7 @@ def graded(values, vde=None, story="a", drift="blur"):
 
 
 def test_a_score_that_follows_the_drift_is_ordered():
-    quality, drift = severities(*graded([0.8, 0.7, 0.6, 0.4], [1, 2, 3, 9]))
+    quality, drift = severity_rows(*graded([0.8, 0.7, 0.6, 0.4], [1, 2, 3, 9]))
     assert quality["column"] == "imaging_quality_builtin" and drift["column"] == "vde.paper.subject"
     assert quality["severities"] == [0, 0.25, 0.5, 0.75] and quality["values"] == [0.8, 0.7, 0.6, 0.4]
     assert (quality["ordered"], quality["rises"], quality["meant"]) == (True, False, True)
@@ -257,37 +257,37 @@ def test_a_score_that_follows_the_drift_is_ordered():
     [([0.8, 0.8, 0.4], False, -0.5), ([0.8, 0.4, 0.6], False, -0.25), ([0.8, None, 0.4], None, -0.5)],
 )
 def test_a_score_that_does_not_follow_is_not(values, ordered, change):
-    (row,) = severities(*graded(values))
+    (row,) = severity_rows(*graded(values))
     assert row["ordered"] is ordered and row["change"] == pytest.approx(change)
 
 
 def test_what_cannot_be_compared_is_not():
     for values in ([None, 0.5, 0.4], [0.5, 0.5, None], [0.0, 0.5, 0.4]):
-        assert severities(*graded(values))[0]["change"] is None
+        assert severity_rows(*graded(values))[0]["change"] is None
     items, results = graded([0.8, 0.7, 0.6])
-    (row,) = severities(items[:2], results[:2])  # no clean film
+    (row,) = severity_rows(items[:2], results[:2])  # no clean film
     assert (row["severities"], row["change"], row["ordered"]) == ([0.25, 0.5], None, True)
-    assert severities(items[2:], results[2:]) == []
+    assert severity_rows(items[2:], results[2:]) == []
 
 
 def test_a_measure_where_less_is_better_should_rise():
     items, results = graded([0.1, 0.2, 0.3])
     for each in results:
         each["measures"]["imaging_quality_builtin"]["higher"] = False
-    assert severities(items, results)[0]["ordered"] is True
+    assert severity_rows(items, results)[0]["ordered"] is True
 
 
 def test_an_error_leaves_a_hole_and_equal_severities_are_averaged():
     items, results = graded([0.8, 0.7, 0.6])
-    assert severities(items, [*results[:2], {"film": "a", "error": "no"}])[0]["values"] == [None, 0.7, 0.6]
-    again = severities([*items, items[0]], [*results, result(imaging_quality_builtin=0.4)])
+    assert severity_rows(items, [*results[:2], {"film": "a", "error": "no"}])[0]["values"] == [None, 0.7, 0.6]
+    again = severity_rows([*items, items[0]], [*results, result(imaging_quality_builtin=0.4)])
     assert again[0]["values"] == [0.8, 0.7, pytest.approx(0.5)]
 
 
 def test_changes_are_means_over_stories():
     groups = [graded([0.8, 0.6, 0.4]), graded([1, 0.5, 1], story="b"), graded([1, 0.4], story="b", drift="cut")]
     items, results = ([each for group in groups for each in group[part]] for part in (0, 1))
-    table = changes(severities(items, results))
+    table = drift_changes(severity_rows(items, results))
     blur, cut = (table[kind]["imaging_quality_builtin"] for kind in ("blur", "cut"))
     assert (blur["ordered"], blur["stories"], blur["meant"]) == (1, 2, True)
     assert blur["change"] == pytest.approx((-0.5 + 0) / 2) and blur["spearman"] == pytest.approx((-1 + 0) / 2)
@@ -351,7 +351,7 @@ def test_vbench_scores_become_results(tmp_path):
     told = {film: {name: measure["value"] for name, measure in read[film]["measures"].items()} for film in read}
     assert told["a"] == {"subject_consistency": 0.9, "dynamic_degree": 1, "imaging_quality": 0.645}
     assert told["b"] == {"subject_consistency": 0.8, "dynamic_degree": 0, "imaging_quality": 0.005}
-    assert means(list(read.values()))["columns"]["dynamic_degree"]["mean"] == 0.5
+    assert mean_scores(list(read.values()))["columns"]["dynamic_degree"]["mean"] == 0.5
 
 
 def test_shares_are_not_divided_and_what_is_not_finite_is_said(tmp_path):
@@ -482,9 +482,9 @@ def test_imports_are_joined_by_the_films_stem(tmp_path):
         {"film": "c.mp4", "error": "no"},
     ]
     before = json.dumps(ours)
-    a, c = joined(ours, read_imports([tmp_path]))
+    a, c = merge_results(ours, read_imports([tmp_path]))
     theirs = {"sharp_imported": 0.25, "vde.reference.subject": 0.5}
     assert columns(a) == {"sharp": 0.5, "vde.paper.subject": 9} | theirs
     assert a["settings"] == {"tier": "builtin", "imported": "run_eval_results.json, vde_subject.json"}
     assert c == ours[1] and json.dumps(ours) == before
-    assert [each["film"] for each in joined([], read_imports([tmp_path]))] == ["a", "c"]
+    assert [each["film"] for each in merge_results([], read_imports([tmp_path]))] == ["a", "c"]

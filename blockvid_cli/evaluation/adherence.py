@@ -16,7 +16,7 @@ import numpy as np
 
 from blockvid_cli.errors import BlockvidError
 from blockvid_cli.evaluation.backends.protocol import Texts
-from blockvid_cli.evaluation.footage import Footage, Frame
+from blockvid_cli.evaluation.footage import VideoInfo, Frame
 from blockvid_cli.evaluation.metrics.consistency import looks
 from blockvid_cli.evaluation.spans import Span, segments_at
 from blockvid_cli.models.card import ModelCard
@@ -25,7 +25,7 @@ from blockvid_cli.storyboard.storyboard import Storyboard
 
 if TYPE_CHECKING:
     from blockvid_cli.storybook.probe import Probe
-    from blockvid_cli.storybook.world import Scene
+    from blockvid_cli.storybook.stories import Scene
 
 BUNDLED = "storybook"
 PROPORTIONS = 0.03  # by which a film's may differ from the picture book's
@@ -41,9 +41,9 @@ class Adherence(Protocol):
         """``value`` (the chunks' mean), or None for a ``reason``; ``chunks``, and who read them."""
 
 
-def adherence(story: Storyboard, footage: Footage, texts: Texts | None) -> Adherence:
+def adherence(story: Storyboard, footage: VideoInfo, texts: Texts | None) -> Adherence:
     """Who reads the film: CLIP where there is one, else the probe where the film may be a picture book's."""
-    spans = segments_at(footage.frames, footage.fps, [0.0, *(float(chunk.end) for chunk in story.chunks)])
+    spans = segments_at(footage.decode_frames, footage.fps, [0.0, *(float(chunk.end) for chunk in story.chunks)])
     if texts:
         return ByClip(story, spans, texts)
     with suppress(BlockvidError):  # a model that is not here draws no picture book
@@ -90,10 +90,10 @@ class ByProbe:
     """See the module; keeps a few small frames of every chunk."""
 
     def __init__(self, story: Storyboard, spans: Sequence[Span], card: ModelCard) -> None:
-        from blockvid_cli.storybook.probe import FRAMES
+        from blockvid_cli.storybook.probe import CLIP_FRAMES
 
         self._story, self._card = story, card
-        self._wanted = [np.linspace(span.first, span.end - 1, FRAMES).round().astype(int) for span in spans]
+        self._wanted = [np.linspace(span.first, span.end - 1, CLIP_FRAMES).round().astype(int) for span in spans]
         self._frames: dict[int, np.ndarray] = {}
 
     def see(self, frame: Frame) -> None:
@@ -104,18 +104,18 @@ class ByProbe:
         import torch
 
         from blockvid_cli.models.registry import load_probe
-        from blockvid_cli.storybook.probe import halved
-        from blockvid_cli.storybook.reading import reader_of
-        from blockvid_cli.storybook.world import Scene
+        from blockvid_cli.storybook.probe import half_size
+        from blockvid_cli.storybook.caption_rewriter import caption_rewriter
+        from blockvid_cli.storybook.stories import Scene
 
-        probe, reader, chunks = load_probe(self._card), reader_of(self._card), []
+        probe, reader, chunks = load_probe(self._card), caption_rewriter(self._card), []
         for number, (chunk, wanted) in enumerate(zip(self._story.chunks, self._wanted, strict=False), 1):
             said = reader.read(chunk.caption, self._story.style)
             colour = said.colour or reader.looks.get(said.subject or "", "")
             clip = torch.from_numpy(np.stack([self._frames[number] for number in wanted]))
             right = _right(
                 probe,
-                halved(clip.permute(0, 3, 1, 2) / 255),
+                half_size(clip.permute(0, 3, 1, 2) / 255),
                 Scene(said.subject, colour, said.setting, said.light),
                 said.action,
             )
@@ -126,8 +126,8 @@ class ByProbe:
 
 def _right(probe: Probe, clip: Any, scene: Scene, action: str) -> Mapping[str, float]:  # noqa: ANN401  (a tensor)
     """The share of frames (of the clip, for the action) that are read as asked, for each attribute."""
-    read, truth = probe.read(clip[None]), probe.truth(scene)
-    right = {name: float((read.stills[name][0] == truth[name]).float().mean()) for name in truth if truth[name] >= 0}
+    read, truth = probe.read(clip[None]), probe.labels(scene)
+    right = {name: float((read.frame_labels[name][0] == truth[name]).float().mean()) for name in truth if truth[name] >= 0}
     if scene.subject:
         right["action"] = float(probe.names["action"][int(read.action[0])] == action)
     return {name: round(share, 4) for name, share in right.items()}

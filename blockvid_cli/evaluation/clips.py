@@ -18,7 +18,7 @@ from pathlib import Path
 import numpy as np
 import yaml
 
-from blockvid_cli.errors import choose
+from blockvid_cli.errors import lookup
 
 SECONDS = 2
 SHARE = 0.5  # of "between"
@@ -58,7 +58,7 @@ def mapped(which: str, value: float) -> float:
     Raises:
         UsageError: there is no such table.
     """
-    table = choose("mapping", _tables(), which)
+    table = lookup("mapping", _tables(), which)
     return float(np.interp(value, np.linspace(0, 1, len(table)), table))
 
 

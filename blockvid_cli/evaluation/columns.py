@@ -35,10 +35,10 @@ class Cell:
     segments: Sequence[float | None] = ()
 
     def __str__(self) -> str:
-        return say(self.value) + (f" ({say(self.normalised)})" if self.normalised is not None else "")
+        return format_score(self.value) + (f" ({format_score(self.normalised)})" if self.normalised is not None else "")
 
 
-def columns_of(result: Mapping[str, Any]) -> dict[Column, Cell]:
+def score_columns(result: Mapping[str, Any]) -> dict[Column, Cell]:
     """Every number of a result: measures, drift errors of both profiles, adherence."""
     row: dict[Column, Cell] = {}
     for name, measure in result.get("measures", {}).items():
@@ -57,7 +57,7 @@ def columns_of(result: Mapping[str, Any]) -> dict[Column, Cell]:
     return row
 
 
-def best(cells: Sequence[Cell | None], higher: bool) -> set[int]:
+def best_indices(cells: Sequence[Cell | None], higher: bool) -> set[int]:
     """The places of the best values; none where nothing is better than anything."""
     values = [cell.value if cell else None for cell in cells]
     known = [value for value in values if value is not None]
@@ -67,7 +67,7 @@ def best(cells: Sequence[Cell | None], higher: bool) -> set[int]:
     return {place for place, value in enumerate(values) if value == top}
 
 
-def spark(scores: Sequence[float | None]) -> str:
+def sparkline(scores: Sequence[float | None]) -> str:
     """Segment scores as a line of small bars, from the least to the greatest; a gap where there is none."""
     known = [score for score in scores if score is not None]
     if not known:
@@ -94,7 +94,7 @@ def as_csv(results: Sequence[Mapping[str, Any]]) -> str:
 
 def _flat(result: Mapping[str, Any]) -> dict[str, float | None]:
     row: dict[str, float | None] = {}
-    for column, cell in columns_of(result).items():
+    for column, cell in score_columns(result).items():
         row[column.key] = cell.value
         if column.key.startswith("vde."):
             row[f"{column.key}.normalised"] = cell.normalised
@@ -103,7 +103,7 @@ def _flat(result: Mapping[str, Any]) -> dict[str, float | None]:
 
 def as_markdown(results: Sequence[Mapping[str, Any]], names: Sequence[str]) -> str:
     """A column a film, a row a number; the best in bold."""
-    rows = [columns_of(result) for result in results]
+    rows = [score_columns(result) for result in results]
     lines = [f"| | {' | '.join(name.replace('|', chr(92) + '|') for name in names)} |", "|---|" + "---:|" * len(names)]
     heading = ""
     for column in dict.fromkeys(column for row in rows for column in row):
@@ -111,13 +111,13 @@ def as_markdown(results: Sequence[Mapping[str, Any]], names: Sequence[str]) -> s
             heading = column.heading
             lines.append(f"| *{heading}* |{' |' * len(names)}")
         cells = [row.get(column) for row in rows]
-        top = best(cells, column.higher)
-        shown = [f"**{cell}**" if place in top else str(cell or say(None)) for place, cell in enumerate(cells)]
+        top = best_indices(cells, column.higher)
+        shown = [f"**{cell}**" if place in top else str(cell or format_score(None)) for place, cell in enumerate(cells)]
         lines.append(f"| {column.title} {column.arrow} | {' | '.join(shown)} |")
     return "\n".join(lines)
 
 
-def say(value: float | None) -> str:
+def format_score(value: float | None) -> str:
     """A number with four digits that count."""
     return "–" if value is None else f"{value:.4f}" if abs(value) < 10 else f"{value:.2f}"
 

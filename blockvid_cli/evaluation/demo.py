@@ -23,15 +23,15 @@ import numpy as np
 
 from blockvid_cli.errors import UsageError
 from blockvid_cli.models.card import parse_size
-from blockvid_cli.models.vae import as_pictures
-from blockvid_cli.project.atomic_files import write_whole, writing
+from blockvid_cli.models.vae import to_uint8
+from blockvid_cli.project.atomic_files import write_atomically, disk_errors
 from blockvid_cli.storyboard.storyboard import Chunk, Storyboard
 from blockvid_cli.storyboard.writing import dump_storyboard
-from blockvid_cli.storybook.actions import move
-from blockvid_cli.storybook.drawing import draw
-from blockvid_cli.storybook.drifts import DRIFTS, NONE, Drift, by_block, steady
+from blockvid_cli.storybook.edition import move
+from blockvid_cli.storybook.rendering import render_story
+from blockvid_cli.storybook.drifts import DRIFTS, NO_DRIFT, Drift, split_into_blocks, steady_story
 from blockvid_cli.storybook.edition import Edition, read_edition
-from blockvid_cli.storybook.world import HELD_OUT, Story
+from blockvid_cli.storybook.stories import HELD_OUT, Story
 from blockvid_cli.video.mux import write_film
 from blockvid_cli.video.subtitles import Chapter
 
@@ -81,14 +81,14 @@ class Demo:
 
     def story(self, number: int) -> Story:
         """The story of that number, as it is."""
-        return steady(self.edition, HELD_OUT + self.seed + number, self.frames // self.edition.period)
+        return steady_story(self.edition, HELD_OUT + self.seed + number, self.frames // self.edition.period)
 
     def films(self) -> list[DemoFilm]:
         """All films, those of a story together, the one without drift first."""
         found = []
         for number in range(self.stories):
             name = f"{self.story(number).chunks[0].scene.subject}-{number + 1}"
-            found.append(DemoFilm(name, name, number, "none", NONE, 0, 0))
+            found.append(DemoFilm(name, name, number, "none", NO_DRIFT, 0, 0))
             for kind, drift in DRIFTS.items():
                 for level, severity in enumerate(drift.severities, start=1):
                     found.append(DemoFilm(f"{name}--{kind}-{level}", name, number, kind, drift, level, severity))
@@ -126,7 +126,7 @@ def write_bench(demo: Demo, folder: Path, fresh: bool, tell: Callable[[str], Non
     films = demo.films()
     videos = {film.id: folder / "videos" / f"{film.id}.mp4" for film in films}
     if fresh:
-        with writing(folder):
+        with disk_errors(folder):
             for video in videos.values():
                 video.unlink(missing_ok=True)
     else:
@@ -174,7 +174,7 @@ def _list(folder: Path, demo: Demo, films: list[DemoFilm]) -> None:
         if (folder / "videos" / f"{film.id}.mp4").exists()
     ]
     values = {"version": 1, "settings": demo.settings, "films": rows}
-    write_whole(folder / "bench.json", (json.dumps(values, indent=1) + "\n").encode())
+    write_atomically(folder / "bench.json", (json.dumps(values, indent=1) + "\n").encode())
 
 
 def _write(film: DemoFilm, demo: Demo, folder: Path, pictures: Callable[[Story], Iterator[np.ndarray]]) -> None:
@@ -182,9 +182,9 @@ def _write(film: DemoFilm, demo: Demo, folder: Path, pictures: Callable[[Story],
     told, edition = demo.story(film.number), demo.edition
     file = folder / "storyboards" / f"{film.id}.yaml"
     storyboard = _storyboard(told, edition, file, film.story)
-    write_whole(file, dump_storyboard(storyboard).encode())
+    write_atomically(file, dump_storyboard(storyboard).encode())
     changed = film.drift.story(told, edition, film.severity)
-    shown = film.drift.pictures(pictures(changed), demo.frames, film.severity, demo.seed + film.number)
+    shown = film.drift.frames(pictures(changed), demo.frames, film.severity, demo.seed + film.number)
     write_film(
         shown,
         folder / "videos" / f"{film.id}.mp4",
@@ -219,7 +219,7 @@ def pictures_of(
     A block begins where the one before ended: it is drawn after one of rest, which is not shown.
     """
     pose, cloud = story.start, story.cloud
-    for chunk in by_block(story):
+    for chunk in split_into_blocks(story):
         told = replace(story, start=pose, cloud=cloud - 1, chunks=(replace(chunk, action="rest"), chunk))
         yield from (draw_block or second_block)(told, edition)
         for frame in range(edition.period):
@@ -229,5 +229,5 @@ def pictures_of(
 
 def second_block(story: Story, edition: Edition) -> np.ndarray:
     """The pictures (F, H, W, 3) uint8 of a story of two blocks, but for its first."""
-    frames, _ = draw(story, edition)
-    return as_pictures(frames[-edition.period :])
+    frames, _ = render_story(story, edition)
+    return to_uint8(frames[-edition.period :])

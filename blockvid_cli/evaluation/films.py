@@ -22,23 +22,23 @@ from typing import Any
 
 from blockvid_cli import __version__
 from blockvid_cli.errors import BlockvidError
-from blockvid_cli.evaluation.scores import Settings, score
+from blockvid_cli.evaluation.scores import EvalConfig, score_film
 from blockvid_cli.evaluation.spans import Protocol
 from blockvid_cli.evaluation.tiers import make_tier
 from blockvid_cli.models.hub import cache_folder, sha256
-from blockvid_cli.project.atomic_files import write_whole
+from blockvid_cli.project.atomic_files import write_atomically
 
 RULES = 1  # goes up when a film's scores would change for another reason than a new version
 
-Scored = Callable[[int, float], None]  # a film's number, and how far it is, 0..1
+FilmProgress = Callable[[int, float], None]  # a film's number, and how far it is, 0..1
 
 
 def score_films(
     films: Sequence[tuple[Path, Path | None]],
-    settings: Settings,
+    settings: EvalConfig,
     jobs: int | None = None,
     fresh: bool = False,
-    tell: Scored = lambda number, done: None,
+    tell: FilmProgress = lambda number, done: None,
 ) -> list[dict[str, Any]]:
     """Each film's scores (``score``), or ``{"film", "error"}`` with a sentence; films come with their storyboards.
 
@@ -49,9 +49,9 @@ def score_films(
     Raises:
         UsageError, MissingModelError: what is asked for is not here, whatever the film.
     """
-    tier = make_tier(settings.asked, settings.protocol is Protocol.LONG)
+    tier = make_tier(settings.backends, settings.protocol is Protocol.LONG)
     asked = sorted({measure.backend.name for measure in tier.all if measure.backend})
-    jobs = min(len(films), jobs or (os.cpu_count() or 1 if settings.asked.device == "cpu" else 1))
+    jobs = min(len(films), jobs or (os.cpu_count() or 1 if settings.backends.device == "cpu" else 1))
     tasks = [(film, replace(settings, storyboard=story or settings.storyboard), asked, fresh) for film, story in films]
     if jobs <= 1:
         return [_scored(*task, tell=lambda done, n=number: tell(n, done)) for number, task in enumerate(tasks)]
@@ -84,7 +84,7 @@ def _end_with(parent: BaseProcess) -> None:
 
 def _scored(
     film: Path,
-    settings: Settings,
+    settings: EvalConfig,
     asked: Sequence[str],
     fresh: bool,
     tell: Callable[[float], None] = lambda done: None,
@@ -94,14 +94,14 @@ def _scored(
         content = sha256(film) if film.is_file() else ""
         file = cache_folder() / "scores" / f"{content[:32]}-{_key(settings, asked)}.json"
         found = None if fresh else _read(file)
-        result = found or {"sha256": content, **score(film, settings, tell)}
+        result = found or {"sha256": content, **score_film(film, settings, tell)}
     except BlockvidError as error:
         return {"film": str(film), "error": str(error)}
     except OSError as error:
         return {"film": str(film), "error": f"{film}: this file cannot be read ({error.strerror or error})."}
     if not found:
         with suppress(BlockvidError):  # a cache that cannot be written to costs time and nothing else
-            write_whole(file, json.dumps(result).encode())
+            write_atomically(file, json.dumps(result).encode())
     tell(1.0)
     return {**result, "film": str(film)}
 
@@ -114,9 +114,9 @@ def _read(file: Path) -> dict[str, Any] | None:
     return found if isinstance(found, dict) and "measures" in found else None
 
 
-def _key(settings: Settings, asked: Sequence[str]) -> str:
+def _key(settings: EvalConfig, asked: Sequence[str]) -> str:
     """What tells settings apart: their values, the storyboard's content, who is asked, and the rules."""
     story = settings.storyboard
     words = story.read_bytes() if story and story.is_file() else b""
-    told = json.dumps({**settings.told(), "storyboard": hashlib.sha256(words).hexdigest()}, sort_keys=True)
+    told = json.dumps({**settings.as_values(), "storyboard": hashlib.sha256(words).hexdigest()}, sort_keys=True)
     return hashlib.sha256(f"{__version__} {RULES} {asked} {told}".encode()).hexdigest()[:16]

@@ -43,17 +43,17 @@ class Frame:
 
     number: int
     rgb: np.ndarray
-    kept: dict[Hashable, Any] = field(default_factory=dict, repr=False)
+    cache: dict[Hashable, Any] = field(default_factory=dict, repr=False)
 
-    def keep(self, name: Hashable, make: Callable[[], Value]) -> Value:
+    def cached(self, name: Hashable, make: Callable[[], Value]) -> Value:
         """What is kept under a name; made the first time it is asked for."""
-        if name not in self.kept:
-            self.kept[name] = make()
-        return self.kept[name]
+        if name not in self.cache:
+            self.cache[name] = make()
+        return self.cache[name]
 
 
 @dataclass(frozen=True)
-class Footage:
+class VideoInfo:
     """What a file holds.
 
     Args:
@@ -65,20 +65,20 @@ class Footage:
     """
 
     path: Path
-    frames: int
+    decode_frames: int
     fps: float
     seconds: float
     size: tuple[int, int]
     stride: int = 1
     notes: tuple[str, ...] = ()
 
-    def thinned(self, stride: int | None = None, sample_fps: float | None = None) -> Footage:
+    def subsample(self, stride: int | None = None, sample_fps: float | None = None) -> VideoInfo:
         """The same film, of which every ``stride``-th frame is measured, or about ``sample_fps`` a second."""
         stride = stride or (max(1, round(self.fps / sample_fps)) if sample_fps else 1)
-        return replace(self, frames=-(-self.frames // stride), fps=self.fps / stride, stride=self.stride * stride)
+        return replace(self, frames=-(-self.decode_frames // stride), fps=self.fps / stride, stride=self.stride * stride)
 
 
-def look_over(path: Path) -> Footage:
+def scan_video(path: Path) -> VideoInfo:
     """Decodes a film once and says what it is.
 
     Raises:
@@ -104,10 +104,10 @@ def look_over(path: Path) -> Footage:
         notes.append(f"the file is damaged (faults found while decoding it: {len(troubles) + spoilt})")
     if uneven:
         notes.append(f"the frame rate varies ({fps:.3g} a second on average); frames are measured one after another")
-    return Footage(path, count, fps, count / fps, size, notes=tuple(notes))
+    return VideoInfo(path, count, fps, count / fps, size, notes=tuple(notes))
 
 
-def frames(footage: Footage) -> Iterator[Frame]:
+def frames(footage: VideoInfo) -> Iterator[Frame]:
     """The frames to be measured, in order; as many as were counted, if the file is still the same.
 
     Raises:

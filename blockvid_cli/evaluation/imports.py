@@ -77,7 +77,7 @@ def read_imports(paths: Sequence[Path]) -> dict[str, Result]:
     return results
 
 
-def joined(results: Sequence[Result], imports: Mapping[str, Result]) -> list[Result]:
+def merge_results(results: Sequence[Result], imports: Mapping[str, Result]) -> list[Result]:
     """Results with what was imported about films of the same stem; then the films that only others scored.
 
     What both know stays ours; theirs is then called ``<name>_imported``.

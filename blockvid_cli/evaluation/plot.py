@@ -7,7 +7,7 @@ from io import BytesIO
 from pathlib import Path
 from typing import Any
 
-from blockvid_cli.project.atomic_files import write_whole
+from blockvid_cli.project.atomic_files import write_atomically
 
 ACROSS, WIDE, HIGH = 3, 4.2, 2.1  # panels beside each other, inches of each
 
@@ -52,4 +52,4 @@ def plot(results: Sequence[Mapping[str, Any]], names: Sequence[str], path: Path)
     figure.legend(panels[0].get_lines(), names, loc="outside lower center", ncols=min(4, len(names)), fontsize=8)
     png = BytesIO()
     figure.savefig(png, format="png", dpi=110)
-    write_whole(path, png.getvalue())
+    write_atomically(path, png.getvalue())

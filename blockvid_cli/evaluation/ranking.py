@@ -26,7 +26,7 @@ MEANT = {  # the columns, without backends' names, that should see a drift
 }
 
 
-def severities(items: Sequence[Item], results: Sequence[Result]) -> list[dict[str, Any]]:
+def severity_rows(items: Sequence[Item], results: Sequence[Result]) -> list[dict[str, Any]]:
     """A row a story, kind of drift and column: ``severities``, rising from the clean film's 0, and ``values`` at them.
 
     With them whether the values are strictly ``ordered`` as they should be (drift errors rise, other scores fall), the
@@ -87,7 +87,7 @@ def spearman(a: Sequence[float], b: Sequence[float]) -> float | None:
     return float(np.corrcoef(*ranks)[0, 1]) if all(np.ptp(x) > 0 for x in ranks) else None
 
 
-def changes(rows: Sequence[dict[str, Any]]) -> dict[str, dict[str, dict[str, Any]]]:
+def drift_changes(rows: Sequence[dict[str, Any]]) -> dict[str, dict[str, dict[str, Any]]]:
     """Rows over their stories, by kind of drift and column: means, and how many are ``ordered`` of those that tell."""
     table: dict[str, dict[str, dict[str, Any]]] = {}
     for drift, column in dict.fromkeys((row["drift"], row["column"]) for row in rows):

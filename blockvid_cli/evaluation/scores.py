@@ -18,7 +18,7 @@ import numpy as np
 from blockvid_cli.errors import BlockvidError, UsageError
 from blockvid_cli.evaluation.adherence import adherence
 from blockvid_cli.evaluation.clips import clip_to_clip, clips_of, fused, mapped
-from blockvid_cli.evaluation.footage import Footage, Frame, frames, look_over
+from blockvid_cli.evaluation.footage import VideoInfo, Frame, frames, scan_video
 from blockvid_cli.evaluation.metrics.consistency import looks
 from blockvid_cli.evaluation.metrics.metric import Gauge, Measure
 from blockvid_cli.evaluation.spans import (
@@ -30,7 +30,7 @@ from blockvid_cli.evaluation.spans import (
     segments_at,
     segments_of_seconds,
 )
-from blockvid_cli.evaluation.tiers import Asked, Tier, make_tier
+from blockvid_cli.evaluation.tiers import BackendConfig, Tier, make_tier
 from blockvid_cli.evaluation.vde import Weights, vde
 from blockvid_cli.storyboard.storyboard import Storyboard, read_storyboard
 
@@ -40,7 +40,7 @@ Tell = Callable[[float], None]
 
 
 @dataclass(frozen=True)
-class Settings:
+class EvalConfig:
     """How films are scored.
 
     Args:
@@ -50,7 +50,7 @@ class Settings:
         storyboard: whose captions the film is to follow.
     """
 
-    asked: Asked = field(default_factory=Asked)
+    backends: BackendConfig = field(default_factory=BackendConfig)
     protocol: Protocol = Protocol.WHOLE
     segments: str = "10"
     weights: Weights = Weights.LINEAR
@@ -59,17 +59,17 @@ class Settings:
     sample_fps: float | None = None
     storyboard: Path | None = None
 
-    def told(self) -> dict[str, Any]:
+    def as_values(self) -> dict[str, Any]:
         """As plain values."""
         values = asdict(self)
-        asked = values.pop("asked")
-        return json.loads(json.dumps(asked | values, default=str))
+        backends = values.pop("backends")
+        return json.loads(json.dumps(backends | values, default=str))
 
 
-class Track:
+class MetricTrack:
     """A measure, and the spans that it scores, in order of their first frames; they may overlap."""
 
-    def __init__(self, measure: Measure, footage: Footage, spans: Sequence[Span]) -> None:
+    def __init__(self, measure: Measure, footage: VideoInfo, spans: Sequence[Span]) -> None:
         self.measure, self.scores = measure, [None] * len(spans)
         self._footage, self._waiting = footage, list(enumerate(spans))[::-1]
         self._open: list[tuple[int, Span, Gauge]] = []
@@ -85,23 +85,23 @@ class Track:
         self._open = [entry for entry in self._open if frame.number < entry[1].end - 1]
 
 
-def score(path: Path, settings: Settings, tell: Tell = lambda done: None) -> dict[str, Any]:
+def score_film(path: Path, settings: EvalConfig, tell: Tell = lambda done: None) -> dict[str, Any]:
     """A film's measures, drift errors and adherence to its captions, as plain values; ``tell`` hears 0..1.
 
     Raises:
         UsageError: the file is no film, or a setting does not fit it.
         MissingModelError: a checkpoint of the tier is not here.
     """
-    tier = make_tier(settings.asked, settings.protocol is Protocol.LONG)
+    tier = make_tier(settings.backends, settings.protocol is Protocol.LONG)
     story = read_storyboard(settings.storyboard) if settings.storyboard else None
-    footage = look_over(path).thinned(settings.stride, settings.sample_fps)
+    footage = scan_video(path).subsample(settings.stride, settings.sample_fps)
     if min(footage.size) < SMALLEST:
         raise UsageError(f"{path}: {footage.size[0]}x{footage.size[1]} pixels are too few; {SMALLEST} a side at least.")
     spans = _segments(settings, footage, story)
-    clips = [Span(*clip) for clip in clips_of(footage.frames, footage.fps)]
-    whole = clips if settings.protocol is Protocol.LONG else [Span(0, footage.frames)]
-    over_all = {name: Track(measure, footage, whole) for name, measure in tier.measures.items()}
-    inside = {id(measure): Track(measure, footage, spans) for measure in tier.all}
+    clips = [Span(*clip) for clip in clips_of(footage.decode_frames, footage.fps)]
+    whole = clips if settings.protocol is Protocol.LONG else [Span(0, footage.decode_frames)]
+    over_all = {name: MetricTrack(measure, footage, whole) for name, measure in tier.measures.items()}
+    inside = {id(measure): MetricTrack(measure, footage, spans) for measure in tier.all}
     starts = Starts(tier, {clip.first for clip in clips} if settings.protocol is Protocol.LONG else set())
     follows = adherence(story, footage, tier.texts) if story else None
     seen, watching = 0, [*over_all.values(), *inside.values(), starts, *([follows] if follows else [])]
@@ -112,17 +112,17 @@ def score(path: Path, settings: Settings, tell: Tell = lambda done: None) -> dic
             for watcher in watching:
                 watcher.see(frame)
         seen = batch[-1].number + 1
-        tell(seen / footage.frames)
-    if seen != footage.frames:
+        tell(seen / footage.decode_frames)
+    if seen != footage.decode_frames:
         raise BlockvidError(f"{path}: the file changed while it was measured; once more, please.")
     return {
         "film": str(path),
-        "frames": footage.frames,
+        "frames": footage.decode_frames,
         "fps": round(footage.fps, 4),
         "seconds": round(footage.seconds, 4),
         "size": list(footage.size),
         "notes": list(footage.notes),
-        "settings": settings.told() | {"stride": footage.stride, "number_of_segments": len(spans)},
+        "settings": settings.as_values() | {"stride": footage.stride, "number_of_segments": len(spans)},
         "measures": {
             track.measure.key: _measured(name, track, inside[id(track.measure)], starts)
             for name, track in over_all.items()
@@ -163,18 +163,18 @@ class Starts:
         return {"value": both, "within_clips": within, "between_clips": between}
 
 
-def _segments(settings: Settings, footage: Footage, story: Storyboard | None) -> list[Span]:
+def _segments(settings: EvalConfig, footage: VideoInfo, story: Storyboard | None) -> list[Span]:
     number, seconds = parse_segments(settings.segments)
     if number:
-        return segments(footage.frames, number, settings.bounds)
+        return segments(footage.decode_frames, number, settings.bounds)
     if seconds:
-        return segments_of_seconds(footage.frames, footage.fps, seconds, settings.bounds)
+        return segments_of_seconds(footage.decode_frames, footage.fps, seconds, settings.bounds)
     if story is None:
         raise UsageError("--segments storyboard: which one? Name it with --storyboard story.yaml.")
-    return segments_at(footage.frames, footage.fps, [0.0, *(float(chunk.end) for chunk in story.chunks)])
+    return segments_at(footage.decode_frames, footage.fps, [0.0, *(float(chunk.end) for chunk in story.chunks)])
 
 
-def _batches(film: Iterable[Frame], footage: Footage) -> Iterator[list[Frame]]:
+def _batches(film: Iterable[Frame], footage: VideoInfo) -> Iterator[list[Frame]]:
     width, height = footage.size
     size = max(1, min(BATCH, BATCH_BYTES // (3 * width * height)))
     film = iter(film)
@@ -182,7 +182,7 @@ def _batches(film: Iterable[Frame], footage: Footage) -> Iterator[list[Frame]]:
         yield batch
 
 
-def _measured(name: str, track: Track, inside: Track, starts: Starts) -> dict[str, Any]:
+def _measured(name: str, track: MetricTrack, inside: MetricTrack, starts: Starts) -> dict[str, Any]:
     """A measure's value, or why it has none, and its scores of the segments."""
     measure, scored = track.measure, [value for value in track.scores if value is not None]
     value = starts.with_clips(name, sum(scored) / len(scored)) if scored else {"value": None}
@@ -195,5 +195,5 @@ def _measured(name: str, track: Track, inside: Track, starts: Starts) -> dict[st
     }
 
 
-def _drift(track: Track, weights: Weights) -> dict[str, Any]:
+def _drift(track: MetricTrack, weights: Weights) -> dict[str, Any]:
     return {**asdict(vde(track.scores, weights)), "measure": track.measure.key, "segments": track.scores}

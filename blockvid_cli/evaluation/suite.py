@@ -17,8 +17,8 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
 
-from blockvid_cli.errors import UsageError, choose
-from blockvid_cli.evaluation.columns import columns_of
+from blockvid_cli.errors import UsageError, lookup
+from blockvid_cli.evaluation.columns import score_columns
 from blockvid_cli.evaluation.imports import Result, read_form
 
 FILMS = (".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi")
@@ -128,7 +128,7 @@ def split(ids: Sequence[str], seed: int = 0) -> tuple[list[str], list[str]]:
     return [known for known in ids if known not in test], [known for known in ids if known in test]
 
 
-def chosen(items: Sequence[Item], which: str = "all", seed: int = 0) -> list[Item]:
+def select_split(items: Sequence[Item], which: str = "all", seed: int = 0) -> list[Item]:
     """The items of ``train``, ``test`` or ``all``; a story's films stay together.
 
     Raises:
@@ -136,17 +136,17 @@ def chosen(items: Sequence[Item], which: str = "all", seed: int = 0) -> list[Ite
     """
     stories = list(dict.fromkeys(item.story or item.id for item in items))
     train, test = split(stories, seed)
-    side = set(choose("split", {"train": train, "test": test, "all": stories}, which))
+    side = set(lookup("split", {"train": train, "test": test, "all": stories}, which))
     return [item for item in items if (item.story or item.id) in side]
 
 
 def columns(result: Result, field: Literal["value", "normalised"] = "value") -> dict[str, float | None]:
     """What a result says, by column: a measure's key, ``vde.paper.subject``, ``adherence``; None if not finite."""
-    found = {column.key: getattr(cell, field) for column, cell in columns_of(result).items()}
+    found = {column.key: getattr(cell, field) for column, cell in score_columns(result).items()}
     return {name: value if value is not None and math.isfinite(value) else None for name, value in found.items()}
 
 
-def means(results: Sequence[Result], items: Sequence[Item] = ()) -> dict[str, Any]:
+def mean_scores(results: Sequence[Result], items: Sequence[Item] = ()) -> dict[str, Any]:
     """How many ``films`` and ``errors``, and by column the ``mean`` over the ``n`` of ``total`` films with a value.
 
     Drift errors have a mean ``normalised`` too. With the results' items, in the same order, the same by kind of drift.
@@ -163,7 +163,7 @@ def means(results: Sequence[Result], items: Sequence[Item] = ()) -> dict[str, An
         kinds: dict[str, list[Result]] = {}
         for item, result in zip(items, results, strict=True):
             kinds.setdefault(item.kind or "clean", []).append(result)
-        found["drifts"] = {kind: means(some) for kind, some in kinds.items()}
+        found["drifts"] = {kind: mean_scores(some) for kind, some in kinds.items()}
     return found
 
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from blockvid_cli.errors import UsageError, choose
+from blockvid_cli.errors import UsageError, lookup
 from blockvid_cli.evaluation.backends.builtin import builtin
 from blockvid_cli.evaluation.backends.crop import Cropped
 from blockvid_cli.evaluation.backends.looks import background_of
@@ -64,7 +64,7 @@ class Tier:
 
 
 @dataclass(frozen=True)
-class Asked:
+class BackendConfig:
     """Who is asked: a tier, its checkpoints' folder and device; for single measures what a user installed."""
 
     tier: str = "builtin"
@@ -73,14 +73,14 @@ class Asked:
     use: tuple[str, ...] = field(default=())
 
 
-def make_tier(asked: Asked, clips: bool = False) -> Tier:
+def make_tier(asked: BackendConfig, clips: bool = False) -> Tier:
     """The measures of a tier, that have seen nothing yet; with ``clips``, also who compares a long film's clips.
 
     Raises:
         UsageError: there is no such tier or measure, or what a user installed does not fit.
         MissingModelError: a checkpoint is not here.
     """
-    make, used = choose("tier", TIERS, asked.tier), _used(asked)
+    make, used = lookup("tier", TIERS, asked.tier), _used(asked)
     backends = builtin() | make(asked, {*MEASURES, TEXTS, *([CLIPS] if clips else [])} - used.keys()) | used
     measures = {name: make(backends[name]) for name, make in MEASURES.items()}
     measures["temporal_flickering"] = temporal_flickering()
@@ -103,19 +103,19 @@ def make_tier(asked: Asked, clips: bool = False) -> Tier:
     )
 
 
-def _vbench(asked: Asked, names: Collection[str]) -> dict[str, Backend]:
+def _vbench(asked: BackendConfig, names: Collection[str]) -> dict[str, Backend]:
     from blockvid_cli.evaluation.backends.vbench import vbench
 
     return vbench(asked.weights_dir, asked.device, names)
 
 
-TIERS: Mapping[str, Callable[[Asked, Collection[str]], dict[str, Backend]]] = {
+TIERS: Mapping[str, Callable[[BackendConfig, Collection[str]], dict[str, Backend]]] = {
     "builtin": lambda asked, names: {},
     "vbench": _vbench,
 }
 
 
-def _used(asked: Asked) -> dict[str, Backend]:
+def _used(asked: BackendConfig) -> dict[str, Backend]:
     """``"imaging_quality=pyiqa:musiq-spaq"`` -> who answers for which measure."""
     found = {}
     for spec in asked.use:
@@ -124,6 +124,6 @@ def _used(asked: Asked) -> dict[str, Backend]:
         name, equals, what = spec.partition("=")
         if not equals:
             raise UsageError(f"--use {spec}: write MEASURE=BACKEND, as in imaging_quality=pyiqa:musiq-spaq.")
-        choose("measure", MEASURES, name)
+        lookup("measure", MEASURES, name)
         found[name] = installed(name, what, asked.device)
     return found

@@ -11,7 +11,7 @@ import numpy as np
 
 
 @dataclass(frozen=True)
-class Recalled:
+class RecalledChunk:
     """An earlier chunk that was looked at while another was drawn.
 
     Args:
@@ -24,7 +24,7 @@ class Recalled:
 
 
 @dataclass(frozen=True)
-class DrawnChunk:
+class RenderedChunk:
     """A chunk as it was drawn.
 
     Args:
@@ -47,7 +47,7 @@ class DrawnChunk:
     sentence: str = ""
     take: int = 1
     takes: tuple[int, ...] = (1,)
-    recalled: tuple[Recalled, ...] = ()
+    recalled: tuple[RecalledChunk, ...] = ()
     kept: int | None = None
     tokens: int | None = None
     seconds: float | None = None
@@ -71,7 +71,7 @@ class Curve:
 
 
 @dataclass(frozen=True)
-class Settings:
+class RenderSettings:
     """All it takes to draw the film again.
 
     Args:
@@ -111,8 +111,8 @@ class Report:
     seconds: float
     fps: float
     size: tuple[int, int]
-    chunks: tuple[DrawnChunk, ...]
-    settings: Settings
+    chunks: tuple[RenderedChunk, ...]
+    settings: RenderSettings
     phases: Mapping[str, float] = field(default_factory=dict)
     peak: int | None = None
     curves: Mapping[str, Curve] = field(default_factory=dict)

@@ -9,7 +9,7 @@ from typing import Any
 
 import yaml
 
-from blockvid_cli.report.facts import DrawnChunk, Recalled, Report, Settings
+from blockvid_cli.report.facts import RenderedChunk, RecalledChunk, Report, RenderSettings
 
 GIB = 2**30
 NAMES = {  # of phases
@@ -58,7 +58,7 @@ def phases(facts: Report) -> str:
     )
 
 
-def settings(known: Settings) -> str:
+def settings(known: RenderSettings) -> str:
     """How to draw the film again, folded away."""
     facts = {"Model": known.model, "Weights": known.weights, "Seed of the film": str(known.seed), **known.versions}
     listed = "".join(f"<div><dt>{escape(name)}</dt><dd>{escape(value)}</dd></div>" for name, value in facts.items())
@@ -79,7 +79,7 @@ def notes(sentences: Sequence[str]) -> str:
     return f'<section aria-labelledby="noted"><h2 id="noted">Notes</h2><ul class="notes">{listed}</ul></section>'
 
 
-def chunk_table(chunks: Iterable[DrawnChunk]) -> str:
+def chunk_table(chunks: Iterable[RenderedChunk]) -> str:
     """Every chunk as a row: to read without scripts, to print, to copy."""
     heads = ("chunk", "shot", "from", "to", "caption", "recalls", "seed", "take", "tokens kept", "drawn in")
     rows = []
@@ -137,11 +137,11 @@ def _text(name: str, title: str, text: str) -> str:
     )
 
 
-def _recalled(recalled: Recalled) -> str:
+def _recalled(recalled: RecalledChunk) -> str:
     return f"{recalled.chunk} ({'recent' if recalled.cosine is None else f'{recalled.cosine:.2f}'})"
 
 
-def _other(chunk: DrawnChunk) -> bool:
+def _other(chunk: RenderedChunk) -> bool:
     """Whether the network read another sentence than the caption."""
     return bool(chunk.sentence) and chunk.sentence != chunk.caption
 

@@ -24,7 +24,7 @@ from blockvid_cli.models.wan.rope import Rope
 from blockvid_cli.project.project import project_folder, takes_on_disk
 from blockvid_cli.report.facts import Curve, RenderedChunk, RecalledChunk, Report, RenderSettings
 from blockvid_cli.report.report import write_report
-from blockvid_cli.rollout.kv_cache.semantic import Semantic
+from blockvid_cli.rollout.kv_cache.semantic import SemanticCache
 from blockvid_cli.session import Event, EventListener
 from blockvid_cli.timing import PhaseTimer
 
@@ -126,13 +126,13 @@ def _chunks(job: RenderJob, diary: RenderLog, pictures: Path) -> tuple[RenderedC
 def _recalled(job: RenderJob) -> list[tuple[RecalledChunk, ...]]:
     """For each chunk, the earlier ones its memory shows it: by caption with their cosine, and the recent ones."""
     memory, chunks = job.recipes[0].kv_cache(), job.plan.chunks
-    if not isinstance(memory, Semantic):
+    if not isinstance(memory, SemanticCache):
         return [() for _ in chunks]
     memory.begin(chunks, Rope(6))  # no token is turned here
     unit = torch.nn.functional.normalize(memory.embeddings.double(), dim=1)
     out = []
     for chunk in chunks:
-        alike, recent = memory.seen(chunk.number, range(1, chunk.number))
+        alike, recent = memory.retrieve(chunk.number, range(1, chunk.number))
         here = unit[chunk.number - 1]
         out.append(
             (

@@ -27,7 +27,7 @@ from urllib.parse import quote
 import numpy as np
 from PIL import Image
 
-from blockvid_cli.project.atomic_files import write_whole
+from blockvid_cli.project.atomic_files import write_atomically
 from blockvid_cli.report.facts import Report
 from blockvid_cli.report.page import chunk_table, notes, phases, settings, summary
 
@@ -46,7 +46,7 @@ def write_report(path: Path, facts: Report) -> None:
     Raises:
         BlockvidError: it cannot be written (``PartialError``: the disk is full).
     """
-    write_whole(path, page(facts, path.parent).encode("utf-8", "backslashreplace"))
+    write_atomically(path, page(facts, path.parent).encode("utf-8", "backslashreplace"))
 
 
 def page(facts: Report, folder: Path) -> str:

@@ -10,7 +10,7 @@ from typing import Protocol
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from blockvid_cli.project.atomic_files import write_whole
+from blockvid_cli.project.atomic_files import write_atomically
 
 PAPER, INK = (250, 250, 248), (40, 40, 40)
 LINES = 2
@@ -47,14 +47,14 @@ def contact_sheet(
         left, top = margin + number % columns * across, margin + number // columns * down
         picture = Image.fromarray(frame)
         sheet.paste(picture.resize((width, height), Image.Resampling.NEAREST), (left, top))
-        for row, text in enumerate(wrapped(label, font, width)):
+        for row, text in enumerate(wrap_text(label, font, width)):
             pen.text((left, top + height + 2 + row * line), text, fill=INK, font=font)
     png = BytesIO()
     sheet.save(png, "PNG")
-    write_whole(path, png.getvalue())
+    write_atomically(path, png.getvalue())
 
 
-def wrapped(text: str, font: Font, width: float, lines: int = LINES) -> list[str]:
+def wrap_text(text: str, font: Font, width: float, lines: int = LINES) -> list[str]:
     """Text broken at spaces into at most ``lines`` of ``width`` pixels; an ellipsis is the rest."""
     words, rows = text.split(), []
     while words and len(rows) < lines:
@@ -78,7 +78,7 @@ def _fitted(row: str, font: Font, width: float) -> str:
     return f"{kept}…"
 
 
-def small(frame: np.ndarray) -> np.ndarray:
+def thumbnail(frame: np.ndarray) -> np.ndarray:
     """A frame (H, W, 3) uint8 no wider than a thumbnail."""
     height, width = frame.shape[:2]
     if width <= THUMBNAIL:

@@ -15,7 +15,7 @@ from blockvid_cli.video.ffmpeg import binary, last_line, missing_ffmpeg
 RGB = "scale=in_color_matrix=bt709:in_range=tv,format=rgb24"
 
 
-def decoded(path: Path, size: tuple[int, int]) -> Iterator[np.ndarray]:
+def read_frames(path: Path, size: tuple[int, int]) -> Iterator[np.ndarray]:
     """Frames (H, W, 3) uint8 of a file that ``encode`` wrote; ffmpeg ends with the iterator.
 
     Raises:

@@ -14,7 +14,7 @@ from typing import IO
 import numpy as np
 
 from blockvid_cli.errors import BlockvidError
-from blockvid_cli.project.atomic_files import writing
+from blockvid_cli.project.atomic_files import disk_errors
 from blockvid_cli.video.ffmpeg import failure, missing_ffmpeg, moviepy_module
 
 SECONDS_BETWEEN_KEYFRAMES = 4
@@ -52,7 +52,7 @@ class Encoder:
     def __init__(self, path: Path, rate: Fraction, size: tuple[int, int], crf: int) -> None:
         self.path = path
         writer_type = moviepy_module("video.io.ffmpeg_writer").FFMPEG_VideoWriter
-        with writing(path):
+        with disk_errors(path):
             self._complaints: IO[str] = tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace")  # noqa: SIM115
         try:
             self._writer = writer_type(

@@ -10,7 +10,7 @@ from pathlib import Path
 from types import ModuleType
 
 from blockvid_cli.errors import BlockvidError
-from blockvid_cli.project.atomic_files import full_disk
+from blockvid_cli.project.atomic_files import disk_full_error
 
 MEND = "pip install --force-reinstall imageio-ffmpeg"
 NO_ROOM = ("No space left on device", "Disk quota exceeded")
@@ -75,7 +75,7 @@ def run_ffmpeg(arguments: Sequence[str], given: bytes = b"") -> subprocess.Compl
 def failure(path: Path, complaint: str) -> BlockvidError:
     """Why ffmpeg could not write ``path``: a full disk is told apart, being resumable."""
     if any(reason in complaint for reason in NO_ROOM):
-        return full_disk(path)
+        return disk_full_error(path)
     return BlockvidError(f"ffmpeg could not write {path}: {last_line(complaint)}.")
 
 

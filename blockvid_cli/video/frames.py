@@ -7,14 +7,14 @@ from collections.abc import Callable, Iterator
 import numpy as np
 import torch
 
-from blockvid_cli.models.vae import as_pictures
+from blockvid_cli.models.vae import to_uint8
 from blockvid_cli.storyboard.plan import Plan
-from blockvid_cli.video.contact_sheet import small
+from blockvid_cli.video.contact_sheet import thumbnail
 
 BLACK, FROZEN = 0.02, 1e-4  # of full brightness
 
 
-def watched(decoded: Iterator[torch.Tensor], plan: Plan, tell: Callable[[str], None]) -> Iterator[torch.Tensor]:
+def warn_degenerate_blocks(decoded: Iterator[torch.Tensor], plan: Plan, tell: Callable[[str], None]) -> Iterator[torch.Tensor]:
     """The same frames; a block that came out black or frozen is told of as soon as it is there."""
     for block, frames in zip(plan.blocks, decoded, strict=True):
         still = len(frames) > 1 and float((frames[1:] - frames[:-1]).abs().amax()) < FROZEN
@@ -24,13 +24,13 @@ def watched(decoded: Iterator[torch.Tensor], plan: Plan, tell: Callable[[str], N
         yield frames
 
 
-def pictures_of(decoded: Iterator[torch.Tensor], plan: Plan, stills: dict[int, np.ndarray]) -> Iterator[np.ndarray]:
+def film_frames(decoded: Iterator[torch.Tensor], plan: Plan, stills: dict[int, np.ndarray]) -> Iterator[np.ndarray]:
     """Frames (H, W, 3) uint8 one by one; the middle one of each chunk is kept in ``stills``."""
     middles = {(chunk.first_frame + chunk.end_frame) // 2: chunk.number for chunk in plan.chunks}
     number = 0
     for frames in decoded:
-        for picture in as_pictures(frames):
+        for picture in to_uint8(frames):
             if number in middles:
-                stills[middles[number]] = small(picture).copy()
+                stills[middles[number]] = thumbnail(picture).copy()
             yield picture
             number += 1

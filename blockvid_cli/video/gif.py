@@ -18,7 +18,7 @@ from typing import IO
 import numpy as np
 from PIL import Image
 
-from blockvid_cli.project.atomic_files import write_whole, writing
+from blockvid_cli.project.atomic_files import write_atomically, disk_errors
 
 WIDTH = 480  # pixels; wider films are shrunk to it
 FASTEST = 50.0  # frames a second; browsers slow down what claims to be faster
@@ -39,7 +39,7 @@ def write_gif(frames: Iterable[np.ndarray], path: Path, fps: float, width: int =
         raise ValueError(f"a film has frames a second, not {fps}")
     stride = max(1, -int(-fps // FASTEST))
     kept = (frame for number, frame in enumerate(frames) if number % stride == 0)
-    with writing(path), tempfile.TemporaryFile() as scratch:
+    with disk_errors(path), tempfile.TemporaryFile() as scratch:
         size, count, palette = _laid_down(kept, scratch, width)
         scratch.seek(0)
         pictures = _read_back(scratch, size, count, palette)
@@ -47,7 +47,7 @@ def write_gif(frames: Iterable[np.ndarray], path: Path, fps: float, width: int =
         next(pictures).save(
             held, "GIF", save_all=True, append_images=pictures, duration=_durations(count, fps / stride), loop=0
         )
-    write_whole(path, held.getvalue())
+    write_atomically(path, held.getvalue())
     return count
 
 

@@ -1,7 +1,7 @@
 """Pictures become a film: drawn pictures are kept, and a film is put together from them as often as its look changes.
 
-    frames -> pictures.part.mp4 (playable as it grows) -> pictures.mp4         draw_pictures, once
-    pictures.mp4 -> film.whole.part.mp4 -> film.mp4, film.srt                  assemble: copied, sound and tags added
+    frames -> pictures.part.mp4 (playable as it grows) -> pictures.mp4         write_video, once
+    pictures.mp4 -> film.whole.part.mp4 -> film.mp4, film.srt                  mux_film: copied, sound and tags added
     pictures.mp4 -> frames -> dressed -> film.part.mp4 -> the same             where something is drawn into pictures
 
 A few frames are held at a time. What is unfinished is removed whatever happens; the names pictures.mp4 and film.mp4
@@ -20,15 +20,15 @@ from typing import Any
 import numpy as np
 
 from blockvid_cli.errors import BlockvidError, UsageError
-from blockvid_cli.project.atomic_files import write_whole, writing
+from blockvid_cli.project.atomic_files import write_atomically, disk_errors
 from blockvid_cli.storyboard.dress import Audio
 from blockvid_cli.video.audio import Sound, Track, inputs, outputs, try_sounds
-from blockvid_cli.video.decode import decoded
+from blockvid_cli.video.decode import read_frames
 from blockvid_cli.video.encode import encode, exact_rate
 from blockvid_cli.video.ffmpeg import failure, run_ffmpeg
 from blockvid_cli.video.metadata import ffmetadata
 from blockvid_cli.video.overlays import dressed, try_letters
-from blockvid_cli.video.spec import CRF, Look
+from blockvid_cli.video.spec import CRF, VideoSpec
 from blockvid_cli.video.subtitles import Chapter, srt
 
 
@@ -42,7 +42,7 @@ class Film:
     bytes: int
 
 
-def draw_pictures(
+def write_video(
     frames: Iterable[np.ndarray], path: Path, *, fps: float, size: tuple[int, int], frames_total: int, crf: int = CRF
 ) -> None:
     """Keeps ``frames`` (uint8, H x W x 3) as an mp4 of exactly ``frames_total`` pictures, without sound or tags.
@@ -59,11 +59,11 @@ def draw_pictures(
     growing = path.with_suffix(".part.mp4")
     with _room_for(path, growing):
         encode(frames, growing, rate=exact_rate(fps), size=size, total=frames_total, crf=crf)
-        with writing(path):
+        with disk_errors(path):
             os.replace(growing, path)
 
 
-def try_out(look: Look) -> list[Sound]:
+def check_video_spec(look: VideoSpec) -> list[Sound]:
     """Makes sure that a film can have this look, before anything is drawn for it; returns the sounds it will have.
 
     Raises:
@@ -73,7 +73,7 @@ def try_out(look: Look) -> list[Sound]:
     return try_sounds(look.tracks, look.before, look.seconds)
 
 
-def assemble(pictures: Path, film: Path, look: Look) -> Film:
+def mux_film(pictures: Path, film: Path, look: VideoSpec) -> Film:
     """Makes the film of the kept ``pictures``, of which it takes the first ``look.frames``.
 
     Where nothing is drawn into pictures they are copied bit for bit; else they are decoded, dressed frame by frame
@@ -86,13 +86,13 @@ def assemble(pictures: Path, film: Path, look: Look) -> Film:
             missing or fails (``PartialError``: the disk is full).
     """
     _check_name(film)
-    sounds = try_out(look)
+    sounds = check_video_spec(look)
     if not pictures.is_file():
         raise BlockvidError(f"the pictures {pictures} do not exist.")
     with _room_for(film, *_stages(film)):
         source = pictures
         if look.changes_pictures:
-            source, frames = _stages(film)[0], dressed(decoded(pictures, look.size), look)
+            source, frames = _stages(film)[0], dressed(read_frames(pictures, look.size), look)
             encode(frames, source, rate=look.rate, size=look.size, total=look.film_frames, crf=look.crf)
         return _finished(source, film, look, sounds)
 
@@ -117,12 +117,12 @@ def write_film(
 
     Raises:
         UsageError: the film's name does not end in .mp4.
-        BlockvidError: as ``draw_pictures`` and ``assemble``.
+        BlockvidError: as ``write_video`` and ``mux_film``.
     """
     tracks = (Track(audio),) if audio else ()
-    look = Look(fps, size, frames_total, tuple(chapters), (), tracks, title=title, metadata=metadata, crf=crf)
+    look = VideoSpec(fps, size, frames_total, tuple(chapters), (), tracks, title=title, metadata=metadata, crf=crf)
     _check_name(path)
-    sounds = try_out(look)
+    sounds = check_video_spec(look)
     with _room_for(path, *_stages(path)):
         drawn = _stages(path)[0]
         encode(frames, drawn, rate=look.rate, size=size, total=frames_total, crf=crf)
@@ -143,7 +143,7 @@ def _stages(film: Path) -> tuple[Path, Path, Path]:
 def _room_for(path: Path, *unfinished: Path) -> Iterator[None]:
     """A folder for ``path``; whatever happens inside, nothing unfinished is left."""
     try:
-        with writing(path):
+        with disk_errors(path):
             path.parent.mkdir(parents=True, exist_ok=True)
         yield
     finally:
@@ -152,24 +152,24 @@ def _room_for(path: Path, *unfinished: Path) -> Iterator[None]:
                 file.unlink(missing_ok=True)
 
 
-def _finished(source: Path, film: Path, look: Look, sounds: Sequence[Sound]) -> Film:
+def _finished(source: Path, film: Path, look: VideoSpec, sounds: Sequence[Sound]) -> Film:
     """Copies the pictures of ``source`` into a film, and adds what is not pictures."""
     _, whole, words = _stages(film)
     chapters = look.film_chapters()
     subtitles = srt(chapters).encode("utf-8", "replace")
     soft = look.subtitles == "soft" and bool(subtitles)
     if soft:
-        write_whole(words, subtitles)
+        write_atomically(words, subtitles)
     frames = _mux(source, whole, look, sounds, ffmetadata(chapters, look.metadata, look.title), words if soft else None)
     if frames < look.film_frames:
         raise BlockvidError(f"{source} holds {frames} pictures of {look.film_frames}; remove it to have it made anew.")
     _lay_beside(film.with_suffix(".srt"), subtitles, look.subtitles in ("beside", "soft"))
-    with writing(film):
+    with disk_errors(film):
         os.replace(whole, film)
     return Film(film, look.film_frames, look.seconds, film.stat().st_size)
 
 
-def _mux(source: Path, whole: Path, look: Look, sounds: Sequence[Sound], tags: str, words: Path | None) -> int:
+def _mux(source: Path, whole: Path, look: VideoSpec, sounds: Sequence[Sound], tags: str, words: Path | None) -> int:
     """Runs ffmpeg, the index at the front of the file; returns how many pictures were copied."""
     opened = ["-i", str(source.absolute()), "-f", "ffmetadata", "-i", "pipe:0"]
     made = ["-map", "0:v:0", "-c:v", "copy", "-map_metadata", "1", "-map_chapters", "1"]
@@ -192,7 +192,7 @@ def _mux(source: Path, whole: Path, look: Look, sounds: Sequence[Sound], tags: s
 def _lay_beside(path: Path, subtitles: bytes, wanted: bool) -> None:
     """Writes the ``.srt``; where none is wanted, the one that said the same is removed, as players would show both."""
     if wanted:
-        write_whole(path, subtitles)
+        write_atomically(path, subtitles)
     elif path.is_file() and path.read_bytes() == subtitles:
         with suppress(OSError):
             path.unlink()

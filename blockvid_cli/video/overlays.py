@@ -17,14 +17,14 @@ import numpy as np
 
 from blockvid_cli.storyboard.dress import TitleCard
 from blockvid_cli.video.lettering import SMALLEST, letters, pages, still, subtitle
-from blockvid_cli.video.spec import Look, Transition
+from blockvid_cli.video.spec import VideoSpec, Transition
 
 FADE = 0.5  # seconds in which a card comes and goes
 
 Page = tuple[int, int, tuple[str, ...]]  # first frame, one past the last, rows of words
 
 
-def dressed(frames: Iterable[np.ndarray], look: Look) -> Iterator[np.ndarray]:
+def dressed(frames: Iterable[np.ndarray], look: VideoSpec) -> Iterator[np.ndarray]:
     """The film's frames (H, W, 3) uint8, made of the ``look.frames`` pictures drawn for it.
 
     Raises:
@@ -36,7 +36,7 @@ def dressed(frames: Iterable[np.ndarray], look: Look) -> Iterator[np.ndarray]:
     yield from _card(look.end_card, look)
 
 
-def try_letters(look: Look) -> None:
+def try_letters(look: VideoSpec) -> None:
     """Makes sure that the words of a look can be drawn.
 
     Raises:
@@ -64,7 +64,7 @@ def joined(frames: Iterable[np.ndarray], transitions: Sequence[Transition]) -> I
         yield shown if light >= 1 else _mixed(np.zeros_like(frame), shown, light)
 
 
-def captioned(frames: Iterable[np.ndarray], look: Look) -> Iterator[np.ndarray]:
+def captioned(frames: Iterable[np.ndarray], look: VideoSpec) -> Iterator[np.ndarray]:
     """The same frames with subtitles drawn in; long ones are shown a page after the other."""
     waiting = _pages(look)
     page = next(waiting, None)
@@ -79,7 +79,7 @@ def captioned(frames: Iterable[np.ndarray], look: Look) -> Iterator[np.ndarray]:
             yield frame
 
 
-def _pages(look: Look) -> Iterator[Page]:
+def _pages(look: VideoSpec) -> Iterator[Page]:
     """When which words are seen, in order: a chapter's pages share its time equally."""
     for chapter in look.chapters:
         parts = pages(chapter.words, look.size, look.font)
@@ -89,7 +89,7 @@ def _pages(look: Look) -> Iterator[Page]:
             yield begin, until, rows
 
 
-def _card(card: TitleCard | None, look: Look) -> Iterator[np.ndarray]:
+def _card(card: TitleCard | None, look: VideoSpec) -> Iterator[np.ndarray]:
     """The frames of a card; it comes out of black, and goes."""
     if card is None:
         return
@@ -101,7 +101,7 @@ def _card(card: TitleCard | None, look: Look) -> Iterator[np.ndarray]:
         yield _mixed(np.zeros_like(picture), picture, light)
 
 
-def _still(card: TitleCard, look: Look) -> np.ndarray:
+def _still(card: TitleCard, look: VideoSpec) -> np.ndarray:
     return still(card.text, look.size, card.colour, card.background, look.font)
 
 

@@ -25,7 +25,7 @@ DAMAGED = (OSError, SyntaxError, ValueError, EOFError, TypeError, KeyError, Inde
 
 
 @dataclass(frozen=True, eq=False)
-class Guide:
+class ReferenceImage:
     """A picture that a film is to show: its pixels (H, W, 3) uint8 at the film's size, and the hash of its file."""
 
     file: Path
@@ -34,7 +34,7 @@ class Guide:
     notes: tuple[str, ...] = ()  # what was done to it that one may not expect
 
 
-def read_guide(file: Path, size: tuple[int, int]) -> Guide:
+def read_reference_image(file: Path, size: tuple[int, int]) -> ReferenceImage:
     """A picture at a film's size (width, height): upright as its camera says, transparent parts white, cropped around
     the middle.
 
@@ -53,7 +53,7 @@ def read_guide(file: Path, size: tuple[int, int]) -> Guide:
     clear = picture.has_transparency_data
     fitted = ImageOps.fit(_on_white(picture) if clear else picture.convert("RGB"), size, Image.Resampling.LANCZOS)
     notes = (*_notes(picture.size, size), *(["its transparent parts are white"] if clear else []))
-    return Guide(
+    return ReferenceImage(
         file, hashlib.sha256(data).hexdigest(), np.array(fitted), tuple(f"{file.name}: {note}" for note in notes)
     )
 

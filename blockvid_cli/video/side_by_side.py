@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator, Sequence
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from blockvid_cli.video.contact_sheet import INK, PAPER, wrapped
+from blockvid_cli.video.contact_sheet import INK, PAPER, wrap_text
 
 GAP = 4  # pixels between tiles
 
@@ -60,7 +60,7 @@ def _paper(size: tuple[int, int], labels: Sequence[str], across: int) -> tuple[n
     places = []
     for number, label in enumerate(labels):
         left, top = number % across * (width + GAP), number // across * (height + strip)
-        for text in wrapped(label, font, width - 4, lines=1):
+        for text in wrap_text(label, font, width - 4, lines=1):
             pen.text((left + 2, top + 2), text, fill=INK, font=font)
         places.append((top + strip, left))
     return np.asarray(page), places

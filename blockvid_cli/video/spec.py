@@ -32,7 +32,7 @@ class Transition:
 
 
 @dataclass(frozen=True)
-class Look:
+class VideoSpec:
     """``frames`` pictures of ``size`` (width, height), ``fps`` a second, and what is laid under and over them.
 
     Args:
@@ -98,9 +98,9 @@ class Look:
         return [*first, *moved, *last]
 
 
-def look_of(storyboard: Storyboard, plan: Plan, metadata: Mapping[str, Any] | None = None, crf: int = CRF) -> Look:
+def video_spec(storyboard: Storyboard, plan: Plan, metadata: Mapping[str, Any] | None = None, crf: int = CRF) -> VideoSpec:
     """The look that a storyboard asks for, of the pictures that its plan draws."""
-    return Look(
+    return VideoSpec(
         fps=plan.fps,
         size=plan.size,
         frames=plan.frames,

@@ -21,7 +21,7 @@ from pathlib import Path
 from urllib.request import urlopen
 
 from blockvid_cli.errors import MissingModelError, UsageError
-from blockvid_cli.models.hub import PIECE, known_hash, sha256
+from blockvid_cli.models.hub import PIECE, blob_hash, sha256
 
 SAFETENSORS, PICKLED = "model.safetensors", "pytorch_model.bin"
 TOKENIZER = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "vocab.json", "merges.txt")
@@ -172,7 +172,7 @@ def identity(file: Path) -> str:
 @lru_cache(maxsize=64)
 def _hash(file: Path, changed: int) -> str:
     """A file's SHA-256, read once while it stays the same; the hub's cache knows it by name."""
-    return known_hash(file) or sha256(file)
+    return blob_hash(file) or sha256(file)
 
 
 def _genuine(checkpoint: Checkpoint, weights: Path) -> bool:

@@ -61,7 +61,7 @@ def _moved(picture: np.ndarray, columns: np.ndarray, rows: np.ndarray) -> np.nda
 
 def grey(frame: Frame, side: int) -> np.ndarray:
     """The luminance (h, w) uint8 at a short side of at most so many pixels."""
-    return frame.keep(("grey", side), lambda: cv2.cvtColor(shrunk(frame.rgb, side), cv2.COLOR_RGB2GRAY))
+    return frame.cached(("grey", side), lambda: cv2.cvtColor(shrunk(frame.rgb, side), cv2.COLOR_RGB2GRAY))
 
 
 def shrunk(picture: np.ndarray, side: int) -> np.ndarray:

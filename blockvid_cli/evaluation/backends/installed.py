@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from blockvid_cli.errors import MissingModelError, UsageError, choose, nearest
+from blockvid_cli.errors import MissingModelError, UsageError, lookup, closest_name
 from blockvid_cli.evaluation.backends.protocol import Backend
 from blockvid_cli.evaluation.footage import Frame
 
@@ -44,7 +44,7 @@ def installed(measure: str, spec: str, device: str = "cpu") -> Backend:
         UsageError: there is no such measure, backend or metric, or it lacks what the measure asks.
         MissingModelError: pyiqa cannot get a metric's weights.
     """
-    method = choose("measure", ASKED, measure)
+    method = lookup("measure", ASKED, measure)
     module, colon, name = spec.partition(":")
     if not (module and colon and name):
         raise UsageError(f"'{spec}' names no backend; write pyiqa:METRIC or module:name.")
@@ -149,7 +149,7 @@ def _made(metric: str, device: str) -> Any:  # noqa: ANN401  (pyiqa has no types
 
     known = pyiqa.list_models("NR")
     if metric not in known:
-        guess = nearest(metric, known)
+        guess = closest_name(metric, known)
         hint = f" Did you mean '{guess}'?" if guess else ""
         raise UsageError(f"pyiqa has no metric '{metric}' that judges pictures without a reference.{hint}")
     try:

@@ -37,7 +37,7 @@ class Small:
 
 def small(frame: Frame) -> Small:
     """A frame made ready to be described; kept with it."""
-    return frame.keep("small", lambda: _small(frame.rgb))
+    return frame.cached("small", lambda: _small(frame.rgb))
 
 
 def _small(rgb: np.ndarray) -> Small:

@@ -13,8 +13,8 @@ from dataclasses import dataclass, replace
 import torch
 
 from blockvid_cli.storybook.edition import Edition
-from blockvid_cli.storybook.probe import OF_FRAMES, Probe, clip_of, halved, spans
-from blockvid_cli.storybook.world import Story
+from blockvid_cli.storybook.probe import FRAME_ATTRIBUTES, Probe, sample_clip, half_size, chunk_frames
+from blockvid_cli.storybook.stories import Story
 
 Shares = dict[str, float | None]
 
@@ -47,17 +47,17 @@ def look(probe: Probe, edition: Edition, story: Story, frames: torch.Tensor) -> 
     """Reads the frames (F, 3, H, W) of a film against its story; frames beyond the story's end do not count."""
     lengths = [chunk.blocks for chunk in story.chunks]
     owners = [number for number, count in enumerate(lengths) for _ in range(count)]
-    truths = [probe.truth(chunk.scene) for chunk in story.chunks]
-    true = {name: torch.tensor([truth[name] for truth in truths]) for name in OF_FRAMES}
+    truths = [probe.labels(chunk.scene) for chunk in story.chunks]
+    true = {name: torch.tensor([truth[name] for truth in truths]) for name in FRAME_ATTRIBUTES}
     acts = [chunk.action if chunk.scene.subject and chunk.blocks > 1 else "" for chunk in story.chunks]
     actions = [probe.names["action"].index(action) if action else -1 for action in acts]
-    said = probe.read(torch.stack([clip_of(frames[span]) for span in spans(lengths, edition)]))
-    blocks = spans([1] * len(owners), edition)
-    last = probe.read_stills(halved(frames[[span.stop - 1 for span in blocks]]))
+    said = probe.read(torch.stack([sample_clip(frames[span]) for span in chunk_frames(lengths, edition)]))
+    blocks = chunk_frames([1] * len(owners), edition)
+    last = probe.read_frames(half_size(frames[[span.stop - 1 for span in blocks]]))
     return Seen(
-        {name: _right(said.stills[name], true[name][:, None]) for name in OF_FRAMES},
+        {name: _right(said.frame_labels[name], true[name][:, None]) for name in FRAME_ATTRIBUTES},
         _right(said.action, torch.tensor(actions)),
-        {name: _right(last[name], true[name][owners]) for name in OF_FRAMES},
+        {name: _right(last[name], true[name][owners]) for name in FRAME_ATTRIBUTES},
         said.features,
         _changes(frames[: blocks[-1].stop], [span.start for span in blocks[1:]]),
     )
@@ -65,7 +65,7 @@ def look(probe: Probe, edition: Edition, story: Story, frames: torch.Tensor) -> 
 
 def accuracy(films: Sequence[Seen]) -> Shares:
     """The share of right readings of each attribute, over all films."""
-    out = {name: _share([film.stills[name] for film in films]) for name in OF_FRAMES}
+    out = {name: _share([film.stills[name] for film in films]) for name in FRAME_ATTRIBUTES}
     return {**out, "action": _share([film.action for film in films])}
 
 
@@ -86,7 +86,7 @@ def ratios(last: Shares, first: Shares) -> Shares:
 
 def of_blocks(films: Sequence[Seen], blocks: slice) -> Shares:
     """The accuracy of some blocks of each film."""
-    return {name: _share([film.blocks[name][blocks] for film in films]) for name in OF_FRAMES}
+    return {name: _share([film.blocks[name][blocks] for film in films]) for name in FRAME_ATTRIBUTES}
 
 
 def looks(films: Sequence[Seen], blocks: slice) -> float | None:

@@ -49,13 +49,13 @@ from blockvid_cli.models.card import ModelCard
 from blockvid_cli.models.find import find_model
 from blockvid_cli.models.registry import load_vae, load_probe
 from blockvid_cli.render import stream_frames
-from blockvid_cli.rollout.kv_cache.semantic import Semantic
+from blockvid_cli.rollout.kv_cache.semantic import SemanticCache
 from blockvid_cli.rollout.recipe import make_recipe
 from blockvid_cli.runtime.presets import AUTO, RuntimeOptions
-from blockvid_cli.storybook.drawing import draw
+from blockvid_cli.storybook.rendering import render_story
 from blockvid_cli.storybook.edition import Edition, read_edition
 from blockvid_cli.storybook.probe import Probe
-from blockvid_cli.storybook.world import HELD_OUT, Story, opening, returning, tell
+from blockvid_cli.storybook.stories import HELD_OUT, Story, opening_story, returning_story, make_story
 
 ENDS = 10  # seconds at either end that drift compares
 AWAY = 30  # seconds a subject is away
@@ -96,8 +96,8 @@ def measure_quality(
     probe, edition = load_probe(card), _edition(card)
     recipe, second = recipe or {}, edition.fps / edition.period  # blocks a second
     window = {"kv_cache": as_many_tokens(card)}
-    stories = [opening(edition, HELD_OUT + n, round(seconds * second)) for n in range(films)]
-    returns = [returning(edition, HELD_OUT + n, LEAD, round(AWAY * second), BACK) for n in range(max(films // 2, 1))]
+    stories = [opening_story(edition, HELD_OUT + n, round(seconds * second)) for n in range(films)]
+    returns = [returning_story(edition, HELD_OUT + n, LEAD, round(AWAY * second), BACK) for n in range(max(films // 2, 1))]
     tasks = [
         Task(story, number, model, device, means, used)
         for group, used in ((stories, recipe), (returns, recipe), (returns, recipe | window))
@@ -108,7 +108,7 @@ def measure_quality(
         shown.append(result)
         tell_progress(f"{len(shown)} of {len(tasks)} films")
     drawn, own, windowed = shown[:films], shown[films : films + len(returns)], shown[films + len(returns) :]
-    world = [look(probe, edition, story, draw(story, edition)[0]) for story in stories]
+    world = [look(probe, edition, story, render_story(story, edition)[0]) for story in stories]
     parts = [ends(story, round(ENDS * second)) for story in stories]
     first, last = (
         accuracy([film.only(part[which]) for film, part in zip(drawn, parts, strict=True)]) for which in (0, 1)
@@ -144,7 +144,7 @@ def as_many_tokens(card: ModelCard) -> dict[str, Any]:
         UsageError: the card's memory is another, or remembers whole chunks.
     """
     memory = make_recipe(card.recipe).kv_cache()
-    if not isinstance(memory, Semantic) or memory.blocks is None:
+    if not isinstance(memory, SemanticCache) or memory.blocks is None:
         raise UsageError(f"the memory of '{card.name}' is not semantic with a number of blocks; nothing to compare.")
     entries = (memory.recent + memory.top + 1) * memory.blocks
     return {"name": "window", "window": (entries + 1) * card.block, "sink": 0}
@@ -152,8 +152,8 @@ def as_many_tokens(card: ModelCard) -> dict[str, Any]:
 
 def probe_accuracy(probe: Probe, edition: Edition) -> Shares:
     """What the probe reads right of the world's own held-out films."""
-    stories = [tell(edition, OF_PROBE + n, 24) for n in range(PROBED)]
-    return accuracy([look(probe, edition, story, draw(story, edition)[0]) for story in stories])
+    stories = [make_story(edition, OF_PROBE + n, 24) for n in range(PROBED)]
+    return accuracy([look(probe, edition, story, render_story(story, edition)[0]) for story in stories])
 
 
 @torch.inference_mode()
@@ -162,7 +162,7 @@ def codec_figures(card: ModelCard, edition: Edition, blocks: int) -> dict[str, f
     codec, errors, spent, frames_total = load_vae(card, "cpu"), [], 0.0, 0
     subjects = []
     for number in range(CODED):
-        frames, subject = draw(opening(edition, HELD_OUT + number, blocks), edition)
+        frames, subject = render_story(opening_story(edition, HELD_OUT + number, blocks), edition)
         latents, began = codec.encode(frames), time.perf_counter()
         decoded = torch.cat(list(codec.stream(latents.split(edition.block))))
         spent, frames_total = spent + time.perf_counter() - began, frames_total + len(frames)

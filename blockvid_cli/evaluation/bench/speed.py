@@ -19,7 +19,7 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
 
 from blockvid_cli.job import RenderJob, RenderRequest, prepare
-from blockvid_cli.models.wan.attention import Layer, Remembered
+from blockvid_cli.models.wan.attention import LayerQKV, KVSource
 from blockvid_cli.models.wan.denoiser import Denoiser
 from blockvid_cli.render import render
 from blockvid_cli.runtime.presets import RuntimeOptions
@@ -60,8 +60,8 @@ class Measured:
     tally: Tally
 
     def __call__(
-        self, x: torch.Tensor, level: torch.Tensor, context: torch.Tensor, times: torch.Tensor, memory: Remembered
-    ) -> tuple[torch.Tensor, list[Layer]]:
+        self, x: torch.Tensor, level: torch.Tensor, context: torch.Tensor, times: torch.Tensor, memory: KVSource
+    ) -> tuple[torch.Tensor, list[LayerQKV]]:
         """See ``Denoiser``."""
         self.tally.calls += 1
         if self.tally.calls % COUNTED == 0:
@@ -76,7 +76,7 @@ class Measured:
         return out
 
 
-def measure(
+def measure_speed(
     model: str | None, seconds: int, size: str | None, device: str, means: RuntimeOptions, recipe: dict[str, Any]
 ) -> dict[str, Any]:
     """Draws a film of ``seconds`` with made-up captions in a temporary folder, and says what it took."""

@@ -56,10 +56,10 @@ class Consistency:
 
 def looks(encoder: Encoder, frames: Sequence[Frame]) -> np.ndarray:
     """Embeddings (N, D) of length 1; those already made are not made again."""
-    missing = [frame for frame in frames if encoder not in frame.kept]
+    missing = [frame for frame in frames if encoder not in frame.cache]
     if missing:
         found = encoder.encode(missing)
         lengths = np.linalg.norm(found, axis=1, keepdims=True)
         for frame, look in zip(missing, found / np.where(lengths > 0, lengths, 1), strict=True):
-            frame.kept[encoder] = look
-    return np.stack([frame.kept[encoder] for frame in frames])
+            frame.cache[encoder] = look
+    return np.stack([frame.cache[encoder] for frame in frames])

@@ -54,7 +54,7 @@ def speed(flow: Flow, a: Frame, b: Frame) -> np.ndarray:
         field = flow.flow(a, b)
         return np.hypot(field[..., 0], field[..., 1]) / min(field.shape[:2])
 
-    return b.keep((flow, a.number), measured)
+    return b.cached((flow, a.number), measured)
 
 
 def strongest(speeds: np.ndarray) -> float:

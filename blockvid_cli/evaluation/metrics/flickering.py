@@ -18,7 +18,7 @@ def temporal_flickering() -> Measure:
 
 
 def _still(a: Frame, b: Frame) -> float:
-    return b.keep(("still", a.number), lambda: alike(a.rgb, b.rgb))
+    return b.cached(("still", a.number), lambda: alike(a.rgb, b.rgb))
 
 
 def alike(a: np.ndarray, b: np.ndarray) -> float:

@@ -35,8 +35,8 @@ def _judged(name: str, judge: Judge) -> Measure:
 
 def judged(judge: Judge, frames: Sequence[Frame]) -> list[float]:
     """What the judge makes of each frame; it is asked once."""
-    missing = [frame for frame in frames if judge not in frame.kept]
+    missing = [frame for frame in frames if judge not in frame.cache]
     if missing:
         for frame, verdict in zip(missing, judge.judge(missing), strict=True):
-            frame.kept[judge] = float(verdict)
-    return [frame.kept[judge] for frame in frames]
+            frame.cache[judge] = float(verdict)
+    return [frame.cache[judge] for frame in frames]

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from blockvid_cli.evaluation.backends.protocol import Backend
-from blockvid_cli.evaluation.footage import Footage, Frame
+from blockvid_cli.evaluation.footage import VideoInfo, Frame
 
 
 class Gauge(Protocol):
@@ -37,7 +37,7 @@ class Measure:
     """
 
     name: str
-    start: Callable[[Footage], Gauge]
+    start: Callable[[VideoInfo], Gauge]
     higher: bool = True
     backend: Backend | None = None
     prepare: Callable[[Sequence[Frame]], None] = nothing_first

@@ -18,7 +18,7 @@ import cv2
 import numpy as np
 
 from blockvid_cli.evaluation.backends.protocol import Encoder, Flow
-from blockvid_cli.evaluation.footage import Footage, Frame
+from blockvid_cli.evaluation.footage import VideoInfo, Frame
 from blockvid_cli.evaluation.metrics.consistency import looks
 from blockvid_cli.evaluation.metrics.dynamic import speed
 from blockvid_cli.evaluation.metrics.metric import Mean, MeanOfPairs, Measure
@@ -39,13 +39,13 @@ def laplacian_variance(frame: Frame) -> float:
         grey = cv2.cvtColor(frame.rgb, cv2.COLOR_RGB2GRAY)
         return float(cv2.meanStdDev(cv2.Laplacian(grey, cv2.CV_32F))[1][0, 0] ** 2)
 
-    return frame.keep("laplacian variance", measured)
+    return frame.cached("laplacian variance", measured)
 
 
 def energy(flow: Flow) -> Measure:
     """Eq. 21, the first reading: E(u) is the flow's mean length."""
 
-    def start(footage: Footage) -> MeanOfPairs:
+    def start(footage: VideoInfo) -> MeanOfPairs:
         return MeanOfPairs(lambda a, b: float(speed(flow, a, b).mean()) * SIDE * footage.fps / RATE)
 
     return Measure("motion_energy", start, backend=flow)
@@ -54,7 +54,7 @@ def energy(flow: Flow) -> Measure:
 def staticness(flow: Flow, background: Callable[[Frame], np.ndarray]) -> Measure:
     """Eq. 24; ``background`` tells a frame's background (H', W') of bools."""
 
-    def start(footage: Footage) -> MeanOfPairs:
+    def start(footage: VideoInfo) -> MeanOfPairs:
         scale = SIDE * footage.fps / RATE
 
         def share(a: Frame, b: Frame) -> float:

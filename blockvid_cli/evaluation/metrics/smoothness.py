@@ -38,7 +38,7 @@ class Smoothness:
             self._left, self._middle = frame, None
 
     def _expected(self, left: Frame, middle: Frame, right: Frame) -> float:
-        return middle.keep(
+        return middle.cached(
             (self._interpolator, left.number, right.number),
             lambda: alike(self._interpolator.between(left, right), middle.rgb),
         )
