@@ -14,9 +14,9 @@ from blockvid_cli.evaluation.bench.quality import measure_quality, probe_accurac
 from blockvid_cli.models.card import find_card, packaged_folder
 from blockvid_cli.models.registry import load_vae, load_probe
 from blockvid_cli.models.vae import decode
-from blockvid_cli.storybook.drawing import draw
+from blockvid_cli.storybook.rendering import render_story
 from blockvid_cli.storybook.edition import read_edition
-from blockvid_cli.storybook.world import HELD_OUT, tell
+from blockvid_cli.storybook.stories import HELD_OUT, make_story
 
 EDITION = read_edition()
 
@@ -27,7 +27,7 @@ def test_the_shipped_weights_stay_below_forty_megabytes():
 
 def test_the_codec_gives_back_held_out_stories():
     codec = load_vae(find_card("storybook"), "cpu")
-    frames, subject = draw(tell(EDITION, HELD_OUT + 7, 6), EDITION)
+    frames, subject = render_story(make_story(EDITION, HELD_OUT + 7, 6), EDITION)
     error = decode(codec, codec.encode(frames)) - frames
     of_subject = error[(subject > 0.5).expand_as(error)]
     psnr, psnr_subject = (-10 * torch.log10(e.square().mean()) for e in (error, of_subject))

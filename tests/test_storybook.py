@@ -9,23 +9,23 @@ import pytest
 import torch
 
 from blockvid_cli.models.card import packaged_folder
-from blockvid_cli.storybook.actions import Pose, move
-from blockvid_cli.storybook.captions import CAMERAS, DOES, WEATHERS, WHEN, WHERE, caption
-from blockvid_cli.storybook.drawing import draw
+from blockvid_cli.storybook.edition import Pose, move
+from blockvid_cli.storybook.stories import CAMERA_PHRASES, ACTION_PHRASES, WEATHER_PHRASES, LIGHT_PHRASES, SETTING_PHRASES, make_caption
+from blockvid_cli.storybook.rendering import render_story
 from blockvid_cli.storybook.edition import read_edition
-from blockvid_cli.storybook.reading import Reader, read_words
-from blockvid_cli.storybook.settings import LIGHTS, SETTINGS, backdrop, layers
+from blockvid_cli.storybook.caption_rewriter import CaptionRewriter, read_vocabulary
+from blockvid_cli.storybook.settings import LIGHTS, SETTINGS, backdrop, backdrop_layers
 from blockvid_cli.storybook.subjects import COLOURS, SUBJECTS, sprite
-from blockvid_cli.storybook.world import opening, returning, stills, tell
+from blockvid_cli.storybook.stories import opening_story, returning_story, frame_states, make_story
 
 EDITION = read_edition()
 
 
 def test_the_edition_names_only_what_can_be_drawn():
     assert set(EDITION.subjects) <= set(SUBJECTS) and set(EDITION.colours) <= set(COLOURS)
-    assert set(EDITION.settings) <= set(SETTINGS) & set(WHERE) and set(EDITION.lights) <= set(LIGHTS) & set(WHEN)
-    assert set(EDITION.actions) <= set(DOES)
-    assert set(EDITION.weathers) <= set(WEATHERS) and set(EDITION.cameras) <= set(CAMERAS)
+    assert set(EDITION.settings) <= set(SETTINGS) & set(SETTING_PHRASES) and set(EDITION.lights) <= set(LIGHTS) & set(LIGHT_PHRASES)
+    assert set(EDITION.actions) <= set(ACTION_PHRASES)
+    assert set(EDITION.weathers) <= set(WEATHER_PHRASES) and set(EDITION.cameras) <= set(CAMERA_PHRASES)
 
 
 def test_the_bundled_edition_is_wide_enough():
@@ -34,13 +34,13 @@ def test_the_bundled_edition_is_wide_enough():
 
 
 def test_stories_are_pure_functions_of_their_seed():
-    assert tell(EDITION, 7, 9) == tell(EDITION, 7, 9) != tell(EDITION, 8, 9)
-    once, twice = draw(tell(EDITION, 7, 2), EDITION), draw(tell(EDITION, 7, 2), EDITION)
+    assert make_story(EDITION, 7, 9) == make_story(EDITION, 7, 9) != make_story(EDITION, 8, 9)
+    once, twice = render_story(make_story(EDITION, 7, 2), EDITION), render_story(make_story(EDITION, 7, 2), EDITION)
     assert torch.equal(once[0], twice[0]) and torch.equal(once[1], twice[1])
 
 
 def test_frames_and_masks_fit_the_block_grid():
-    frames, subject = draw(tell(EDITION, 3, 3), EDITION)
+    frames, subject = render_story(make_story(EDITION, 3, 3), EDITION)
     width, height = EDITION.size
     assert frames.shape == (9 + 12 + 12, 3, height, width) and subject.shape == (33, 1, height, width)
     assert frames.min() >= 0 and frames.max() <= 1.001
@@ -50,19 +50,19 @@ def test_frames_and_masks_fit_the_block_grid():
 
 def test_the_subject_is_in_the_picture_in_every_frame_of_its_scenes():
     for seed in range(12):
-        story = tell(EDITION, seed, 20)
-        _, subject = draw(story, EDITION)
-        there = torch.tensor([still.scene.subject is not None for still in stills(story, EDITION)])
+        story = make_story(EDITION, seed, 20)
+        _, subject = render_story(story, EDITION)
+        there = torch.tensor([still.scene.subject is not None for still in frame_states(story, EDITION)])
         shares = subject.flatten(1).mean(1)
         assert float(shares[there].min()) > 0.015 and not shares[~there].any(), seed
 
 
 STAGE = EDITION.stage
-WORDS = read_words(packaged_folder("models") / "storybook" / "words.yaml")
+WORDS = read_vocabulary(packaged_folder("models") / "storybook" / "words.yaml")
 
 
 def read(captions: list[str], style: str = "") -> list[str]:
-    reader = Reader(EDITION, WORDS)
+    reader = CaptionRewriter(EDITION, WORDS)
     return [reader(text, style) for text in captions]
 
 
@@ -80,7 +80,7 @@ def test_actions_are_attractors(action, x, height):
 def test_everything_moves_on_the_codecs_lattice():
     """Where a latent frame ends, subjects stand on whole cells, in every story; never faster than a cell each way."""
     for seed in range(20):
-        shown = stills(tell(EDITION, seed, 16), EDITION)
+        shown = frame_states(make_story(EDITION, seed, 16), EDITION)
         ends = [still.pose for still in shown[::4]]
         assert all(p.x == int(p.x) and p.height + p.hop == int(p.height + p.hop) for p in ends), seed
         for (a, b), cut in zip(itertools.pairwise(ends), itertools.pairwise(s.scene for s in shown[::4]), strict=True):
@@ -90,27 +90,27 @@ def test_everything_moves_on_the_codecs_lattice():
 
 def test_latents_of_a_moving_subject_are_shifted_copies():
     """One latent frame of gliding is the one before, a cell further: on an even backdrop, to the bit."""
-    story = next(s for s in (opening(EDITION, n, 2) for n in range(99)) if s.chunks[0].action == "left")
-    _, subject = draw(story, EDITION)
+    story = next(s for s in (opening_story(EDITION, n, 2) for n in range(99)) if s.chunks[0].action == "left")
+    _, subject = render_story(story, EDITION)
     first, second = subject[1:5], subject[5:9]
     assert torch.allclose(first[..., 8:], second[..., :-8], atol=1e-5) and first[0].sum() > 0
 
 
 def test_hops_keep_time_with_the_blocks():
-    story = next(s for s in (tell(EDITION, n, 4) for n in range(99)) if s.chunks[0].action == "hop")
-    hops = [still.pose.hop for still in stills(story, EDITION)]
+    story = next(s for s in (make_story(EDITION, n, 4) for n in range(99)) if s.chunks[0].action == "hop")
+    hops = [still.pose.hop for still in frame_states(story, EDITION)]
     assert hops[9:21] == pytest.approx([0.25, 0.5, 0.75, 1, 1, 1, 1, 1, 0.75, 0.5, 0.25, 0])
     assert hops[:9] == hops[12:21]
 
 
 def test_openings_begin_in_the_middle_facing_right():
     for seed in range(8):
-        first = stills(opening(EDITION, seed), EDITION)[0]
+        first = frame_states(opening_story(EDITION, seed), EDITION)[0]
         assert abs(first.pose.x - STAGE.middle) <= 1 and first.pose.height + first.pose.hop <= 1
 
 
 def test_a_story_is_left_and_comes_back():
-    stories = [tell(EDITION, seed, 24) for seed in range(60)]
+    stories = [make_story(EDITION, seed, 24) for seed in range(60)]
     left = [story for story in stories if any(chunk.cut for chunk in story.chunks)]
     assert 15 < len(left) < 45
     for story in left:
@@ -120,7 +120,7 @@ def test_a_story_is_left_and_comes_back():
 
 
 def test_a_returns_captions_name_no_colour():
-    story = returning(EDITION, 4, 8, 30, 6)
+    story = returning_story(EDITION, 4, 8, 30, 6)
     *_, last = (number for number, chunk in enumerate(story.chunks) if chunk.cut)
     scene = story.chunks[0].scene
     assert sum(chunk.blocks for chunk in story.chunks) == 44 and story.chunks[last].scene == scene
@@ -134,30 +134,30 @@ def test_a_returns_captions_name_no_colour():
 
 def test_actions_change_something():
     for seed in range(30):
-        story = tell(EDITION, seed, 20)
+        story = make_story(EDITION, seed, 20)
         for a, b in itertools.pairwise(story.chunks):
             assert b.cut or a.action != b.action or a.scene.subject is None
 
 
 @pytest.mark.parametrize("weather", ["rain", "snow"])
 def test_weather_falls_alike_in_every_block(weather):
-    story = replace(tell(EDITION, 3, 4), weather=weather)
-    dry, _ = draw(replace(story, weather="clear"), EDITION)
-    wet, _ = draw(story, EDITION)
+    story = replace(make_story(EDITION, 3, 4), weather=weather)
+    dry, _ = render_story(replace(story, weather="clear"), EDITION)
+    wet, _ = render_story(story, EDITION)
     marks = (wet - dry).abs().amax(1) > 0.01
     assert 0.005 < float(marks[1:].float().mean()) < 0.2 and torch.equal(wet <= 1.001, torch.ones_like(wet, dtype=bool))
     snowing = replace(EDITION, weathers=("rain", "snow"))
-    told = tell(snowing, 1, 6)
+    told = make_story(snowing, 1, 6)
     assert all("rain" in c.caption or "snow" in c.caption for c in told.chunks)
 
 
 def test_a_panning_camera_eases_to_its_side_and_is_told():
     panning = replace(EDITION, cameras=("still", "left", "right"))
-    stories = {story.camera: story for story in (tell(panning, seed, 6) for seed in range(30))}
+    stories = {story.camera: story for story in (make_story(panning, seed, 6) for seed in range(30))}
     assert set(stories) == {"still", "left", "right"}
     assert all(chunk.caption.endswith("as the camera pans left.") for chunk in stories["left"].chunks)
-    still, _ = draw(replace(stories["left"], camera="still"), EDITION)
-    frames, subject = draw(stories["left"], EDITION)
+    still, _ = render_story(replace(stories["left"], camera="still"), EDITION)
+    frames, subject = render_story(stories["left"], EDITION)
     assert frames.shape == still.shape and float(subject.flatten(1).mean(1).min()) > 0.01
     steps = (frames[1:] - frames[:-1]).abs().mean((1, 2, 3)) - (still[1:] - still[:-1]).abs().mean((1, 2, 3))
     assert steps[:6].mean() > 2 * steps[-6:].mean().abs()
@@ -165,7 +165,7 @@ def test_a_panning_camera_eases_to_its_side_and_is_told():
 
 def test_sky_and_land_together_are_the_backdrop():
     for setting, light in itertools.product(EDITION.settings, EDITION.lights):
-        sky, land = layers(setting, light, EDITION.size)
+        sky, land = backdrop_layers(setting, light, EDITION.size)
         whole = sky * (1 - land[3:]) + land[:3]
         away = (whole - backdrop(setting, light, EDITION.size)).abs()
         assert away.mean() < 2e-3 and away.max() < 0.15, (setting, light)
@@ -173,10 +173,10 @@ def test_sky_and_land_together_are_the_backdrop():
 
 def test_a_panning_camera_leaves_the_far_sky_behind():
     """The sun moves less across the picture than the land does."""
-    story = replace(opening(EDITION, 0, 6), camera="right")
+    story = replace(opening_story(EDITION, 0, 6), camera="right")
     scene = replace(story.chunks[0].scene, subject=None, setting="desert", light="day")
     story = replace(story, chunks=tuple(replace(chunk, scene=scene) for chunk in story.chunks))
-    frames, _ = draw(story, EDITION)
+    frames, _ = render_story(story, EDITION)
 
     def moved(rows: slice) -> int:
         first, last = (frames[n, :, rows].mean(1) for n in (0, -1))
@@ -194,7 +194,7 @@ def test_pictures_tell_every_choice_apart():
 
 def test_the_books_own_sentences_are_read_as_they_are():
     for seed in range(20):
-        told = [chunk.caption for chunk in tell(EDITION, seed, 24).chunks]
+        told = [chunk.caption for chunk in make_story(EDITION, seed, 24).chunks]
         assert read(told) == told
 
 
@@ -260,7 +260,7 @@ def test_a_style_says_where_and_when_and_nothing_else():
 def test_every_caption_whatever_it_says_lands_somewhere():
     for text in ("", "42", "¿Qué?", "a b c", "The quantum flux of inflation", "left right left"):
         (sentence,) = read([text])
-        assert any(place in sentence for place in WHERE.values()) and sentence.endswith(".")
+        assert any(place in sentence for place in SETTING_PHRASES.values()) and sentence.endswith(".")
 
 
 def test_the_words_belong_to_the_editions_names():
@@ -271,8 +271,8 @@ def test_the_words_belong_to_the_editions_names():
 
 
 def test_a_caption_says_it_all():
-    assert caption("swan", "white", "lake", "sunset", "left") == "A white swan moves left on the lake at sunset."
-    assert caption("swan", None, "lake", "day", "rest") == "The swan rests on the lake by day."
+    assert make_caption("swan", "white", "lake", "sunset", "left") == "A white swan moves left on the lake at sunset."
+    assert make_caption("swan", None, "lake", "day", "rest") == "The swan rests on the lake by day."
     assert (
-        caption(None, None, "city", "night", "rest", "in the rain", "") == "Nobody is in the city at night in the rain."
+        make_caption(None, None, "city", "night", "rest", "in the rain", "") == "Nobody is in the city at night in the rain."
     )

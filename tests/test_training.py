@@ -16,19 +16,19 @@ from blockvid_cli.models.card import ModelCard, find_card
 from blockvid_cli.models.registry import wan_transformer
 from blockvid_cli.models.text_encoders import load_text_encoder
 from blockvid_cli.models.tiny_vae import TinyVAE, TinyVAEConfig
-from blockvid_cli.models.wan.attention import Layer
+from blockvid_cli.models.wan.attention import LayerQKV
 from blockvid_cli.models.wan.denoiser import WanDenoiser
-from blockvid_cli.models.wan.rope import Rope, grid
-from blockvid_cli.rollout.kv_cache.semantic import Semantic
+from blockvid_cli.models.wan.rope import Rope, token_grid
+from blockvid_cli.rollout.kv_cache.semantic import SemanticCache
 from blockvid_cli.storybook.edition import read_edition
-from blockvid_cli.storybook.world import tell
+from blockvid_cli.storybook.stories import make_story
 from blockvid_cli.training.objectives.diffusion_forcing import DiffusionForcing
 from blockvid_cli.training.objectives.own_rollout import OwnRollout
 from blockvid_cli.training.objectives.reconstruction import Reconstruction
-from blockvid_cli.training.objectives.teacher_forcing import Amounts, Shelf, TeacherForcing
+from blockvid_cli.training.objectives.teacher_forcing import BatchConfig, DataSplit, TeacherForcing
 from blockvid_cli.training.optimizers import KernelMuon, muon_and_adamw
-from blockvid_cli.training.storybook import OUTER, Course, begin, retrain
-from blockvid_cli.training.trainer import Pace, train
+from blockvid_cli.training.storybook import ADAMW_MODULES, TrainConfig, init_weights, retrain
+from blockvid_cli.training.trainer import TrainerConfig, train
 from blockvid_cli.training.windows import look_back, windows
 from tests import small
 from tests.conftest import CARD
@@ -46,21 +46,21 @@ def stories(tmp_path_factory):
     torch.manual_seed(0)
     codec, file = TinyVAE(SIZES).eval(), tmp_path_factory.mktemp("latents") / "latents.pt"
     card = ModelCard.model_validate(CARD)
-    told = [tell(read_edition(), seed, 16) for seed in range(4)]
+    told = [make_story(read_edition(), seed, 16) for seed in range(4)]
     assert any(chunk.cut for story in told for chunk in story.chunks)
     return story_latents(read_edition(), codec, load_text_encoder(card), told, file, lambda figures: None)
 
 
 def forcing(stories, kind: type[TeacherForcing] = TeacherForcing) -> TeacherForcing:
     torch.manual_seed(0)
-    network = wan_transformer(CARD["network"]["config"])
-    begin(network)
-    shelf, codec = Shelf(stories, stories), TinyVAE(SIZES).eval()
-    return kind(WanDenoiser(network), codec, shelf, shelf, Amounts(windows=2, copies=2, openings=2))
+    network = wan_transformer(CARD["transformer"]["config"])
+    init_weights(network)
+    shelf, codec = DataSplit(stories, stories), TinyVAE(SIZES).eval()
+    return kind(WanDenoiser(network), codec, shelf, shelf, BatchConfig(windows=2, copies=2, openings=2))
 
 
 def muon(objective, rate: float, others: float):
-    return muon_and_adamw(objective.module, rate, others, but=("linear", *OUTER))
+    return muon_and_adamw(objective.module, rate, others, but=("linear", *ADAMW_MODULES))
 
 
 def reconstruction(clips) -> Reconstruction:
@@ -69,7 +69,7 @@ def reconstruction(clips) -> Reconstruction:
 
 
 def run(objective, optimizers, folder, steps: int) -> dict[str, torch.Tensor]:
-    train(objective, optimizers, Pace(steps, warm_up=2, save_every=3, look_every=3), folder)
+    train(objective, optimizers, TrainerConfig(steps, warm_up=2, save_every=3, look_every=3), folder)
     return {name: value.clone() for name, value in objective.module.state_dict().items()}
 
 
@@ -113,21 +113,21 @@ def test_resumed_training_equals_uninterrupted_to_the_bit(kind, clips, stories, 
 def test_reconstruction_falls(clips, tmp_path):
     objective = reconstruction(clips)
     before = objective.figures()["psnr"]
-    train(objective, muon(objective, 6e-3, 3e-3), Pace(25, warm_up=3), tmp_path)
+    train(objective, muon(objective, 6e-3, 3e-3), TrainerConfig(25, warm_up=3), tmp_path)
     assert objective.figures()["psnr"] > before + 3
 
 
 def test_teacher_forcing_falls(stories, tmp_path):
     objective = forcing(stories)
     before = objective.figures()
-    train(objective, muon(objective, 5e-3, 3e-3), Pace(25, warm_up=3), tmp_path)
+    train(objective, muon(objective, 5e-3, 3e-3), TrainerConfig(25, warm_up=3), tmp_path)
     after = objective.figures()
     assert after["opening"] < 0.97 * before["opening"] and after["later"] < 0.97 * before["later"]
 
 
 def test_latents_are_made_again_for_another_codec_or_other_stories(tmp_path):
     reading, asked = load_text_encoder(ModelCard.model_validate(CARD)), []
-    told = [tell(read_edition(), seed, 2) for seed in range(3)]
+    told = [make_story(read_edition(), seed, 2) for seed in range(3)]
     codecs = [TinyVAE(SIZES).eval() for _ in range(2)]
     for codec, stories in ((codecs[0], told[:2]), (codecs[0], told[:2]), (codecs[1], told[:2]), (codecs[1], told)):
         made = story_latents(read_edition(), codec, reading, stories, tmp_path / "latents.pt", asked.append)
@@ -162,12 +162,12 @@ def test_a_block_looks_back_at_what_the_rollout_would_show(stories):
 def test_the_rollout_shows_a_block_what_training_showed_it(stories, number):
     """A memory that recalls two chunks of any shot chooses the very blocks that teacher forcing gave; the bundled
     recipe's, which recalls less, never one that teacher forcing did not give."""
-    chunks = tell(read_edition(), number, 16).chunks
+    chunks = make_story(read_edition(), number, 16).chunks
     words, cuts = [c.caption for c in chunks], [c.cut for c in chunks]
     film = small.plan([c.blocks for c in chunks], frames=3, captions=words, cuts=cuts)
     options = find_card("storybook").recipe["kv_cache"]
-    memory = Semantic(options["recent"], TOP, tau=1.0, last_blocks=options["last_blocks"])
-    bundled = Semantic(options["recent"], options["top"], 1.0, last_blocks=options["last_blocks"], other_shots_only=options["other_shots_only"])
+    memory = SemanticCache(options["recent"], TOP, tau=1.0, last_blocks=options["last_blocks"])
+    bundled = SemanticCache(options["recent"], options["top"], 1.0, last_blocks=options["last_blocks"], other_shots_only=options["other_shots_only"])
     for one in (memory, bundled):
         one.begin(film.chunks, Rope(24))
     for block in film.blocks:
@@ -176,7 +176,7 @@ def test_the_rollout_shows_a_block_what_training_showed_it(stories, number):
         assert {frame // 3 for frame in bundled.choose((block,)).frames} <= set(context)
         tokens = torch.randn(1, 18, 2, 24)
         for one in (memory, bundled):
-            one.remember(block, [Layer(tokens, tokens, tokens)], grid(3, 2, 3))
+            one.remember(block, [LayerQKV(tokens, tokens, tokens)], token_grid(3, 2, 3))
 
 
 @pytest.mark.parametrize("before", [0, 1])
@@ -243,11 +243,11 @@ def test_a_damaged_checkpoint_gets_a_sentence(clips, tmp_path, content):
     (tmp_path / "state.pt").write_bytes(content)
     objective = reconstruction(clips)
     with pytest.raises(BlockvidError, match=r"state\.pt"):
-        train(objective, muon(objective, 1e-3, 1e-3), Pace(2), tmp_path)
+        train(objective, muon(objective, 1e-3, 1e-3), TrainerConfig(2), tmp_path)
 
 
 def test_the_rate_warms_up_holds_and_falls():
-    pace = Pace(100, warm_up=10)
+    pace = TrainerConfig(100, warm_up=10)
     rates = [pace.rate(step) for step in range(100)]
     assert rates[0] == 0.1 and rates[10:30] == [1.0] * 20 and rates[-1] < 0.05
     assert all(a >= b for a, b in itertools.pairwise(rates[30:]))
@@ -256,7 +256,7 @@ def test_the_rate_warms_up_holds_and_falls():
 @pytest.mark.slow
 def test_the_bundled_model_is_retrained_by_one_command(tmp_path):
     """A few steps of every phase give a folder that renders."""
-    course = Course(
+    course = TrainConfig(
         codec_steps=4,
         codec_stories=3,
         codec_blocks=3,

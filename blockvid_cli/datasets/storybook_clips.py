@@ -5,9 +5,9 @@ from __future__ import annotations
 import torch
 
 from blockvid_cli.models.tiny_vae import FOLD
-from blockvid_cli.storybook.drawing import draw
+from blockvid_cli.storybook.rendering import render_story
 from blockvid_cli.storybook.edition import Edition
-from blockvid_cli.storybook.world import tell
+from blockvid_cli.storybook.stories import make_story
 
 RESTING = 0.25  # the share taken of clips in which the subject stays where it is
 
@@ -16,7 +16,7 @@ class StoryClips:
     """Stories ``seeds``, each ``blocks`` long; clips of them as batches."""
 
     def __init__(self, edition: Edition, seeds: range, blocks: int, device: str = "cpu") -> None:
-        drawn = [[_bytes(part) for part in draw(tell(edition, seed, blocks), edition, device)] for seed in seeds]
+        drawn = [[_bytes(part) for part in render_story(make_story(edition, seed, blocks), edition, device)] for seed in seeds]
         self.frames = torch.stack([frames for frames, _ in drawn])  # (N, F, 3, H, W)
         self.subject = torch.stack([share for _, share in drawn])  # (N, F, 1, H, W)
 

@@ -11,12 +11,12 @@ import torch
 from torch.nn.functional import avg_pool2d
 
 from blockvid_cli.models.sentence_encoder import embed
-from blockvid_cli.models.similarity import most_alike
+from blockvid_cli.models.similarity import top_k_similar
 from blockvid_cli.models.text_encoders import TextEncoder
-from blockvid_cli.models.tiny_vae import PATCH, TinyCodec, fold
-from blockvid_cli.storybook.drawing import draw
+from blockvid_cli.models.tiny_vae import PATCH, TinyVAE, fold
+from blockvid_cli.storybook.rendering import render_story
 from blockvid_cli.storybook.edition import Edition
-from blockvid_cli.storybook.world import Story
+from blockvid_cli.storybook.stories import Story
 from blockvid_cli.training import checkpoints
 
 RECENT, TOP = 1, 2  # of the bundled recipe's memory
@@ -60,7 +60,7 @@ def _cut(values: torch.Tensor, stories: torch.Tensor, numbers: torch.Tensor, blo
 
 def story_latents(
     edition: Edition,
-    codec: TinyCodec,
+    codec: TinyVAE,
     encoder: TextEncoder,
     stories: list[Story],
     file: Path,
@@ -92,7 +92,7 @@ def recent_chunks(cuts: Sequence[bool], chunk: int) -> range:
     return range(max(chunk - RECENT, first), chunk)
 
 
-def _made_of(edition: Edition, codec: TinyCodec, stories: list[Story]) -> str:
+def _made_of(edition: Edition, codec: TinyVAE, stories: list[Story]) -> str:
     """A hash of all that decides the latents."""
     digest = hashlib.sha256(repr((edition, stories)).encode())
     for value in codec.state_dict().values():
@@ -110,7 +110,7 @@ def _alike(stories: list[Story]) -> list[list[tuple[int, ...]]]:
         cuts = [chunk.cut for chunk in story.chunks]
         out.append(
             [
-                most_alike(mine, [n for n in range(c) if n not in recent_chunks(cuts, c)], c, TOP)
+                top_k_similar(mine, [n for n in range(c) if n not in recent_chunks(cuts, c)], c, TOP)
                 for c in range(len(story.chunks))
             ]
         )
@@ -120,12 +120,12 @@ def _alike(stories: list[Story]) -> list[list[tuple[int, ...]]]:
 
 @torch.no_grad()
 def _encode(
-    edition: Edition, codec: TinyCodec, stories: list[Story], tell_progress: Callable
+    edition: Edition, codec: TinyVAE, stories: list[Story], tell_progress: Callable
 ) -> dict[str, torch.Tensor]:
     mean, std, device = codec.mean.view(-1, 1, 1), codec.std.view(-1, 1, 1), codec.mean.device
     latents, subjects = [], []
     for number, story in enumerate(stories):
-        frames, share = draw(story, edition, str(device))
+        frames, share = render_story(story, edition, str(device))
         with torch.autocast(device.type, torch.bfloat16):
             z, _ = codec.encoder(fold(frames[None])[0].contiguous(memory_format=torch.channels_last), 1, [])
         latents.append(((z.float() - mean) / std).half().cpu())

@@ -21,23 +21,21 @@ from itertools import cycle, islice
 import numpy as np
 from PIL import Image, ImageFilter
 
-from blockvid_cli.storybook.actions import Pose
-from blockvid_cli.storybook.captions import caption
-from blockvid_cli.storybook.edition import Edition
-from blockvid_cli.storybook.world import Scene, Story, StoryChunk, opening
+from blockvid_cli.storybook.edition import Edition, Pose
+from blockvid_cli.storybook.stories import Scene, Story, StoryChunk, make_caption, opening_story
 
 Pictures = Iterable[np.ndarray]  # (H, W, 3) uint8 red, green, blue, one after another
 GLIDE = 2  # blocks an action of a steady story lasts
 AWAY = (85, 65, 45, 25)  # where the spells of ``cut`` begin, in hundredths of the film; each lasts ten of them
 
 
-def steady(edition: Edition, seed: int, blocks: int) -> Story:
+def steady_story(edition: Edition, seed: int, blocks: int) -> Story:
     """A story of one scene in which as much happens in every six blocks as in every other: there, back, hop.
 
     There is room for it on every stage of at least 20 cells. Subject and setting go round by seed, so that a few
     stories show several; colour and light are the dice's.
     """
-    told = opening(edition, seed)
+    told = opening_story(edition, seed)
     subject, setting = (names[seed % len(names)] for names in (edition.subjects, edition.settings))
     scene = replace(told.chunks[0].scene, subject=subject, setting=setting)
     there, back = ("left", "right") if seed % 2 else ("right", "left")
@@ -51,24 +49,24 @@ def steady(edition: Edition, seed: int, blocks: int) -> Story:
 
 
 def _caption(scene: Scene, action: str) -> str:
-    return caption(scene.subject, scene.colour, scene.setting, scene.light, action)
+    return make_caption(scene.subject, scene.colour, scene.setting, scene.light, action)
 
 
-def by_block(story: Story) -> tuple[StoryChunk, ...]:
+def split_into_blocks(story: Story) -> tuple[StoryChunk, ...]:
     """The chunks of a story, each a block long; it shows the same."""
     return tuple(replace(chunk, blocks=1) for chunk in story.chunks for _ in range(chunk.blocks))
 
 
 def identity(story: Story, edition: Edition, share: float) -> Story:
     """The same story, but in its last ``share`` another subject of another colour stands where the first one stood."""
-    chunks = by_block(story)
+    chunks = split_into_blocks(story)
     first = round(len(chunks) * (1 - share))
     return replace(story, chunks=chunks[:first] + tuple(_someone_else(chunk, edition) for chunk in chunks[first:]))
 
 
 def cut(story: Story, edition: Edition, cuts: float) -> Story:
     """The same story with ``cuts`` hard cuts, by twos: to another place at another time of day, and back."""
-    chunks = by_block(story)
+    chunks = split_into_blocks(story)
     spells = AWAY[: round(cuts / 2)]
     away = [any(at * len(chunks) <= 100 * n < (at + 10) * len(chunks) for at in spells) for n in range(len(chunks))]
     told = (_elsewhere(chunk, edition) if gone else chunk for chunk, gone in zip(chunks, away, strict=True))
@@ -92,7 +90,7 @@ def _opposite(names: Sequence[str], name: str) -> str:
     return names[(names.index(name) + len(names) // 2) % len(names)]
 
 
-def growth(total: int) -> Iterator[float]:
+def severity_ramp(total: int) -> Iterator[float]:
     """How far a drift has come in each of ``total`` frames: 0 in the first tenth, then evenly up to 1 in the last."""
     spared = total / 10
     return (max(0.0, (number + 1 - spared) / (total - spared)) for number in range(total))
@@ -100,14 +98,14 @@ def growth(total: int) -> Iterator[float]:
 
 def blur(pictures: Pictures, total: int, sigma: float, seed: int) -> Iterator[np.ndarray]:
     """Pictures, ``total`` of them, that lose their focus: ``sigma`` in pixels at the end."""
-    for picture, grown in zip(pictures, growth(total), strict=True):
+    for picture, grown in zip(pictures, severity_ramp(total), strict=True):
         soft = ImageFilter.GaussianBlur(sigma * grown)
         yield np.asarray(Image.fromarray(picture).filter(soft)) if sigma * grown else picture
 
 
 def hue(pictures: Pictures, total: int, degrees: float, seed: int) -> Iterator[np.ndarray]:
     """Pictures, ``total`` of them, whose colours turn: by ``degrees`` around the axis of greys at the end."""
-    for picture, grown in zip(pictures, growth(total), strict=True):
+    for picture, grown in zip(pictures, severity_ramp(total), strict=True):
         turned = picture @ _turn(np.radians(degrees * grown)).T
         yield turned.clip(0, 255).round().astype(np.uint8)
 
@@ -125,7 +123,7 @@ def jitter(pictures: Pictures, total: int, pixels: float, seed: int) -> Iterator
     Every severity throws the same dice, those of ``seed``.
     """
     dice = np.random.default_rng(seed)
-    for picture, grown in zip(pictures, growth(total), strict=True):
+    for picture, grown in zip(pictures, severity_ramp(total), strict=True):
         height, width = picture.shape[:2]
         down, aside = np.rint(dice.uniform(-1, 1, 2) * pixels * grown).astype(int)
         rows, columns = (np.arange(height) + down).clip(0, height - 1), (np.arange(width) + aside).clip(0, width - 1)
@@ -155,15 +153,15 @@ class Drift:
     unit: str
     severities: tuple[float, ...]
     story: Callable[[Story, Edition, float], Story] = _as_told
-    pictures: Callable[[Pictures, int, float, int], Iterator[np.ndarray]] = _as_drawn
+    frames: Callable[[Pictures, int, float, int], Iterator[np.ndarray]] = _as_drawn
 
 
-NONE = Drift("", (0,))
+NO_DRIFT = Drift("", (0,))
 DRIFTS: dict[str, Drift] = {
-    "blur": Drift("pixels of sigma", (0.6, 1.2, 2.4, 4.8), pictures=blur),
-    "hue": Drift("degrees", (15, 30, 60, 120), pictures=hue),
+    "blur": Drift("pixels of sigma", (0.6, 1.2, 2.4, 4.8), frames=blur),
+    "hue": Drift("degrees", (15, 30, 60, 120), frames=hue),
     "identity": Drift("share of the film", (0.2, 0.4, 0.6, 0.8), story=identity),
-    "freeze": Drift("share of the film", (0.2, 0.4, 0.6, 0.8), pictures=freeze),
-    "jitter": Drift("pixels", (1, 2, 4, 8), pictures=jitter),
+    "freeze": Drift("share of the film", (0.2, 0.4, 0.6, 0.8), frames=freeze),
+    "jitter": Drift("pixels", (1, 2, 4, 8), frames=jitter),
     "cut": Drift("cuts", (2, 4, 6, 8), story=cut),
 }

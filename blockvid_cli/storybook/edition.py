@@ -2,14 +2,69 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import yaml
 
-from blockvid_cli.models.card import parse_size, shipped
+from blockvid_cli.models.card import packaged_folder, parse_size
 from blockvid_cli.models.tiny_vae import FOLD, PATCH
-from blockvid_cli.storybook.actions import Stage
+
+
+@dataclass(frozen=True)
+class Stage:
+    """Where actions lead to, in cells: a picture's width and height, and the places in it."""
+
+    width: int
+    height: int
+
+    @property
+    def middle(self) -> int:
+        """Where every shot begins."""
+        return self.width // 2
+
+    @property
+    def left(self) -> int:
+        """Where gliding left ends."""
+        return round(0.2 * self.width)
+
+    @property
+    def right(self) -> int:
+        """Where gliding right ends."""
+        return self.width - self.left
+
+    @property
+    def high(self) -> int:
+        """How far above the ground rising ends."""
+        return round(0.25 * self.height)
+
+
+@dataclass(frozen=True)
+class Pose:
+    """Where a subject is, in cells: x from the left, height above the ground; the side it faces; its hop."""
+
+    x: float
+    height: float = 0.0
+    facing: int = 1  # 1 right, -1 left
+    hop: float = 0.0  # added to the height while hopping
+
+
+def move(pose: Pose, action: str, frame: int, period: int, stage: Stage) -> Pose:
+    """The pose one pixel frame later; ``frame`` counts within the block, ``period`` is a block's length in frames."""
+    goal_x = {"left": stage.left, "right": stage.right}.get(action, pose.x)
+    share = (frame + 1) / period
+    return replace(
+        pose,
+        x=_towards(pose.x, goal_x),
+        height=_towards(pose.height, stage.high if action == "rise" else 0),
+        facing={"left": -1, "right": 1}.get(action, pose.facing),
+        hop=min(1.0, 3 * share, 3 * (1 - share)) if action == "hop" else 0.0,
+    )
+
+
+def _towards(now: float, goal: float) -> float:
+    """One frame's way towards a goal, exact in binary fractions."""
+    return min(max(goal, now - 1 / FOLD), now + 1 / FOLD)
 
 
 @dataclass(frozen=True)
@@ -45,6 +100,6 @@ class Edition:
 
 def read_edition(file: Path | None = None) -> Edition:
     """Reads an edition file; the bundled one when none is named."""
-    values = yaml.safe_load((file or shipped("models") / "storybook" / "edition.yaml").read_text("utf-8"))
+    values = yaml.safe_load((file or packaged_folder("models") / "storybook" / "edition.yaml").read_text("utf-8"))
     lists = {key: tuple(value) if isinstance(value, list) else value for key, value in values.items()}
     return Edition(**{**lists, "size": parse_size(values["size"])})

@@ -19,20 +19,20 @@ from torch import nn
 from torch.nn.functional import avg_pool2d
 
 from blockvid_cli.storybook.edition import Edition
-from blockvid_cli.storybook.world import Scene
+from blockvid_cli.storybook.stories import Scene
 
-FRAMES = 8  # of a clip
+CLIP_FRAMES = 8  # of a clip
 FEATURES = 96
 WIDTHS = (3, 24, 48, 64, 96)
-OF_FRAMES = ("subject", "colour", "setting", "light")  # what every frame tells
+FRAME_ATTRIBUTES = ("subject", "colour", "setting", "light")  # what every frame tells
 NOBODY = "nobody"
 
 
 @dataclass(frozen=True)
-class Readings:
+class ProbeReading:
     """What the probe says of B clips: for each attribute the index of its name, (B, FRAMES) or for the action (B,)."""
 
-    stills: dict[str, torch.Tensor]
+    frame_labels: dict[str, torch.Tensor]
     action: torch.Tensor
     features: torch.Tensor  # (B, FEATURES), the mean over a clip's frames
 
@@ -54,9 +54,9 @@ class Probe(nn.Module):
             for a, b in itertools.pairwise(WIDTHS)
         ]
         self.see = nn.Sequential(*steps, nn.Flatten(), nn.LazyLinear(FEATURES), nn.SiLU())
-        self.heads = nn.ModuleDict({name: nn.Linear(FEATURES, len(self.names[name])) for name in OF_FRAMES})
+        self.heads = nn.ModuleDict({name: nn.Linear(FEATURES, len(self.names[name])) for name in FRAME_ATTRIBUTES})
         self.action = nn.Sequential(
-            nn.Linear(FRAMES * FEATURES, 128), nn.SiLU(), nn.Linear(128, len(self.names["action"]))
+            nn.Linear(CLIP_FRAMES * FEATURES, 128), nn.SiLU(), nn.Linear(128, len(self.names["action"]))
         )
         self.see(torch.zeros(1, 3, edition.size[1] // 2, edition.size[0] // 2))
 
@@ -67,22 +67,22 @@ class Probe(nn.Module):
         return stills, self.action(features.flatten(1)), features
 
     @torch.inference_mode()
-    def read(self, clips: torch.Tensor) -> Readings:
+    def read(self, clips: torch.Tensor) -> ProbeReading:
         """What is to be seen in clips (B, FRAMES, 3, H/2, W/2)."""
         parts = [self(part) for part in clips.split(32)]
-        return Readings(
-            {name: torch.cat([part[0][name].argmax(-1) for part in parts]) for name in OF_FRAMES},
+        return ProbeReading(
+            {name: torch.cat([part[0][name].argmax(-1) for part in parts]) for name in FRAME_ATTRIBUTES},
             torch.cat([part[1].argmax(-1) for part in parts]),
             torch.cat([part[2].mean(1) for part in parts]),
         )
 
     @torch.inference_mode()
-    def read_stills(self, frames: torch.Tensor) -> dict[str, torch.Tensor]:
+    def read_frames(self, frames: torch.Tensor) -> dict[str, torch.Tensor]:
         """What is to be seen in single frames (N, 3, H/2, W/2): for each attribute (N,)."""
         features = self.see(frames - 0.5)
         return {name: head(features).argmax(-1) for name, head in self.heads.items()}
 
-    def truth(self, scene: Scene) -> dict[str, int]:
+    def labels(self, scene: Scene) -> dict[str, int]:
         """The indices of a scene's names; a scene without a subject has no colour (-1)."""
         names = {
             "subject": scene.subject or NOBODY,
@@ -96,17 +96,17 @@ class Probe(nn.Module):
         }
 
 
-def clip_of(frames: torch.Tensor) -> torch.Tensor:
+def sample_clip(frames: torch.Tensor) -> torch.Tensor:
     """FRAMES frames spread evenly over frames (F, 3, H, W), at half size: (FRAMES, 3, H/2, W/2)."""
-    return halved(frames[torch.linspace(0, len(frames) - 1, FRAMES).round().long()])
+    return half_size(frames[torch.linspace(0, len(frames) - 1, CLIP_FRAMES).round().long()])
 
 
-def halved(frames: torch.Tensor) -> torch.Tensor:
+def half_size(frames: torch.Tensor) -> torch.Tensor:
     """Frames (F, 3, H, W) at half size."""
     return avg_pool2d(frames.float(), 2)
 
 
-def spans(blocks: Sequence[int], edition: Edition) -> list[slice]:
+def chunk_frames(blocks: Sequence[int], edition: Edition) -> list[slice]:
     """The pixel frames of chunks that are so many blocks long, one after another."""
     out, first = [], 0
     for count in blocks:

@@ -60,7 +60,7 @@ LIGHTS: dict[str, Light] = {
 }
 
 
-class Easel:
+class BackdropCanvas:
     """Paints one backdrop; coordinates are shares of the picture's width and height."""
 
     def __init__(self, width: int, height: int, light: Light) -> None:
@@ -105,7 +105,7 @@ class Easel:
         self.disc(x, y, radius, colour, lit=False)
 
 
-def lake(easel: Easel) -> None:
+def lake(easel: BackdropCanvas) -> None:
     easel.hills(0.50, 0.07, 1.2, 0.5, (150, 182, 190))
     easel.hills(0.56, 0.05, 1.7, 2.2, (92, 146, 128))
     easel.box(0, 0.60, 1, 0.4, (104, 176, 206))
@@ -123,7 +123,7 @@ def lake(easel: Easel) -> None:
         easel.shape([(x - 0.008, 1), (x + 0.012, 0.66), (x + 0.016, 1)], (60, 120, 66))
 
 
-def meadow(easel: Easel) -> None:
+def meadow(easel: BackdropCanvas) -> None:
     easel.hills(0.56, 0.09, 0.9, 0.0, (138, 196, 120))
     easel.hills(0.66, 0.06, 1.3, 2.6, (104, 178, 92))
     easel.box(0.155, 0.40, 0.022, 0.24, (120, 84, 58))
@@ -140,7 +140,7 @@ def meadow(easel: Easel) -> None:
         easel.disc(x, y, 0.018, colour)
 
 
-def city(easel: Easel) -> None:
+def city(easel: BackdropCanvas) -> None:
     blocks = (
         (0, 4, 3, (126, 122, 146)),
         (3, 6, 2, (158, 132, 128)),
@@ -162,7 +162,7 @@ def city(easel: Easel) -> None:
         easel.box(x / 20 + 0.02, 0.925, 0.1, 0.02, (236, 230, 206))
 
 
-def desert(easel: Easel) -> None:
+def desert(easel: BackdropCanvas) -> None:
     easel.shape([(0.5, 0.62), (0.54, 0.36), (0.74, 0.36), (0.80, 0.62)], (204, 120, 84))
     easel.shape([(0.54, 0.44), (0.54, 0.36), (0.74, 0.36), (0.757, 0.44)], (222, 146, 104))
     easel.hills(0.62, 0.05, 0.8, 1.2, (232, 186, 122))
@@ -178,7 +178,7 @@ def desert(easel: Easel) -> None:
     easel.box(0.14, 0.52, 0.062, 0.04, (70, 138, 82))
 
 
-SETTINGS: dict[str, Callable[[Easel], None]] = {
+SETTINGS: dict[str, Callable[[BackdropCanvas], None]] = {
     "lake": lake,
     "meadow": meadow,
     "city": city,
@@ -193,7 +193,7 @@ def backdrop(setting: str, light: str, size: tuple[int, int]) -> torch.Tensor:
 
 
 @lru_cache(maxsize=64)
-def layers(setting: str, light: str, size: tuple[int, int]) -> tuple[torch.Tensor, torch.Tensor]:
+def backdrop_layers(setting: str, light: str, size: tuple[int, int]) -> tuple[torch.Tensor, torch.Tensor]:
     """The same in two layers, for a camera that moves: the sky (3, H, W), and the land (4, H, W) before it,
     premultiplied by its alpha."""
     sky, whole = _painted(setting, light, size)
@@ -203,7 +203,7 @@ def layers(setting: str, light: str, size: tuple[int, int]) -> tuple[torch.Tenso
 
 def _painted(setting: str, light: str, size: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
     """The sky alone, and the whole, (SCALE·H, SCALE·W, 3) in 0..1."""
-    easel = Easel(*size, LIGHTS[light])
+    easel = BackdropCanvas(*size, LIGHTS[light])
     easel.sky()
     sky = np.asarray(easel.image, np.float32) / 255
     SETTINGS[setting](easel)

@@ -29,7 +29,7 @@ CANVAS = 480  # pixels the unit square is drawn at
 TEXTURE = 96  # pixels it is kept at
 
 
-class Pencil:
+class SpriteCanvas:
     """Draws outlined shapes in the unit square."""
 
     def __init__(self) -> None:
@@ -67,7 +67,7 @@ def lighter(colour: RGB, share: float) -> RGB:
     return tuple(round(c + (g - c) * abs(share)) for c, g in zip(colour, goal, strict=True))  # type: ignore[return-value]
 
 
-def swan(pencil: Pencil, colour: RGB) -> None:
+def swan(pencil: SpriteCanvas, colour: RGB) -> None:
     neck = [(0.36, 0.30), (0.58, 0.05), (0.44, -0.28), (0.42, -0.55), (0.58, -0.70)]
     pencil.stroke(neck, INK, 0.36)
     pencil.oval(0.62, -0.66, 0.20, 0.17, colour)
@@ -80,14 +80,14 @@ def swan(pencil: Pencil, colour: RGB) -> None:
     pencil.oval(0.66, -0.71, 0.045, 0.05, INK, 0.0)
 
 
-def boat(pencil: Pencil, colour: RGB) -> None:
+def boat(pencil: SpriteCanvas, colour: RGB) -> None:
     pencil.stroke([(0.0, -0.92), (0.0, 0.4)], INK, 0.09)
     pencil.shape([(0.08, -0.86), (0.82, 0.24), (0.08, 0.24)], lighter(colour, 0.35))
     pencil.shape([(-0.08, -0.66), (-0.08, 0.24), (-0.62, 0.24)], (250, 244, 226))
     pencil.shape([(-0.94, 0.4), (0.96, 0.4), (0.62, 0.88), (-0.62, 0.88)], colour)
 
 
-def car(pencil: Pencil, colour: RGB) -> None:
+def car(pencil: SpriteCanvas, colour: RGB) -> None:
     pencil.shape([(-0.55, 0.08), (-0.36, -0.42), (0.28, -0.42), (0.56, 0.08)], colour)
     pencil.shape([(-0.38, 0.04), (-0.26, -0.28), (-0.06, -0.28), (-0.06, 0.04)], (190, 226, 240), 0.0)
     pencil.shape([(0.06, 0.04), (0.06, -0.28), (0.20, -0.28), (0.38, 0.04)], (190, 226, 240), 0.0)
@@ -98,7 +98,7 @@ def car(pencil: Pencil, colour: RGB) -> None:
         pencil.oval(x, 0.62, 0.10, 0.10, (214, 214, 214), 0.0)
 
 
-def balloon(pencil: Pencil, colour: RGB) -> None:
+def balloon(pencil: SpriteCanvas, colour: RGB) -> None:
     for x in (-0.16, 0.16):
         pencil.stroke([(x * 1.9, 0.16), (x, 0.64)], INK, 0.05)
     pencil.oval(0.0, -0.32, 0.60, 0.58, colour)
@@ -106,7 +106,7 @@ def balloon(pencil: Pencil, colour: RGB) -> None:
     pencil.shape([(-0.22, 0.62), (0.22, 0.62), (0.17, 0.89), (-0.17, 0.89)], (168, 112, 62))
 
 
-def cat(pencil: Pencil, colour: RGB) -> None:
+def cat(pencil: SpriteCanvas, colour: RGB) -> None:
     tail = [(-0.55, 0.55), (-0.86, 0.42), (-0.88, 0.02), (-0.7, -0.22)]
     pencil.stroke(tail, INK, 0.26)
     pencil.stroke(tail, colour, 0.15)
@@ -122,7 +122,7 @@ def cat(pencil: Pencil, colour: RGB) -> None:
         pencil.oval(x, 0.80, 0.20, 0.10, lighter(colour, 0.3 if colour != COLOURS["white"] else -0.12), 0.05)
 
 
-def person(pencil: Pencil, colour: RGB) -> None:
+def person(pencil: SpriteCanvas, colour: RGB) -> None:
     for x in (-0.17, 0.17):
         pencil.stroke([(x, 0.4), (x, 0.8)], INK, 0.24)
         pencil.stroke([(x, 0.4), (x, 0.8)], (74, 84, 130), 0.13)
@@ -135,7 +135,7 @@ def person(pencil: Pencil, colour: RGB) -> None:
     pencil.oval(0.14, -0.5, 0.045, 0.06, INK, 0.0)
 
 
-SUBJECTS: dict[str, Callable[[Pencil, RGB], None]] = {
+SUBJECTS: dict[str, Callable[[SpriteCanvas, RGB], None]] = {
     "swan": swan,
     "boat": boat,
     "car": car,
@@ -143,13 +143,13 @@ SUBJECTS: dict[str, Callable[[Pencil, RGB], None]] = {
     "cat": cat,
     "person": person,
 }
-STANDS = 0.9  # y of the ground in the unit square
+GROUND_LINE = 0.9  # y of the ground in the unit square
 
 
 @lru_cache(maxsize=256)
 def sprite(subject: str, colour: str) -> torch.Tensor:
     """A subject facing right: (4, TEXTURE, TEXTURE), red, green, blue premultiplied by alpha, alpha; in 0..1."""
-    pencil = Pencil()
+    pencil = SpriteCanvas()
     SUBJECTS[subject](pencil, COLOURS[colour])
     pixels = np.asarray(pencil.image, np.float32) / 255
     pixels[..., :3] *= pixels[..., 3:]

@@ -14,7 +14,7 @@ from blockvid_cli.errors import BlockvidError
 
 
 @dataclass
-class Average:
+class EMA:
     """The exponential moving average of a module's floating-point parameters and buffers."""
 
     decay: float

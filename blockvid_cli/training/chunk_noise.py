@@ -14,7 +14,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 
-from blockvid_cli.errors import choose
+from blockvid_cli.errors import lookup
 
 EPS_MIN = 0.4
 EPS_MAX = 1 / (1 + math.sqrt(0.003))
@@ -50,9 +50,9 @@ CHUNK_NOISES: dict[str, Callable[..., float]] = {
 }
 
 
-def chunk_levels(name: str, chunks: int, **options: float) -> list[float]:
+def chunk_sigmas(name: str, chunks: int, **options: float) -> list[float]:
     """ε_c of every chunk of a film of ``chunks``."""
-    schedule = choose("chunk noise schedule", CHUNK_NOISES, name)
+    schedule = lookup("chunk noise schedule", CHUNK_NOISES, name)
     return [schedule(chunk, chunks, **options) for chunk in range(chunks)]
 
 

@@ -14,10 +14,10 @@ from pathlib import Path
 import torch
 from PIL import Image
 
-from blockvid_cli.models.vae import as_pictures
+from blockvid_cli.models.vae import to_uint8
 
 
-class Board:
+class TrainLogger:
     """Writes into the folder of a run."""
 
     def __init__(self, run: Path) -> None:
@@ -34,7 +34,7 @@ class Board:
         step = int(figures["step"])
         with (self.run / "log.jsonl").open("a", encoding="utf-8") as log:
             log.write(json.dumps(figures) + "\n")
-        Image.fromarray(as_pictures(picture[None])[0]).save(self.run / "samples" / f"{step:06}.png")
+        Image.fromarray(to_uint8(picture[None])[0]).save(self.run / "samples" / f"{step:06}.png")
         if self._writer:
             for name, value in figures.items():
                 self._writer.add_scalar(name, value, step)

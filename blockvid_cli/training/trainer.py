@@ -16,12 +16,12 @@ import torch
 from torch import nn
 
 from blockvid_cli.training import checkpoints
-from blockvid_cli.training.logger import Board
+from blockvid_cli.training.logger import TrainLogger
 from blockvid_cli.training.objectives.objective import Objective
 
 
 @dataclass(frozen=True)
-class Pace:
+class TrainerConfig:
     """How long and how fast: steps, warm-up, where the cosine begins and the share of the rate it ends at."""
 
     steps: int
@@ -44,15 +44,15 @@ class Pace:
 def train(
     objective: Objective,
     optimizers: Sequence[torch.optim.Optimizer],
-    pace: Pace,
+    pace: TrainerConfig,
     run: Path,
     tell: Callable[[dict[str, float]], None] = lambda figures: None,
-) -> checkpoints.Average:
+) -> checkpoints.EMA:
     """Trains to the end of ``pace``, from where ``run/state.pt`` left off; returns the averaged weights.
 
     Every ``look_every`` steps ``run`` gets a line of figures and a sample picture (see ``board``).
     """
-    module, average = objective.module, checkpoints.Average(pace.average)
+    module, average = objective.module, checkpoints.EMA(pace.average)
     base = [[group["lr"] for group in optimizer.param_groups] for optimizer in optimizers]
     state = checkpoints.load(run / "state.pt")
     first, spent = 0, 0.0
@@ -63,7 +63,7 @@ def train(
         average.values = {name: value.to(here[name].device) for name, value in state["average"].items()}
         for optimizer, moments in zip(optimizers, state["optimizers"], strict=True):
             optimizer.load_state_dict(moments)
-    board = Board(run)
+    board = TrainLogger(run)
     began = time.monotonic() - spent
     for step in range(first, pace.steps):
         loss = _step(objective, optimizers, base, pace, step)
@@ -87,7 +87,7 @@ def _step(
     objective: Objective,
     optimizers: Sequence[torch.optim.Optimizer],
     base: list[list[float]],
-    pace: Pace,
+    pace: TrainerConfig,
     step: int,
 ) -> dict[str, float]:
     """One step of all optimisers; the loss and what the objective says of it."""
@@ -107,7 +107,7 @@ def _step(
     }
 
 
-def _sample(objective: Objective, average: checkpoints.Average) -> torch.Tensor:
+def _sample(objective: Objective, average: checkpoints.EMA) -> torch.Tensor:
     """The objective's picture with the averaged weights."""
     average.swap(objective.module)
     picture = objective.sample()
@@ -115,7 +115,7 @@ def _sample(objective: Objective, average: checkpoints.Average) -> torch.Tensor:
     return picture
 
 
-def _look(objective: Objective, average: checkpoints.Average) -> dict[str, float]:
+def _look(objective: Objective, average: checkpoints.EMA) -> dict[str, float]:
     """The objective's held-out figures with the averaged weights."""
     average.swap(objective.module)
     figures = objective.figures()
@@ -127,7 +127,7 @@ def _state(
     step: int,
     seconds: float,
     module: nn.Module,
-    average: checkpoints.Average,
+    average: checkpoints.EMA,
     optimizers: Sequence[torch.optim.Optimizer],
 ) -> dict[str, object]:
     return {

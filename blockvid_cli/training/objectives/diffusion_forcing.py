@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import torch
 
-from blockvid_cli.models.flow_matching import shifted
+from blockvid_cli.models.flow_matching import shift_sigmas
 from blockvid_cli.training.objectives.teacher_forcing import TeacherForcing
 
 
@@ -19,7 +19,7 @@ class DiffusionForcing(TeacherForcing):
 
     def levels(self, count: int, frames: int, dice: torch.Generator) -> torch.Tensor:
         """See ``TeacherForcing``: one level a frame."""
-        return shifted(torch.rand(count, frames, generator=dice), self.amounts.shift)
+        return shift_sigmas(torch.rand(count, frames, generator=dice), self.amounts.shift)
 
     def context_levels(self, count: int, entries: int, dice: torch.Generator) -> torch.Tensor:
         """See ``TeacherForcing``: one level a block, of any height."""

@@ -24,6 +24,6 @@ class Objective(Protocol):
         """A picture (3, H, W) in 0..1 of what the module does, held-out truth above it."""
 
 
-def tiled(rows: Sequence[torch.Tensor]) -> torch.Tensor:
+def tile_rows(rows: Sequence[torch.Tensor]) -> torch.Tensor:
     """Rows of pictures, each (N, 3, H, W), as one picture (3, rows·H, N·W)."""
     return torch.cat([torch.cat(list(row), 2) for row in rows], 1).float().clamp(0, 1)

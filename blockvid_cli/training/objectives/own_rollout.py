@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import torch
 
-from blockvid_cli.training.objectives.teacher_forcing import Shelf, TeacherForcing
+from blockvid_cli.training.objectives.teacher_forcing import DataSplit, TeacherForcing
 from blockvid_cli.training.windows import Windows, windows, windows_at
 
 BEGINS = 0.8  # of the way
@@ -32,7 +32,7 @@ class OwnRollout(TeacherForcing):
         return 0.5 * opening + 0.5 * later, figures
 
     @torch.no_grad()
-    def own(self, shelf: Shelf, chosen: Windows, dice: torch.Generator) -> torch.Tensor:
+    def own(self, shelf: DataSplit, chosen: Windows, dice: torch.Generator) -> torch.Tensor:
         """The network's drawing (B, F, C, H, W) of the block before each target, over its true context."""
         before = windows_at(shelf.stories, chosen.stories, chosen.targets - 1)
         view = self.view(shelf.stories, before, self.true(shelf, before), dice)

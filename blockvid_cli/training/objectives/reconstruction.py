@@ -9,8 +9,8 @@ from __future__ import annotations
 import torch
 
 from blockvid_cli.datasets.storybook_clips import StoryClips
-from blockvid_cli.models.tiny_vae import TinyCodec, fold
-from blockvid_cli.training.objectives.objective import tiled
+from blockvid_cli.models.tiny_vae import TinyVAE, fold
+from blockvid_cli.training.objectives.objective import tile_rows
 
 FRAMES = 9
 
@@ -18,7 +18,7 @@ FRAMES = 9
 class Reconstruction:
     """Seven steps in eight on crops around the subject, the others (and the last twentieth) on whole pictures."""
 
-    def __init__(self, codec: TinyCodec, clips: StoryClips, held_out: StoryClips) -> None:
+    def __init__(self, codec: TinyVAE, clips: StoryClips, held_out: StoryClips) -> None:
         self.module = codec
         self.clips = clips
         self.held_out = held_out
@@ -58,11 +58,11 @@ class Reconstruction:
         frames, _ = self.held_out.batch(torch.Generator().manual_seed(0), 4, FRAMES)
         with torch.autocast(frames.device.type, torch.bfloat16):
             folded, _ = reconstruct(self.module, fold(frames))
-        return tiled([frames[:, -1], folded[:, -1, -3:].float() + 0.5])
+        return tile_rows([frames[:, -1], folded[:, -1, -3:].float() + 0.5])
 
 
 def reconstruct(
-    codec: TinyCodec, x: torch.Tensor, noise: float = 0.0, dice: torch.Generator | None = None
+    codec: TinyVAE, x: torch.Tensor, noise: float = 0.0, dice: torch.Generator | None = None
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Folded clips (B, F, 12, H, W) through encoder and decoder at once; and the latents (B·F, C, h, w)."""
     clips = len(x)

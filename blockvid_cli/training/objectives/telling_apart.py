@@ -5,46 +5,46 @@ from __future__ import annotations
 import torch
 from torch.nn.functional import avg_pool2d, cross_entropy
 
-from blockvid_cli.storybook.drawing import draw
+from blockvid_cli.storybook.rendering import render_story
 from blockvid_cli.storybook.edition import Edition
-from blockvid_cli.storybook.probe import OF_FRAMES, Probe, Readings, clip_of, spans
-from blockvid_cli.storybook.world import tell
-from blockvid_cli.training.objectives.objective import tiled
+from blockvid_cli.storybook.probe import FRAME_ATTRIBUTES, Probe, ProbeReading, sample_clip, chunk_frames
+from blockvid_cli.storybook.stories import make_story
+from blockvid_cli.training.objectives.objective import tile_rows
 
 CLIPS = 32  # a step
 
 
-class ToldClips:
+class LabelledClips:
     """The chunks of stories ``seeds`` as clips, and what each shows."""
 
     def __init__(self, probe: Probe, edition: Edition, seeds: range, blocks: int) -> None:
         clips, stills, actions = [], [], []
         for seed in seeds:
-            story = tell(edition, seed, blocks)
-            frames, _ = draw(story, edition)
-            for chunk, span in zip(story.chunks, spans([c.blocks for c in story.chunks], edition), strict=True):
-                clips.append((clip_of(frames[span]).clamp(0, 1) * 255).round().to(torch.uint8))
-                stills.append([probe.truth(chunk.scene)[name] for name in OF_FRAMES])
+            story = make_story(edition, seed, blocks)
+            frames, _ = render_story(story, edition)
+            for chunk, span in zip(story.chunks, chunk_frames([c.blocks for c in story.chunks], edition), strict=True):
+                clips.append((sample_clip(frames[span]).clamp(0, 1) * 255).round().to(torch.uint8))
+                stills.append([probe.labels(chunk.scene)[name] for name in FRAME_ATTRIBUTES])
                 seen = chunk.scene.subject is not None
                 actions.append(probe.names["action"].index(chunk.action) if seen else -1)
         self.clips = torch.stack(clips)
-        self.stills = dict(zip(OF_FRAMES, torch.tensor(stills).T, strict=True))
+        self.stills = dict(zip(FRAME_ATTRIBUTES, torch.tensor(stills).T, strict=True))
         self.actions = torch.tensor(actions)
 
-    def accuracy(self, said: Readings) -> dict[str, float]:
+    def accuracy(self, said: ProbeReading) -> dict[str, float]:
         """The share of right readings: of all frames for what every frame tells, of all clips for the action."""
         out = {}
-        for name in OF_FRAMES:
+        for name in FRAME_ATTRIBUTES:
             true = self.stills[name]
-            out[name] = float((said.stills[name] == true[:, None])[true >= 0].float().mean())
+            out[name] = float((said.frame_labels[name] == true[:, None])[true >= 0].float().mean())
         out["action"] = float((said.action == self.actions)[self.actions >= 0].float().mean())
         return out
 
 
-class TellingApart:
+class ProbeClassification:
     """See the module."""
 
-    def __init__(self, probe: Probe, learnt: ToldClips, held_out: ToldClips) -> None:
+    def __init__(self, probe: Probe, learnt: LabelledClips, held_out: LabelledClips) -> None:
         self.module, self.learnt, self.held_out = probe, learnt, held_out
 
     def loss(self, step: int, progress: float) -> tuple[torch.Tensor, dict[str, float]]:
@@ -55,7 +55,7 @@ class TellingApart:
         stills, action, _ = self.module(clips)
         losses = [
             cross_entropy(logits.flatten(0, 1), true[chosen].repeat_interleave(logits.shape[1]), ignore_index=-1)
-            for logits, true in ((stills[name], self.learnt.stills[name]) for name in OF_FRAMES)
+            for logits, true in ((stills[name], self.learnt.stills[name]) for name in FRAME_ATTRIBUTES)
         ]
         losses.append(cross_entropy(action, self.learnt.actions[chosen], ignore_index=-1))
         return torch.stack(losses).sum(), {}
@@ -66,7 +66,7 @@ class TellingApart:
 
     def sample(self) -> torch.Tensor:
         """See ``Objective``: some of what is learnt from."""
-        return tiled(list(self.learnt.clips[:4].float() / 255))
+        return tile_rows(list(self.learnt.clips[:4].float() / 255))
 
 
 def _worn(clips: torch.Tensor, dice: torch.Generator) -> torch.Tensor:

@@ -20,8 +20,8 @@ import yaml
 from blockvid_cli.models.card import ModelCard
 from blockvid_cli.models.sentence_encoder import embed
 from blockvid_cli.storyboard.plan import Plan
-from blockvid_cli.storybook.captions import WEATHERS, WHEN, WHERE, caption
 from blockvid_cli.storybook.edition import Edition, read_edition
+from blockvid_cli.storybook.stories import LIGHT_PHRASES, SETTING_PHRASES, WEATHER_PHRASES, make_caption
 
 Names = Mapping[str, Sequence[str]]
 ALIKE = 0.3  # the least cosine at which a caption without a known word still speaks of a subject or a light
@@ -31,7 +31,7 @@ TOWARDS = {"to", "toward", "towards", "further"}
 
 
 @dataclass(frozen=True)
-class Words:
+class Vocabulary:
     """Other words for the names of each list of an edition.
 
     ``empty`` say that nobody is there, ``same`` that it is the subject before; ``motion`` are verbs that a direction
@@ -50,7 +50,7 @@ class Words:
 
 
 @dataclass(frozen=True)
-class Said:
+class Interpretation:
     """What a caption asks for; without a colour the subject is one that was seen before, without a subject nobody."""
 
     subject: str | None
@@ -62,11 +62,11 @@ class Said:
 
 
 @dataclass
-class Reader:
+class CaptionRewriter:
     """Reads the captions of a film in order, and remembers who, where and when."""
 
     edition: Edition
-    words: Words
+    words: Vocabulary
     setting: str = ""
     light: str = ""
     who: str = ""
@@ -75,20 +75,20 @@ class Reader:
     def __call__(self, text: str, style: str = "") -> str:
         """The picture book's sentence for one caption; a film's style may say where and when."""
         said = self.read(text, style)
-        return caption(said.subject, said.colour, said.setting, said.light, said.action, *said.weather)
+        return make_caption(said.subject, said.colour, said.setting, said.light, said.action, *said.weather)
 
-    def read(self, text: str, style: str = "") -> Said:
+    def read(self, text: str, style: str = "") -> Interpretation:
         """What one caption asks for; see ``__call__``."""
         words = re.findall(r"[a-z]+", text.lower().replace("no one", "nobody"))
         self._place(words, text, style)
         here = self._first(words, self.words.subjects, self.edition.subjects)
         absent = not here and not _any(words, self.words.same) and _any(words, self.words.empty)
         self.who = (here and here[1]) or self.who or self._guess(text, "subjects", "a {}", ALIKE)
-        weather = tuple(WEATHERS[name] for name in self.edition.weathers if name in words)
+        weather = tuple(WEATHER_PHRASES[name] for name in self.edition.weathers if name in words)
         if absent or not self.who:
-            return Said(None, None, self.setting, self.light, "rest", weather)
+            return Interpretation(None, None, self.setting, self.light, "rest", weather)
         colour = self._colour(words, here[0] if here else 0, text)
-        return Said(self.who, colour, self.setting, self.light, self._action(words), weather)
+        return Interpretation(self.who, colour, self.setting, self.light, self._action(words), weather)
 
     def _place(self, words: Sequence[str], text: str, style: str) -> None:
         """Where and when: said by the caption, by the style, before, or the nearest."""
@@ -100,8 +100,10 @@ class Reader:
             said = self._first(words, known, drawable) or self._first(styled, known, drawable)
             if said:
                 setattr(self, name, said[1])
-        self.setting = self.setting or self._nearest(text, {name: WHERE[name] for name in self.edition.settings})
-        when = {name: WHEN[name] for name in self.edition.lights}
+        self.setting = self.setting or self._nearest(
+            text, {name: SETTING_PHRASES[name] for name in self.edition.settings}
+        )
+        when = {name: LIGHT_PHRASES[name] for name in self.edition.lights}
         self.light = self.light or self._nearest(text, when, ALIKE) or self.edition.lights[0]
 
     def _colour(self, words: Sequence[str], place: int, text: str) -> str | None:
@@ -153,19 +155,19 @@ class Reader:
         return list(phrases)[int(best.indices)] if float(best.values) >= least else ""
 
 
-def read_words(file: Path) -> Words:
+def read_vocabulary(file: Path) -> Vocabulary:
     """The words of an edition."""
-    return Words(**yaml.safe_load(file.read_text("utf-8")))
+    return Vocabulary(**yaml.safe_load(file.read_text("utf-8")))
 
 
-def reader_of(card: ModelCard) -> Reader:
+def caption_rewriter(card: ModelCard) -> CaptionRewriter:
     """A reader for a model that draws the picture book, who has read nothing yet."""
-    return Reader(read_edition(card.folder / str(card.edition)), read_words(card.folder / "words.yaml"))
+    return CaptionRewriter(read_edition(card.folder / str(card.edition)), read_vocabulary(card.folder / "words.yaml"))
 
 
-def as_drawn(plan: Plan, card: ModelCard) -> Plan:
+def rewrite_prompts(plan: Plan, card: ModelCard) -> Plan:
     """The plan with every chunk told, compared and drawn by the sentence that its caption stands for."""
-    reader, chunks = reader_of(card), []
+    reader, chunks = caption_rewriter(card), []
     for chunk in plan.chunks:
         sentence = reader(chunk.caption, chunk.prompt.removesuffix(chunk.caption))
         chunks.append(replace(chunk, prompt=sentence, rewritten=sentence != chunk.caption))

@@ -15,9 +15,29 @@ import random
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
-from blockvid_cli.storybook.actions import FOLD, Pose, Stage, move
-from blockvid_cli.storybook.captions import CAMERAS, WEATHERS, caption
-from blockvid_cli.storybook.edition import Edition
+from blockvid_cli.storybook.edition import FOLD, Edition, Pose, Stage, move
+
+SETTING_PHRASES = {"lake": "on the lake", "meadow": "in the meadow", "city": "in the city", "desert": "in the desert"}
+LIGHT_PHRASES = {"day": "by day", "sunset": "at sunset", "night": "at night"}
+ACTION_PHRASES = {"rest": "rests", "left": "moves left", "right": "moves right", "rise": "rises", "hop": "hops"}
+CAMERA_PHRASES = {"still": "", "left": "as the camera pans left", "right": "as the camera pans right"}
+WEATHER_PHRASES = {"clear": "", "rain": "in the rain", "snow": "in the snow"}
+
+
+def make_caption(subject: str | None, colour: str | None, setting: str, light: str, action: str, *more: str) -> str:
+    """The sentence the network reads; without a colour the subject is one that was seen before.
+
+    ``more`` are phrases of weather and camera, where an edition has them.
+
+    >>> caption("swan", "white", "lake", "sunset", "left")
+    'A white swan moves left on the lake at sunset.'
+    """
+    place = " ".join(part for part in (SETTING_PHRASES[setting], LIGHT_PHRASES[light], *more) if part)
+    if subject is None:
+        return f"Nobody is {place}."
+    who = f"A {colour} {subject}" if colour else f"The {subject}"
+    return f"{who} {ACTION_PHRASES[action]} {place}."
+
 
 HELD_OUT = 1_000_000  # the first seed of stories that nothing is trained on
 CLOUD = 8  # where a cloud begins, in cells; it drifts one cell a block
@@ -60,7 +80,7 @@ class Story:
 
 
 @dataclass(frozen=True)
-class Still:
+class FrameState:
     """What is to be seen in one frame."""
 
     scene: Scene
@@ -68,7 +88,7 @@ class Still:
     cloud: float
 
 
-def tell(edition: Edition, seed: int, blocks: int) -> Story:
+def make_story(edition: Edition, seed: int, blocks: int) -> Story:
     """The story of a seed, ``blocks`` long; in every other one the scene is left for a while and comes back."""
     dice = random.Random(f"storybook-{seed}")
     scene, elsewhere = _scene(dice, edition), _elsewhere(dice, edition)
@@ -85,7 +105,7 @@ def tell(edition: Edition, seed: int, blocks: int) -> Story:
     return Story(start, cloud, tuple(_chunks(dice, edition, acts, start, sky, camera)), sky, camera)
 
 
-def opening(edition: Edition, seed: int, blocks: int = 1) -> Story:
+def opening_story(edition: Edition, seed: int, blocks: int = 1) -> Story:
     """A story that begins as every film does: in the middle, facing right, the cloud where it always is.
 
     A caption says nothing of places, so a first block, drawn from its caption alone, has one place to be.
@@ -97,7 +117,7 @@ def opening(edition: Edition, seed: int, blocks: int = 1) -> Story:
     return Story(start, CLOUD, tuple(_chunks(dice, edition, acts, start, sky, camera)), sky, camera)
 
 
-def returning(edition: Edition, seed: int, lead: int, away: int, back: int) -> Story:
+def returning_story(edition: Edition, seed: int, lead: int, away: int, back: int) -> Story:
     """A story whose subject is away for ``away`` blocks; the captions of its return do not say its colour."""
     dice = random.Random(f"returning-{seed}")
     scene, elsewhere = _scene(dice, edition), _elsewhere(dice, edition)
@@ -144,7 +164,9 @@ def _only(dice: random.Random, names: Sequence[str]) -> str:
 
 def _told(scene: Scene, action: str, named: bool, sky: str = "clear", camera: str = "still") -> str:
     colour = scene.colour if named else None
-    return caption(scene.subject, colour, scene.setting, scene.light, action, WEATHERS[sky], CAMERAS[camera])
+    return make_caption(
+        scene.subject, colour, scene.setting, scene.light, action, WEATHER_PHRASES[sky], CAMERA_PHRASES[camera]
+    )
 
 
 def _chunks(
@@ -179,7 +201,7 @@ def _possible(edition: Edition, pose: Pose, before: str) -> list[str]:
     return [action for action in edition.actions if action != before and not vain.get(action)]
 
 
-def stills(story: Story, edition: Edition) -> list[Still]:
+def frame_states(story: Story, edition: Edition) -> list[FrameState]:
     """What is to be seen in every frame of the story."""
     pose, cloud, out = story.start, story.cloud, []
     stage, period = edition.stage, edition.period
@@ -189,7 +211,7 @@ def stills(story: Story, edition: Edition) -> list[Still]:
         for frame in range(chunk.blocks * period):
             pose = move(pose, chunk.action, frame % period, period, stage)
             cloud += 1 / period
-            out.append(Still(chunk.scene, pose, _wrapped(cloud, stage)))
+            out.append(FrameState(chunk.scene, pose, _wrapped(cloud, stage)))
     return out[FOLD - 1 :]
 
 

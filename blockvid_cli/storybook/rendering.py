@@ -3,26 +3,68 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
 
 import torch
 from torch.nn.functional import affine_grid, grid_sample
 
-from blockvid_cli.models.tiny_vae import PATCH
+from blockvid_cli.models.tiny_vae import FOLD, PATCH
 from blockvid_cli.storybook.edition import Edition
-from blockvid_cli.storybook.settings import GROUND, LIGHTS, backdrop, layers
-from blockvid_cli.storybook.subjects import STANDS, sprite
-from blockvid_cli.storybook.weather import falling
-from blockvid_cli.storybook.world import Scene, Still, Story, stills
+from blockvid_cli.storybook.settings import GROUND, LIGHTS, backdrop, backdrop_layers
+from blockvid_cli.storybook.stories import FrameState, Scene, Story, frame_states
+from blockvid_cli.storybook.subjects import GROUND_LINE, sprite
+
+ROWS, COLUMNS = 3 * PATCH, 5 * PATCH  # of the sheet
+
+
+@dataclass(frozen=True)
+class Falling:
+    """Marks a sheet, how tall and wide in pixels, how strong, and how many cells they fall a latent frame."""
+
+    marks: int
+    size: tuple[int, int]
+    strength: float
+    cells: int
+
+
+WEATHERS = {"rain": Falling(5, (4, 1), 0.45, 2), "snow": Falling(6, (2, 2), 0.9, 1)}
+
+
+def add_weather(frames: torch.Tensor, weather: str) -> torch.Tensor:
+    """Frames (F, 3, H, W) in 0..1 with what falls through them; "clear" leaves them as they are."""
+    if weather == "clear":
+        return frames
+    what, (height, width) = WEATHERS[weather], frames.shape[2:]
+    step = what.cells * PATCH // FOLD
+    sheet = _sheet(weather).to(frames.device).repeat(-(-height // ROWS) + 1, -(-width // COLUMNS))[:, :width]
+    starts = [(-step * number) % ROWS for number in range(len(frames))]
+    share = torch.stack([sheet[start : start + height] for start in starts])[:, None] * what.strength
+    return frames * (1 - share) + share
+
+
+@lru_cache(maxsize=2)
+def _sheet(weather: str) -> torch.Tensor:
+    """(ROWS, COLUMNS), 1 where a mark is; marks go on at the other side where they cross an edge."""
+    what, dice = WEATHERS[weather], torch.Generator().manual_seed(3)
+    sheet = torch.zeros(ROWS, COLUMNS)
+    for _ in range(what.marks):
+        row, column = (int(torch.randint(size, (), generator=dice)) for size in (ROWS, COLUMNS))
+        rows = [(row + i) % ROWS for i in range(what.size[0])]
+        columns = [(column + i) % COLUMNS for i in range(what.size[1])]
+        sheet[torch.tensor(rows)[:, None], torch.tensor(columns)] = 1
+    return sheet
+
 
 REACH = 3.25  # half a subject's square, in cells
 PAN = 0.12  # how far a panning camera looks aside, as a share of half the picture
 FAR = 0.6  # the share of that by which the sky goes along
 
 
-def draw(story: Story, edition: Edition, device: str = "cpu") -> tuple[torch.Tensor, torch.Tensor]:
+def render_story(story: Story, edition: Edition, device: str = "cpu") -> tuple[torch.Tensor, torch.Tensor]:
     """Frames (F, 3, H, W) in 0..1 and the subject's share of each pixel (F, 1, H, W), from the story alone."""
-    shots: list[list[Still]] = []
-    for still in stills(story, edition):
+    shots: list[list[FrameState]] = []
+    for still in frame_states(story, edition):
         if not shots or shots[-1][0].scene != still.scene:
             shots.append([])
         shots[-1].append(still)
@@ -33,11 +75,11 @@ def draw(story: Story, edition: Edition, device: str = "cpu") -> tuple[torch.Ten
         drawn.append(_draw(shot, edition.size, device, aside))
         first += len(shot)
     frames, subject = (torch.cat(parts) for parts in zip(*drawn, strict=True))
-    return _filmed(falling(frames, story.weather), pan, story.camera), _filmed(subject, pan, story.camera)
+    return _filmed(add_weather(frames, story.weather), pan, story.camera), _filmed(subject, pan, story.camera)
 
 
 def _draw(
-    shot: Sequence[Still], size: tuple[int, int], device: str, aside: torch.Tensor | None
+    shot: Sequence[FrameState], size: tuple[int, int], device: str, aside: torch.Tensor | None
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """The frames and subject shares of stills of one scene; ``aside`` (F,) is how far the camera looks, in pixels."""
     (width, height), scene = size, shot[0].scene
@@ -56,7 +98,7 @@ def _draw(
     reach = REACH * PATCH
     shadow = _shadow(x, lift, reach, width, height)
     frames = _veiled(frames, shadow, torch.tensor([0.1, 0.1, 0.16], device=device), 0.4)
-    middle = GROUND * height - lift - STANDS * reach
+    middle = GROUND * height - lift - GROUND_LINE * reach
     layer = _placed(sprite(scene.subject, scene.colour).to(device), x, middle, facing, reach, width, height)
     colour, alpha = layer[:, :3], layer[:, 3:]
     return frames * (1 - alpha) + colour, alpha
@@ -69,7 +111,7 @@ def _pan(frames: int, camera: str) -> torch.Tensor:
 
 def _parallax(scene: Scene, size: tuple[int, int], aside: torch.Tensor) -> torch.Tensor:
     """The land before a sky that goes along with the camera, as far things do: (F, 3, H, W)."""
-    sky, land = (layer.to(aside.device) for layer in layers(scene.setting, scene.light, size))
+    sky, land = (layer.to(aside.device) for layer in backdrop_layers(scene.setting, scene.light, size))
     theta = torch.eye(2, 3, device=aside.device).repeat(len(aside), 1, 1)
     theta[:, 0, 2] = -2 * FAR * aside / size[0]
     grid = affine_grid(theta, [len(aside), 3, size[1], size[0]], align_corners=False)
