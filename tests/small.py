@@ -8,7 +8,7 @@ from dataclasses import replace
 import torch
 from diffusers import WanTransformer3DModel
 
-from blockvid_cli.models.wan.attention import Layer
+from blockvid_cli.models.wan.attention import LayerQKV
 from blockvid_cli.models.wan.denoiser import WanDenoiser
 from blockvid_cli.rollout.recipe import Recipe, make_recipe
 from blockvid_cli.rollout.rollout import Rollout, RolloutSegment
@@ -112,7 +112,7 @@ class FakeDenoiser:
     def __call__(self, x, level, context, times, memory):
         self.levels.append(tuple(round(float(v), 4) for v in level))
         layer = torch.zeros(x.shape[0], x.shape[1] * 6, 1, 6)
-        return (x - self.goal) / level.view(1, -1, 1, 1, 1).clamp(min=1e-6), [Layer(layer, layer, layer)]
+        return (x - self.goal) / level.view(1, -1, 1, 1, 1).clamp(min=1e-6), [LayerQKV(layer, layer, layer)]
 
 
 def rollout(film: Plan, drawn_by, memory, rows: int = 1) -> Rollout:

@@ -7,12 +7,12 @@ import torch
 from diffusers.models.transformers.transformer_wan import WanRotaryPosEmbed
 
 from blockvid_cli.errors import UsageError
-from blockvid_cli.models.flow_matching import clean_of, levels, noised, shifted, velocity_to
-from blockvid_cli.models.wan.attention import LookingBack, Recalled, attend
+from blockvid_cli.models.flow_matching import predict_x0, make_sigmas, add_noise, shift_sigmas, velocity_from_x0
+from blockvid_cli.models.wan.attention import CachedSelfAttnProcessor, Recalled, attend
 from blockvid_cli.models.wan.denoiser import WanDenoiser, coordinate_channels, timestep
-from blockvid_cli.models.wan.rope import Rope, grid, rotate
+from blockvid_cli.models.wan.rope import Rope, token_grid, apply_rope
 from blockvid_cli.rollout.guidance import GuidedDenoiser
-from blockvid_cli.rollout.kv_cache.base import View
+from blockvid_cli.rollout.kv_cache.base import KVView
 from tests import small
 
 
@@ -27,7 +27,7 @@ def context(rows: int = 1, seed: int = 2) -> torch.Tensor:
 def test_first_block_equals_diffusers_forward():
     x, text = latents(3), context()
     stock = small.network()(x.transpose(1, 2), torch.tensor([700.0]), text, return_dict=False)[0].transpose(1, 2)
-    ours, layers = small.denoiser()(x, torch.full((3,), 0.7), text, torch.arange(3), View(recording=True))
+    ours, layers = small.denoiser()(x, torch.full((3,), 0.7), text, torch.arange(3), KVView(record=True))
     assert torch.allclose(ours, stock, atol=1e-6)
     assert len(layers) == 2 and layers[0].keys.shape == (1, 3 * 6, 2, 24)
 
@@ -37,13 +37,13 @@ def test_levels_a_frame_equal_diffusers_timesteps_a_token():
     stock = small.network()(x.transpose(1, 2), (level * 1000).repeat_interleave(6)[None], text, return_dict=False)[
         0
     ].transpose(1, 2)
-    ours, _ = small.denoiser()(x, level, text, torch.arange(3), View())
+    ours, _ = small.denoiser()(x, level, text, torch.arange(3), KVView())
     assert torch.allclose(ours, stock, atol=1e-6)
 
 
 def test_rows_drawn_in_turn_are_the_rows_drawn_together():
     x, text = torch.randn(1, 2, *small.LATENT), torch.cat([context(), context(seed=9)])
-    arguments = (x, torch.full((2,), 0.6), text, torch.arange(2), View())
+    arguments = (x, torch.full((2,), 0.6), text, torch.arange(2), KVView())
     together, layers = GuidedDenoiser(small.denoiser(), 3.0)(*arguments)
     in_turn, _ = GuidedDenoiser(small.denoiser(), 3.0, in_turn=True)(*arguments)
     assert torch.allclose(together, in_turn, atol=1e-5) and not layers  # nothing is recorded that nobody asked for
@@ -56,10 +56,10 @@ def test_shared_level_is_a_scalar_timestep():
 
 def test_captions_a_frame_equal_one_caption_when_they_are_the_same():
     x, text = latents(2), context()
-    once, _ = small.denoiser()(x, torch.full((2,), 0.7), text, torch.arange(2), View())
-    each, _ = small.denoiser()(x, torch.full((2,), 0.7), text[:, None].expand(1, 2, 5, 16), torch.arange(2), View())
+    once, _ = small.denoiser()(x, torch.full((2,), 0.7), text, torch.arange(2), KVView())
+    each, _ = small.denoiser()(x, torch.full((2,), 0.7), text[:, None].expand(1, 2, 5, 16), torch.arange(2), KVView())
     other, _ = small.denoiser()(
-        x, torch.full((2,), 0.7), torch.stack([text[0], context(seed=9)[0]])[None], torch.arange(2), View()
+        x, torch.full((2,), 0.7), torch.stack([text[0], context(seed=9)[0]])[None], torch.arange(2), KVView()
     )
     assert torch.allclose(once, each, atol=1e-6)
     assert not torch.allclose(once[:, 1], other[:, 1], atol=1e-3)
@@ -68,27 +68,27 @@ def test_captions_a_frame_equal_one_caption_when_they_are_the_same():
 def test_rope_equals_diffusers_table():
     table = WanRotaryPosEmbed(24, (1, 2, 2), 64)
     cos, sin = table(torch.zeros(1, 4, 3, 4, 6))
-    ours_cos, ours_sin = Rope(24).turns(grid(3, 2, 3))
+    ours_cos, ours_sin = Rope(24).cos_sin(token_grid(3, 2, 3))
     assert torch.allclose(ours_cos[:, 0], cos[0, :, 0, 0::2], atol=1e-6)
     assert torch.allclose(ours_sin[:, 0], sin[0, :, 0, 1::2], atol=1e-6)
 
 
 def test_rope_is_relative_and_composes():
     rope, x = Rope(24), torch.randn(1, 1, 2, 24)
-    at = lambda t: rope.turns(torch.tensor([[t, 0.0, 0.0]]))  # noqa: E731
-    assert torch.allclose(rotate(rotate(x, at(2.5)), at(4.0)), rotate(x, at(6.5)), atol=1e-5)
+    at = lambda t: rope.cos_sin(torch.tensor([[t, 0.0, 0.0]]))  # noqa: E731
+    assert torch.allclose(apply_rope(apply_rope(x, at(2.5)), at(4.0)), apply_rope(x, at(6.5)), atol=1e-5)
     y = torch.randn(1, 1, 2, 24)
-    near = (rotate(x, at(3.0)) * rotate(y, at(1.0))).sum()
-    far = (rotate(x, at(103.0)) * rotate(y, at(101.0))).sum()
+    near = (apply_rope(x, at(3.0)) * apply_rope(y, at(1.0))).sum()
+    far = (apply_rope(x, at(103.0)) * apply_rope(y, at(101.0))).sum()
     assert torch.allclose(near, far, atol=1e-4)
 
 
 def test_remembered_keys_follow_their_times():
     """The rotation is made once for as long as the times stay the same, and anew when they change."""
-    rope, keys, where = Rope(24), torch.randn(1, 12, 2, 24), grid(2, 2, 3)
+    rope, keys, where = Rope(24), torch.randn(1, 12, 2, 24), token_grid(2, 2, 3)
     recalled = Recalled(keys, keys, where)
     once = recalled.turned(rope, torch.tensor([0.0, 1.0]))
-    assert torch.equal(once, rotate(keys, rope.turns(where)))
+    assert torch.equal(once, apply_rope(keys, rope.cos_sin(where)))
     assert recalled.turned(rope, torch.tensor([0.0, 1.0])) is once
     assert not torch.allclose(once, recalled.turned(rope, torch.tensor([0.0, 5.0])))
 
@@ -115,14 +115,14 @@ def test_explicit_attention_equals_fused():
 
 def test_guidance_of_one_is_none():
     x, text = latents(2), torch.cat([context(), context(seed=5)])
-    plain, _ = small.denoiser()(x, torch.full((2,), 0.6), text[:1], torch.arange(2), View())
+    plain, _ = small.denoiser()(x, torch.full((2,), 0.6), text[:1], torch.arange(2), KVView())
     guided, layers = GuidedDenoiser(small.denoiser(), 1.0)(
-        x, torch.full((2,), 0.6), text, torch.arange(2), View(recording=True)
+        x, torch.full((2,), 0.6), text, torch.arange(2), KVView(record=True)
     )
     assert torch.allclose(plain, guided, atol=1e-6)
     assert layers[0].keys.shape[0] == 2
-    stronger, _ = GuidedDenoiser(small.denoiser(), 3.0)(x, torch.full((2,), 0.6), text, torch.arange(2), View(recording=True))
-    negative, _ = small.denoiser()(x, torch.full((2,), 0.6), text[1:], torch.arange(2), View())
+    stronger, _ = GuidedDenoiser(small.denoiser(), 3.0)(x, torch.full((2,), 0.6), text, torch.arange(2), KVView(record=True))
+    negative, _ = small.denoiser()(x, torch.full((2,), 0.6), text[1:], torch.arange(2), KVView())
     assert torch.allclose(stronger, negative + 3 * (plain - negative), atol=1e-5)
 
 
@@ -131,7 +131,7 @@ def test_coordinate_channels_tell_places_apart():
     assert channels.shape == (8, 4, 6)
     places = channels.flatten(1).T
     assert (torch.cdist(places, places) + torch.eye(24)).min() > 0.05
-    out, _ = WanDenoiser(small.network(extra=8))(latents(2), torch.ones(2), context(), torch.arange(2), View())
+    out, _ = WanDenoiser(small.network(extra=8))(latents(2), torch.ones(2), context(), torch.arange(2), KVView())
     assert out.shape == (1, 2, *small.LATENT)
 
 
@@ -139,31 +139,31 @@ def test_network_stays_diffusers():
     """Only the rotary module and processors differ: parameters and their names are diffusers'."""
     stock, ours = small.network(), small.denoiser().network
     assert [n for n, _ in stock.named_parameters()] == [n for n, _ in ours.named_parameters()]
-    assert all(isinstance(block.attn1.processor, LookingBack) for block in ours.blocks)
+    assert all(isinstance(block.attn1.processor, CachedSelfAttnProcessor) for block in ours.blocks)
 
 
 @pytest.mark.parametrize("level", [0.0, 0.25, 1.0])
 def test_flow(level: float):
     clean, noise = torch.randn(2, 3), torch.randn(2, 3)
-    x = noised(clean, noise, level)
-    assert torch.allclose(clean_of(x, noise - clean, level), clean, atol=1e-6)
+    x = add_noise(clean, noise, level)
+    assert torch.allclose(predict_x0(x, noise - clean, level), clean, atol=1e-6)
 
 
 def test_a_network_that_predicts_clean_latents_says_which_velocity_leads_there():
     clean, noise, level = torch.randn(2, 3, 4, 5, 6), torch.randn(2, 3, 4, 5, 6), torch.tensor([1.0, 0.5, 0.1])
     each = level.view(3, 1, 1, 1)
-    assert torch.allclose(velocity_to(noised(clean, noise, each), clean, each), noise - clean, atol=1e-4)
+    assert torch.allclose(velocity_from_x0(add_noise(clean, noise, each), clean, each), noise - clean, atol=1e-4)
     velocity = WanDenoiser(small.network())
     predicted = WanDenoiser(small.network(), "clean")
     x, text, times = torch.randn(1, 3, *small.LATENT), context(), torch.arange(3)
-    out, _ = velocity(x, level, text, times, View())
-    got, _ = predicted(x, level, text, times, View())
+    out, _ = velocity(x, level, text, times, KVView())
+    got, _ = predicted(x, level, text, times, KVView())
     assert torch.allclose(got, (x - out) / each, atol=1e-5)
     with pytest.raises(UsageError, match=r"network\.predicts"):
         WanDenoiser(velocity.network, "noise")
 
 
 def test_levels_fall_from_noise_to_clean_and_warp_as_published():
-    assert levels(4, 1.0) == (1.0, 0.75, 0.5, 0.25, 0.0)
-    warped = [1000 * shifted(t / 1000, 5.0) for t in (1000, 750, 500, 250)]
+    assert make_sigmas(4, 1.0) == (1.0, 0.75, 0.5, 0.25, 0.0)
+    warped = [1000 * shift_sigmas(t / 1000, 5.0) for t in (1000, 750, 500, 250)]
     assert warped == pytest.approx([1000, 937.5, 833.333, 625], abs=1e-2)

@@ -8,8 +8,8 @@ from diffusers.models.transformers.transformer_wan import WanAttnProcessor
 from torch.nn.functional import scaled_dot_product_attention
 
 from blockvid_cli.models.card import find_card
-from blockvid_cli.models.wan.attention import Layer, LookingBack, attend
-from blockvid_cli.models.wan.rope import rotate
+from blockvid_cli.models.wan.attention import LayerQKV, CachedSelfAttnProcessor, attend
+from blockvid_cli.models.wan.rope import apply_rope
 from blockvid_cli.rollout.guidance import GuidedDenoiser
 from blockvid_cli.rollout.recipe import make_recipe, merge_recipes
 from blockvid_cli.rollout.rollout import RolloutSegment, settled_blocks
@@ -131,19 +131,19 @@ def test_resumed_equals_uninterrupted_by_the_bundled_recipe(rows, monkeypatch):
         assert all(torch.equal(whole[n], again[n]) for n in whole), kept
 
 
-class RotatingOnWriting(LookingBack):
+class RotatingOnWriting(CachedSelfAttnProcessor):
     """Keys are remembered already rotated to the times at which they were drawn, as the published systems do."""
 
     def __call__(self, attn, hidden_states, encoder_hidden_states, attention_mask, looking):
         split = (attn.heads, -1)
         query = attn.norm_q(attn.to_q(hidden_states)).unflatten(2, split)
-        key = rotate(attn.norm_k(attn.to_k(hidden_states)).unflatten(2, split), looking.turns)
+        key = apply_rope(attn.norm_k(attn.to_k(hidden_states)).unflatten(2, split), looking.turns)
         value = attn.to_v(hidden_states).unflatten(2, split)
-        looking.layers.append(Layer(query, key, value))
-        recalled, keys, values = looking.memory.recall(self.layer), key, value
+        looking.layers.append(LayerQKV(query, key, value))
+        recalled, keys, values = looking.memory.read(self.layer), key, value
         if recalled is not None:
             keys, values = torch.cat([recalled.keys, key], 1), torch.cat([recalled.values, value], 1)
-        return attn.to_out[0](attend(rotate(query, looking.turns), keys, values).flatten(2))
+        return attn.to_out[0](attend(apply_rope(query, looking.turns), keys, values).flatten(2))
 
 
 @pytest.mark.parametrize("memory", ["full", {"name": "window", "window": 6, "sink": 2}])
@@ -221,7 +221,7 @@ def test_a_commit_alone_sees_nothing_but_itself():
 
     class Watching(small.FakeDenoiser):
         def __call__(self, x, level, context, times, memory):
-            seen.append((float(level[0]), memory.recall(0) is not None))
+            seen.append((float(level[0]), memory.read(0) is not None))
             return super().__call__(x, level, context, times, memory)
 
     small.film_latents(film, Watching(), small.recipe(steps=1, cache_update={"name": "clean", "self_only": True}))
@@ -236,7 +236,7 @@ def test_memory_hears_of_captions_and_cuts():
     chunks = (*film.chunks[:2], replace(film.chunks[2], cut=True))
     film, heard = replace(film, chunks=chunks), []
     memory = small.recipe().kv_cache()
-    memory.on_caption_change = lambda block: heard.append(("caption", block.number))
+    memory.on_prompt_change = lambda block: heard.append(("caption", block.number))
     memory.on_cut = lambda block: heard.append(("cut", block.number))
     fake = small.FakeDenoiser()
     list(small.rollout(film, fake, memory).run([RolloutSegment(film.blocks, small.recipe(), fake)]))

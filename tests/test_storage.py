@@ -7,7 +7,7 @@ import torch
 
 from blockvid_cli.errors import BlockvidError, UsageError
 from blockvid_cli.job import RenderRequest, prepare
-from blockvid_cli.rollout.kv_cache.storage import pack, storage, unpack
+from blockvid_cli.rollout.kv_cache.storage import pack, make_storage, unpack
 from blockvid_cli.rollout.rollout import RolloutSegment
 from blockvid_cli.runtime.presets import RuntimeOptions
 from tests.small import denoiser, plan, recipe, rollout
@@ -26,7 +26,7 @@ def film(memory, place: str, dtype: str, folder, **changes) -> torch.Tensor:
     drawn_by, how = denoiser(), recipe(kv_cache=memory, **changes)
     story = plan((2, 3, 1, 2), 2, ["a red boat", "a grey cat", "a red boat again", "a grey cat again"])
     run = rollout(story, drawn_by, how.kv_cache())
-    run.kv_cache.storage = storage(place, dtype, place == "device", folder, run.recompute)
+    run.kv_cache.storage = make_storage(place, dtype, place == "device", folder, run.recompute)
     moments = run.run([RolloutSegment(story.blocks, how, drawn_by)])
     return torch.cat([latents for moment in moments for _, latents in moment.finished])
 
@@ -34,24 +34,24 @@ def film(memory, place: str, dtype: str, folder, **changes) -> torch.Tensor:
 @pytest.mark.parametrize("memory", MEMORIES, ids=lambda m: m if isinstance(m, str) else f"{m['name']}{len(m)}")
 @pytest.mark.parametrize("place", ["host", "disk"])
 def test_host_and_disk_give_the_same_film_bit_for_bit(memory, place, tmp_path):
-    assert torch.equal(film(memory, place, "as-drawn", tmp_path / ".memory"), film(memory, "device", "as-drawn", None))
+    assert torch.equal(film(memory, place, "native", tmp_path / ".memory"), film(memory, "device", "native", None))
     assert not any(tmp_path.iterdir())  # what was on disk is gone with the film, and its folder
 
 
 @pytest.mark.parametrize("memory", MEMORIES, ids=lambda m: m if isinstance(m, str) else f"{m['name']}{len(m)}")
 def test_latents_give_the_same_film(memory):
-    again = film(memory, "latents", "as-drawn", None, cache_update=ALONE)
-    assert torch.allclose(again, film(memory, "device", "as-drawn", None, cache_update=ALONE), atol=1e-5)
+    again = film(memory, "latents", "native", None, cache_update=ALONE)
+    assert torch.allclose(again, film(memory, "device", "native", None, cache_update=ALONE), atol=1e-5)
 
 
 def test_a_disk_that_cannot_be_written_gets_a_sentence(tmp_path):
     (tmp_path / "file").write_text("in the way")
     with pytest.raises(BlockvidError, match="file"):
-        film("full", "disk", "as-drawn", tmp_path / "file" / "folder")
+        film("full", "disk", "native", tmp_path / "file" / "folder")
 
 
 def test_packed_tokens_change_the_film_by_little():
-    full = film("full", "device", "as-drawn", None)
+    full = film("full", "device", "native", None)
     for dtype in ("bf16", "int8"):
         error = float((film("full", "device", dtype, None) - full).norm() / full.norm())
         assert 1e-6 < error < 0.02, dtype

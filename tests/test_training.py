@@ -172,11 +172,11 @@ def test_the_rollout_shows_a_block_what_training_showed_it(stories, number):
         one.begin(film.chunks, Rope(24))
     for block in film.blocks:
         context = look_back(stories, number, block.number) if block.number else []
-        assert [frame // 3 for frame in memory.choose((block,)).frames[::3]] == context
-        assert {frame // 3 for frame in bundled.choose((block,)).frames} <= set(context)
+        assert [frame // 3 for frame in memory.view((block,)).frames[::3]] == context
+        assert {frame // 3 for frame in bundled.view((block,)).frames} <= set(context)
         tokens = torch.randn(1, 18, 2, 24)
         for one in (memory, bundled):
-            one.remember(block, [LayerQKV(tokens, tokens, tokens)], token_grid(3, 2, 3))
+            one.update(block, [LayerQKV(tokens, tokens, tokens)], token_grid(3, 2, 3))
 
 
 @pytest.mark.parametrize("before", [0, 1])

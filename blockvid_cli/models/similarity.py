@@ -10,7 +10,7 @@ from collections.abc import Sequence
 import torch
 
 
-def most_alike(embeddings: torch.Tensor, past: Sequence[int], now: int, top: int) -> tuple[int, ...]:
+def top_k_similar(embeddings: torch.Tensor, past: Sequence[int], now: int, top: int) -> tuple[int, ...]:
     """Of the chunks ``past``, the ``top`` most like chunk ``now`` by cosine, in the film's order; earlier wins ties.
 
     Args:

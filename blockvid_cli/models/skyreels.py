@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from diffusers import SkyReelsV2Transformer3DModel
 
-from blockvid_cli.models.wan.denoiser import TIMESTEPS, WanDenoiser
+from blockvid_cli.models.wan.denoiser import NUM_TIMESTEPS, WanDenoiser
 
 USUAL_FPS = 16  # the first of the network's two frame rates; any other is the second
 
@@ -26,7 +26,7 @@ class SkyReelsDenoiser(WanDenoiser):
         """See ``WanDenoiser``."""
         return self.network(
             latents,
-            level.float() * TIMESTEPS,
+            level.float() * NUM_TIMESTEPS,
             context,
             enable_diffusion_forcing=True,
             fps=[self.rate],  # one for all rows

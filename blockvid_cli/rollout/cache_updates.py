@@ -13,7 +13,7 @@ from typing import ClassVar, Protocol
 import torch
 
 from blockvid_cli.errors import UsageError
-from blockvid_cli.models.flow_matching import noised
+from blockvid_cli.models.flow_matching import add_noise
 from blockvid_cli.rollout.noise import gaussian
 from blockvid_cli.storyboard.plan import Block
 
@@ -54,7 +54,7 @@ class ContextNoise:
     def context_latents(self, block: Block, clean: torch.Tensor) -> torch.Tensor:
         """See ``Commit``."""
         noise = gaussian(tuple(clean.shape), "commit", block.seed, block.number)
-        return noised(clean, noise.to(clean), self.sigma)
+        return add_noise(clean, noise.to(clean), self.sigma)
 
 
 CACHE_UPDATES: dict[str, Callable[..., CacheUpdate]] = {"clean": Clean, "context-noise": ContextNoise}

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import torch
 
-from blockvid_cli.models.wan.attention import Layer, Remembered
+from blockvid_cli.models.wan.attention import LayerQKV, KVSource
 from blockvid_cli.models.wan.denoiser import Denoiser
 
 
@@ -23,8 +23,8 @@ class GuidedDenoiser:
     in_turn: bool = False
 
     def __call__(
-        self, x: torch.Tensor, level: torch.Tensor, context: torch.Tensor, times: torch.Tensor, memory: Remembered
-    ) -> tuple[torch.Tensor, list[Layer]]:
+        self, x: torch.Tensor, level: torch.Tensor, context: torch.Tensor, times: torch.Tensor, memory: KVSource
+    ) -> tuple[torch.Tensor, list[LayerQKV]]:
         """See ``Denoiser``; x and velocity have one row, keys and values two."""
         if self.in_turn:
             passes = (self.denoiser(x, level, row[None], times, memory) for row in context)

@@ -14,13 +14,13 @@ from dataclasses import dataclass
 from typing import Any
 
 from blockvid_cli.errors import UsageError, lookup, closest_name
-from blockvid_cli.models.flow_matching import levels
+from blockvid_cli.models.flow_matching import make_sigmas
 from blockvid_cli.rollout.cache_updates import CACHE_UPDATES, CacheUpdate
-from blockvid_cli.rollout.kv_cache.base import Memory
-from blockvid_cli.rollout.kv_cache.full import Everything
-from blockvid_cli.rollout.kv_cache.none import Nothing
-from blockvid_cli.rollout.kv_cache.semantic import Semantic
-from blockvid_cli.rollout.kv_cache.window import Window
+from blockvid_cli.rollout.kv_cache.base import KVCache
+from blockvid_cli.rollout.kv_cache.full import FullCache
+from blockvid_cli.rollout.kv_cache.none import NoCache
+from blockvid_cli.rollout.kv_cache.semantic import SemanticCache
+from blockvid_cli.rollout.kv_cache.window import WindowCache
 from blockvid_cli.rollout.noise import NOISES, Noise
 from blockvid_cli.rollout.positions import POSITIONS, Positions
 from blockvid_cli.rollout.schedules.block import BlockSchedule
@@ -30,11 +30,11 @@ from blockvid_cli.rollout.schedules.matrix import MatrixSchedule
 from blockvid_cli.rollout.schedules.step import Schedule
 from blockvid_cli.rollout.solvers import SOLVERS, Solver
 
-KV_CACHES: dict[str, Callable[..., Memory]] = {
-    "full": Everything,
-    "window": Window,
-    "semantic": Semantic,
-    "none": Nothing,
+KV_CACHES: dict[str, Callable[..., KVCache]] = {
+    "full": FullCache,
+    "window": WindowCache,
+    "semantic": SemanticCache,
+    "none": NoCache,
 }
 SCHEDULES: dict[str, Callable[..., Schedule]] = {
     "block": BlockSchedule,
@@ -51,7 +51,7 @@ class Recipe:
     """The parts of a rollout. ``levels`` go from 1 (noise) to 0 (clean); ``memory`` makes a fresh memory."""
 
     schedule: Schedule
-    kv_cache: Callable[[], Memory]
+    kv_cache: Callable[[], KVCache]
     positions: Positions
     noise: Noise
     solver: Solver
@@ -162,7 +162,7 @@ def _number(key: str, values: Mapping[str, Any], default: float, low: float, hig
 def _levels(steps: object, shift: float) -> tuple[float, ...]:
     """Levels from a number of steps, or as they are listed (falling, first above 0; the final 0 is understood)."""
     if isinstance(steps, int) and not isinstance(steps, bool) and 1 <= steps <= 1000:
-        return levels(steps, shift)
+        return make_sigmas(steps, shift)
     listed = isinstance(steps, list) and steps and all(isinstance(s, int | float) and 0 < s <= 1 for s in steps)
     if listed and steps[0] == 1 and sorted(set(steps), reverse=True) == steps:
         return (*map(float, steps), 0.0)

@@ -14,12 +14,12 @@ from dataclasses import dataclass, field
 
 import torch
 
-from blockvid_cli.models.flow_matching import noised
-from blockvid_cli.models.wan.attention import Layer
+from blockvid_cli.models.flow_matching import add_noise
+from blockvid_cli.models.wan.attention import LayerQKV
 from blockvid_cli.models.wan.denoiser import Denoiser
-from blockvid_cli.models.wan.rope import Rope, grid
+from blockvid_cli.models.wan.rope import Rope, token_grid
 from blockvid_cli.rollout.conditioning import NO_CONDITIONING, FrameConditioning
-from blockvid_cli.rollout.kv_cache.base import Memory, View
+from blockvid_cli.rollout.kv_cache.base import KVCache, KVView
 from blockvid_cli.rollout.noise import gaussian
 from blockvid_cli.rollout.recipe import Recipe
 from blockvid_cli.rollout.schedules.step import Step
@@ -63,7 +63,7 @@ class Rollout:
     """
 
     plan: Plan
-    kv_cache: Memory
+    kv_cache: KVCache
     rope: Rope
     patch: tuple[int, int, int]
     prompts: PromptSource
@@ -85,7 +85,7 @@ class Rollout:
         steps = [_moved(step, first) for step in recipe.schedule.steps(len(run.blocks), recipe.sigmas)]
         settled = settled_blocks(steps, set(done))
         drawing: dict[int, tuple[torch.Tensor, Stepper]] = {}
-        view, looked = View(), ()
+        view, looked = KVView(), ()
         for step in steps:
             group = tuple(self.plan.blocks[number] for number in step.blocks)
             if settled.issuperset(step.moving):
@@ -95,8 +95,8 @@ class Rollout:
                 if block.number in step.moving and block.number not in drawing:
                     drawing[block.number] = self._start(run, block)
             if step.blocks != looked:
-                view = View()  # the one before goes first: views are the largest thing there is
-                view, looked = self.kv_cache.choose(group), step.blocks
+                view = KVView()  # the one before goes first: views are the largest thing there is
+                view, looked = self.kv_cache.view(group), step.blocks
             held = list(zip(group, step.sigma, strict=True))
             x = torch.cat(
                 [drawing[b.number][0] if b.number in drawing else self._held(b, now, step) for b, now in held]
@@ -129,12 +129,12 @@ class Rollout:
         if not level:
             return clean
         noise = gaussian(tuple(clean.shape), "held", block.seed, block.number, *step.sigma)
-        return noised(clean, noise.to(clean), level)
+        return add_noise(clean, noise.to(clean), level)
 
     def _announce(self, block: Block) -> None:
         chunk = self.plan.chunks[block.chunk - 1]
         if block.number == chunk.blocks[0].number and block.number:
-            self.kv_cache.on_caption_change(block)
+            self.kv_cache.on_prompt_change(block)
             if chunk.cut:
                 self.kv_cache.on_cut(block)
 
@@ -152,34 +152,34 @@ class Rollout:
                 self._commit(run, block, latents)
                 yield StepResult((block,), 1.0, ((block, latents),), resumed=True)
 
-    def _commit(self, run: RolloutSegment, block: Block, clean: torch.Tensor, view: View | None = None) -> None:
+    def _commit(self, run: RolloutSegment, block: Block, clean: torch.Tensor, view: KVView | None = None) -> None:
         """Keeps the finished block, and what the network's layers see of it where the memory remembers."""
         self.finished[block.number] = run, clean.cpu()
-        if self.kv_cache.remembers:
-            self.kv_cache.remember(block, *self._shown(run, block, clean, view))
+        if self.kv_cache.needs_update:
+            self.kv_cache.update(block, *self._shown(run, block, clean, view))
 
-    def recompute(self, block: Block) -> tuple[list[Layer], torch.Tensor]:
+    def recompute(self, block: Block) -> tuple[list[LayerQKV], torch.Tensor]:
         """What the layers see of a block that was finished and committed alone: the same again."""
         run, clean = self.finished[block.number]
         return self._shown(run, block, clean.to(self.device))
 
     def _shown(
-        self, run: RolloutSegment, block: Block, clean: torch.Tensor, view: View | None = None
-    ) -> tuple[list[Layer], torch.Tensor]:
+        self, run: RolloutSegment, block: Block, clean: torch.Tensor, view: KVView | None = None
+    ) -> tuple[list[LayerQKV], torch.Tensor]:
         """Shows a finished block to the network once more: each layer's tokens, and their coordinates.
 
         ``view`` is what the block looked back at while it was drawn, where it was drawn by itself.
         """
         commit = run.recipe.cache_update
-        view = View() if commit.self_only else view or self.kv_cache.choose((block,))
-        view.recording = True
+        view = KVView() if commit.self_only else view or self.kv_cache.view((block,))
+        view.record = True
         level = torch.full((block.frames,), commit.sigma, device=clean.device)
         shown = commit.context_latents(block, clean)
         _, layers = run.denoiser(shown[None], level, self.prompts((block,)), self._times(run, view, (block,)), view)
         height, width = clean.shape[2] // self.patch[1], clean.shape[3] // self.patch[2]
-        return layers, grid(block.frames, height, width)
+        return layers, token_grid(block.frames, height, width)
 
-    def _times(self, run: RolloutSegment, view: View, group: Sequence[Block]) -> torch.Tensor:
+    def _times(self, run: RolloutSegment, view: KVView, group: Sequence[Block]) -> torch.Tensor:
         new = [block.first + frame for block in group for frame in range(block.frames)]
         return run.recipe.positions(view.frames, new)
 

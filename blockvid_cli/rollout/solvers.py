@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from blockvid_cli.errors import UsageError
-from blockvid_cli.models.flow_matching import clean_of, noised
+from blockvid_cli.models.flow_matching import predict_x0, add_noise
 from blockvid_cli.rollout.noise import gaussian
 
 Stepper = Callable[[torch.Tensor, torch.Tensor, float, float], torch.Tensor]
@@ -40,10 +40,10 @@ class Renoise:
         """See ``Solver``."""
 
         def step(x: torch.Tensor, velocity: torch.Tensor, now: float, then: float) -> torch.Tensor:
-            clean = clean_of(x, velocity, now)
+            clean = predict_x0(x, velocity, now)
             if then == 0:
                 return clean
-            return noised(clean, gaussian(tuple(x.shape), "renoise", *seed, round(then, 6)).to(x), then)
+            return add_noise(clean, gaussian(tuple(x.shape), "renoise", *seed, round(then, 6)).to(x), then)
 
         return step
 

@@ -18,10 +18,10 @@ from diffusers.models.transformers.transformer_wan import WanAttention
 from torch import nn
 from torch.nn.functional import scaled_dot_product_attention
 
-from blockvid_cli.models.wan.rope import Rope, rotate
+from blockvid_cli.models.wan.rope import Rope, apply_rope
 
 
-class Layer(NamedTuple):
+class LayerQKV(NamedTuple):
     """What one layer's self-attention saw of the tokens being drawn, un-rotated: each (B, T, H, D)."""
 
     queries: torch.Tensor
@@ -56,17 +56,17 @@ class Recalled:
         if self._turned is None or not torch.equal(self._turned[0], times):
             now = id(self.coordinates), times.double().numpy().tobytes()
             if now not in self._angles:
-                self._angles[now] = rope.turns(located(self.coordinates, times), self.keys.device)
-            self._turned = times, rotate(self.keys, self._angles[now])
+                self._angles[now] = rope.cos_sin(located(self.coordinates, times), self.keys.device)
+            self._turned = times, apply_rope(self.keys, self._angles[now])
         return self._turned[1]
 
 
-class Remembered(Protocol):
+class KVSource(Protocol):
     """What an attention may look back at; ``recording`` when it is told what the layers see of the new tokens."""
 
-    recording: bool
+    record: bool
 
-    def recall(self, layer: int) -> Recalled | None:
+    def read(self, layer: int) -> Recalled | None:
         """The remembered tokens of a layer, or None when there are none."""
 
 
@@ -76,26 +76,26 @@ def located(coordinates: torch.Tensor, times: torch.Tensor) -> torch.Tensor:
 
 
 @dataclass
-class Looking:
+class AttentionContext:
     """One pass through the network: the new tokens' rotation, the memory and its times, and what it recorded."""
 
     rope: Rope
     turns: tuple[torch.Tensor, torch.Tensor]
-    memory: Remembered
+    memory: KVSource
     times: torch.Tensor
-    layers: list[Layer] = field(default_factory=list)
+    layers: list[LayerQKV] = field(default_factory=list)
 
 
-class Places(nn.Module):
+class RotaryContextModule(nn.Module):
     """Stands where the network's rotary module stood and passes ``looking`` on to every self-attention."""
 
-    looking: Looking | None = None
+    looking: AttentionContext | None = None
 
-    def forward(self, hidden_states: torch.Tensor) -> Looking | None:
+    def forward(self, hidden_states: torch.Tensor) -> AttentionContext | None:
         return self.looking
 
 
-class LookingBack:
+class CachedSelfAttnProcessor:
     """Self-attention processor: attends to memory and block, and records the layer."""
 
     def __init__(self, layer: int) -> None:
@@ -107,25 +107,25 @@ class LookingBack:
         hidden_states: torch.Tensor,
         encoder_hidden_states: torch.Tensor | None,
         attention_mask: torch.Tensor | None,
-        looking: Looking,
+        looking: AttentionContext,
     ) -> torch.Tensor:
         split = (attn.heads, -1)
         query = attn.norm_q(attn.to_q(hidden_states)).unflatten(2, split)
         key = attn.norm_k(attn.to_k(hidden_states)).unflatten(2, split)
         value = attn.to_v(hidden_states).unflatten(2, split)
-        if looking.memory.recording:
-            looking.layers.append(Layer(query, key, value))
-        seen, values, bias = rotate(key, looking.turns), value, None
-        recalled = looking.memory.recall(self.layer)
+        if looking.memory.record:
+            looking.layers.append(LayerQKV(query, key, value))
+        seen, values, bias = apply_rope(key, looking.turns), value, None
+        recalled = looking.memory.read(self.layer)
         if recalled is not None:
             seen = torch.cat([recalled.turned(looking.rope, looking.times), seen], 1)
             values = torch.cat([recalled.values, value], 1)
             bias = _padded(recalled.bias, key.shape[1])
-        out = attend(rotate(query, looking.turns), seen, values, bias).flatten(2)
+        out = attend(apply_rope(query, looking.turns), seen, values, bias).flatten(2)
         return attn.to_out[1](attn.to_out[0](out))
 
 
-class ReadingCaptions:
+class CrossAttnProcessor:
     """Cross-attention processor: one caption for all frames (B, L, C), or one a frame (B, F, L, C)."""
 
     def __call__(

@@ -8,12 +8,12 @@ from typing import Protocol
 import torch
 from diffusers import WanTransformer3DModel
 
-from blockvid_cli.errors import choose
-from blockvid_cli.models.flow_matching import velocity_to
-from blockvid_cli.models.wan.attention import Layer, Looking, LookingBack, Places, ReadingCaptions, Remembered, located
-from blockvid_cli.models.wan.rope import Rope, grid
+from blockvid_cli.errors import lookup
+from blockvid_cli.models.flow_matching import velocity_from_x0
+from blockvid_cli.models.wan.attention import LayerQKV, AttentionContext, CachedSelfAttnProcessor, RotaryContextModule, CrossAttnProcessor, KVSource, located
+from blockvid_cli.models.wan.rope import Rope, token_grid
 
-TIMESTEPS = 1000  # the network's clock: a level of 1 is timestep 1000
+NUM_TIMESTEPS = 1000  # the network's clock: a level of 1 is timestep 1000
 
 
 class Denoiser(Protocol):
@@ -32,12 +32,12 @@ class Denoiser(Protocol):
     """
 
     def __call__(
-        self, x: torch.Tensor, level: torch.Tensor, context: torch.Tensor, times: torch.Tensor, memory: Remembered
-    ) -> tuple[torch.Tensor, list[Layer]]: ...
+        self, x: torch.Tensor, level: torch.Tensor, context: torch.Tensor, times: torch.Tensor, memory: KVSource
+    ) -> tuple[torch.Tensor, list[LayerQKV]]: ...
 
 
-Reading = Callable[[torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]
-PREDICTS: dict[str, Reading] = {"velocity": lambda x, out, level: out, "clean": velocity_to}
+Parameterization = Callable[[torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]
+PARAMETERIZATIONS: dict[str, Parameterization] = {"velocity": lambda x, out, level: out, "clean": velocity_from_x0}
 
 
 class WanDenoiser:
@@ -52,25 +52,25 @@ class WanDenoiser:
 
     def __init__(self, network: WanTransformer3DModel, predicts: str = "velocity") -> None:
         self.network = network
-        self.reading = choose("network.predicts", PREDICTS, predicts)
+        self.reading = lookup("network.predicts", PARAMETERIZATIONS, predicts)
         config = network.config
         self.patch: tuple[int, int, int] = tuple(config["patch_size"])
         self.rope = Rope(config["attention_head_dim"])
         self.extra: int = config["in_channels"] - config["out_channels"]
-        self.places = Places()
+        self.places = RotaryContextModule()
         network.rope = self.places
         for number, block in enumerate(network.blocks):
-            block.attn1.set_processor(LookingBack(number))
-            block.attn2.set_processor(ReadingCaptions())
+            block.attn1.set_processor(CachedSelfAttnProcessor(number))
+            block.attn2.set_processor(CrossAttnProcessor())
 
     def __call__(
-        self, x: torch.Tensor, level: torch.Tensor, context: torch.Tensor, times: torch.Tensor, memory: Remembered
-    ) -> tuple[torch.Tensor, list[Layer]]:
+        self, x: torch.Tensor, level: torch.Tensor, context: torch.Tensor, times: torch.Tensor, memory: KVSource
+    ) -> tuple[torch.Tensor, list[LayerQKV]]:
         """See ``Denoiser``."""
         frames, height, width = x.shape[1], x.shape[3] // self.patch[1], x.shape[4] // self.patch[2]
         past = len(times) - frames
-        turns = self.rope.turns(located(grid(frames, height, width), times[past:]), x.device)
-        looking = Looking(self.rope, turns, memory, times[:past])
+        turns = self.rope.cos_sin(located(token_grid(frames, height, width), times[past:]), x.device)
+        looking = AttentionContext(self.rope, turns, memory, times[:past])
         self.places.looking = looking
         latents = self._with_coordinates(x).transpose(1, 2).to(self.dtype)
         out = self.evaluate(latents, level.expand(len(x), -1), context.to(self.dtype))
@@ -96,7 +96,7 @@ class WanDenoiser:
 
 def timestep(level: torch.Tensor, tokens: int) -> torch.Tensor:
     """Levels (B, F) as timesteps: (B,) where a row's frames share one, else one a token (B, F·tokens)."""
-    levels = level.float() * TIMESTEPS
+    levels = level.float() * NUM_TIMESTEPS
     if torch.equal(levels, levels[:, :1].expand_as(levels)):
         return levels[:, 0]
     return levels.repeat_interleave(tokens, 1)

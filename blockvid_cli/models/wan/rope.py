@@ -20,20 +20,20 @@ class Rope:
             for size in (head_dim - 2 * space, space, space)
         ]
 
-    def turns(self, coordinates: torch.Tensor, device: torch.device | str = "cpu") -> tuple[torch.Tensor, torch.Tensor]:
+    def cos_sin(self, coordinates: torch.Tensor, device: torch.device | str = "cpu") -> tuple[torch.Tensor, torch.Tensor]:
         """Cosines and sines (T, 1, D/2) on ``device`` of tokens at coordinates (T, 3): time, row, column."""
         where = coordinates.double()
         angles = torch.cat([where[:, axis, None] * speed for axis, speed in enumerate(self._speeds)], 1)
         return angles.cos().float()[:, None].to(device), angles.sin().float()[:, None].to(device)
 
 
-def rotate(x: torch.Tensor, turns: tuple[torch.Tensor, torch.Tensor]) -> torch.Tensor:
+def apply_rope(x: torch.Tensor, turns: tuple[torch.Tensor, torch.Tensor]) -> torch.Tensor:
     """Rotates neighbouring pairs of channels of x (B, T, H, D) by cosines and sines (T, 1, D/2)."""
     pairs = torch.view_as_complex(x.float().unflatten(-1, (-1, 2)).contiguous())
     return torch.view_as_real(pairs * torch.complex(*turns)).flatten(-2).type_as(x)
 
 
-def grid(frames: int, rows: int, columns: int) -> torch.Tensor:
+def token_grid(frames: int, rows: int, columns: int) -> torch.Tensor:
     """Coordinates (frames·rows·columns, 3) of a block's tokens: frame of the block, row, column."""
     axes = torch.meshgrid(torch.arange(frames), torch.arange(rows), torch.arange(columns), indexing="ij")
     return torch.stack(axes, -1).reshape(-1, 3)

@@ -17,8 +17,8 @@ from safetensors import SafetensorError
 
 from blockvid_cli.errors import MissingModelError
 from blockvid_cli.models.card import ModelCard
-from blockvid_cli.models.embedding_cache import kept
-from blockvid_cli.models.hub import place
+from blockvid_cli.models.embedding_cache import cached_embeddings
+from blockvid_cli.models.hub import local_path
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -30,13 +30,13 @@ class UMT5Tokens:
     def __init__(self, card: ModelCard, device: str = "cpu", dtype: torch.dtype = torch.bfloat16) -> None:
         self.card, self.device, self.dtype = card, device, dtype
         self.tokens = card.text.tokens
-        home = place(card, card.text)
+        home = local_path(card, card.text)
         self.name = "umt5/" + re.sub(r"[^\w.-]+", "-", f"{card.text.repository or home}-{card.text.revision}-{dtype}")
         self._tokenizer = None
 
     def __call__(self, captions: Sequence[str]) -> torch.Tensor:
         """See ``TextEncoder``."""
-        rows = kept(self.name, [cleaned(caption) for caption in captions], self._read)
+        rows = cached_embeddings(self.name, [cleaned(caption) for caption in captions], self._read)
         out = torch.zeros(len(rows), self.tokens, rows[0].shape[-1])
         for number, row in enumerate(rows):
             out[number, : len(row)] = row
@@ -52,7 +52,7 @@ class UMT5Tokens:
         if self._tokenizer is None:
             from transformers import AutoTokenizer
 
-            home = place(self.card, self.card.text.model_copy(update={"file": self.card.text.tokenizer}))
+            home = local_path(self.card, self.card.text.model_copy(update={"file": self.card.text.tokenizer}))
             try:
                 self._tokenizer = AutoTokenizer.from_pretrained(home, local_files_only=True)
             except (OSError, ValueError) as error:
@@ -64,7 +64,7 @@ class UMT5Tokens:
         """Each caption's own tokens (L, D), read alone, so that they depend on nothing it is read beside."""
         from transformers import UMT5EncoderModel
 
-        home = place(self.card, self.card.text)
+        home = local_path(self.card, self.card.text)
         try:
             encoder, found = UMT5EncoderModel.from_pretrained(
                 home, local_files_only=True, dtype=self.dtype, output_loading_info=True

@@ -29,7 +29,7 @@ class Tile(NamedTuple):
     columns: slice
 
 
-class WanCodec:
+class WanVAE:
     """See ``codec.stream.Codec`` for the contract; ``model`` stays as it is.
 
     Args:
@@ -44,7 +44,7 @@ class WanCodec:
         self.std = torch.tensor(model.config["latents_std"]).view(-1, 1, 1)
         self._tails = sum(isinstance(module, WanCausalConv3d) for module in model.decoder.modules())
 
-    def to(self, device: str) -> WanCodec:
+    def to(self, device: str) -> WanVAE:
         """The same codec on another device."""
         self.model.to(device)
         return self

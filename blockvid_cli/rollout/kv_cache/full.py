@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from blockvid_cli.rollout.kv_cache.base import Dense, View
+from blockvid_cli.rollout.kv_cache.base import DenseCache, KVView
 from blockvid_cli.storyboard.plan import Block
 
 
-class Everything(Dense):
+class FullCache(DenseCache):
     """No choice at all."""
 
-    def choose(self, blocks: Sequence[Block]) -> View:
+    def view(self, blocks: Sequence[Block]) -> KVView:
         """See ``Memory``."""
-        return View(self.past(blocks))
+        return KVView(self.visible(blocks))

@@ -5,19 +5,19 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import ClassVar
 
-from blockvid_cli.rollout.kv_cache.base import Memory, View
+from blockvid_cli.rollout.kv_cache.base import KVCache, KVView
 from blockvid_cli.storyboard.plan import Block, Plan
 
 
-class Nothing(Memory):
+class NoCache(KVCache):
     """Remembers nothing, so that finished blocks need not be committed."""
 
-    remembers: ClassVar[bool] = False
+    needs_update: ClassVar[bool] = False
 
-    def choose(self, blocks: Sequence[Block]) -> View:
+    def view(self, blocks: Sequence[Block]) -> KVView:
         """See ``Memory``."""
-        return View()
+        return KVView()
 
-    def reach(self, plan: Plan) -> tuple[int, int]:
+    def max_cached_frames(self, plan: Plan) -> tuple[int, int]:
         """See ``Memory``."""
         return 0, 0

@@ -17,15 +17,15 @@ import torch
 
 from blockvid_cli.errors import UsageError
 from blockvid_cli.models.sentence_encoder import DEFAULT, embed
-from blockvid_cli.models.similarity import most_alike
-from blockvid_cli.models.wan.attention import Layer
-from blockvid_cli.models.wan.rope import Rope, rotate
-from blockvid_cli.rollout.kv_cache.base import Entry, Kept, Memory, View, dense
+from blockvid_cli.models.similarity import top_k_similar
+from blockvid_cli.models.wan.attention import LayerQKV
+from blockvid_cli.models.wan.rope import Rope, apply_rope
+from blockvid_cli.rollout.kv_cache.base import CacheEntry, TokenKV, KVCache, KVView, block_tokens
 from blockvid_cli.rollout.noise import gaussian
 from blockvid_cli.storyboard.plan import Block, Plan, PlannedChunk
 
 
-class Semantic(Memory):
+class SemanticCache(KVCache):
     """Args:
     recent: how many of the latest finished chunks of the same shot are always seen.
     top: how many other chunks are recalled by their captions' likeness (l).
@@ -54,11 +54,11 @@ class Semantic(Memory):
         self.recent, self.top, self.tau, self.probes, self.blocks = recent, top, tau, probes, last_blocks
         self.other_shots_only, self.sentence_model = other_shots_only, sentence_model
         self._shares: dict[int, tuple[int, int]] = {}
-        self.bank: dict[int, Entry] = {}  # by chunk
-        self._unfinished: list[tuple[Block, Entry, list[torch.Tensor]]] = []  # with each layer's queries (T, H, D)
+        self.bank: dict[int, CacheEntry] = {}  # by chunk
+        self._unfinished: list[tuple[Block, CacheEntry, list[torch.Tensor]]] = []  # with each layer's queries (T, H, D)
 
     @property
-    def shares(self) -> Mapping[int, tuple[int, int]]:
+    def token_counts(self) -> Mapping[int, tuple[int, int]]:
         """See ``Memory``; in the mean over layers."""
         return self._shares
 
@@ -71,9 +71,9 @@ class Semantic(Memory):
         self.shots = {chunk.number: chunk.shot for chunk in chunks}
         self.embeddings = embed([chunk.retrieval_text for chunk in chunks], self.sentence_model)
 
-    def remember(self, block: Block, layers: Sequence[Layer], coordinates: torch.Tensor) -> None:
+    def update(self, block: Block, layers: Sequence[LayerQKV], coordinates: torch.Tensor) -> None:
         """See ``Memory``; the last block of a chunk makes the chunk's entry."""
-        own = self.storage.keep(*dense(block, layers, coordinates), [block])
+        own = self.storage.store(*block_tokens(block, layers, coordinates), [block])
         self._unfinished.append((block, own, [layer.queries[0].cpu() for layer in layers]))
         if block.number != self.last[block.chunk]:
             self._unfinished = self._unfinished[-(self.blocks or 0) :]
@@ -83,15 +83,15 @@ class Semantic(Memory):
         frames, kept = self._sparse(parts, self.seeds[block.chunk])
         whole = sum(len(queries[0]) for _, _, queries in parts)
         self._shares[block.chunk] = round(sum(len(tokens.coordinates) for tokens in kept) / len(kept)), whole
-        self.bank[block.chunk] = self.storage.keep(frames, kept, [part[0] for part in parts])
+        self.bank[block.chunk] = self.storage.store(frames, kept, [part[0] for part in parts])
 
-    def choose(self, blocks: Sequence[Block]) -> View:
+    def view(self, blocks: Sequence[Block]) -> KVView:
         """See ``Memory``: recalled chunks, recent chunks, then the finished blocks of the chunk being drawn."""
-        recalled, recent = self.seen(blocks[0].chunk)
+        recalled, recent = self.retrieve(blocks[0].chunk)
         own = [entry for block, entry, _ in self._unfinished if block.number < blocks[0].number]
-        return View([*(self.bank[chunk] for chunk in (*recalled, *recent)), *own[-(self.blocks or 0) :]])
+        return KVView([*(self.bank[chunk] for chunk in (*recalled, *recent)), *own[-(self.blocks or 0) :]])
 
-    def seen(self, chunk: int, finished: Iterable[int] | None = None) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    def retrieve(self, chunk: int, finished: Iterable[int] | None = None) -> tuple[tuple[int, ...], tuple[int, ...]]:
         """The chunks that ``chunk`` recalls by caption, and the recent ones it sees (Eq. 8 and 9).
 
         ``finished`` are the chunks to choose from; the bank's when not given.
@@ -101,39 +101,39 @@ class Semantic(Memory):
         recent = tuple(number for number in past[split:] if self.shots[number] == self.shots[chunk])
         here = self.shots[chunk] if self.other_shots_only else None
         others = [number - 1 for number in past if number not in recent and self.shots[number] != here]
-        alike = most_alike(self.embeddings, others, chunk - 1, self.top)
+        alike = top_k_similar(self.embeddings, others, chunk - 1, self.top)
         return tuple(number + 1 for number in alike), recent
 
-    def reach(self, plan: Plan) -> tuple[int, int]:
+    def max_cached_frames(self, plan: Plan) -> tuple[int, int]:
         """See ``Memory``; as if no token were left out."""
         frames = [sum(block.frames for block in chunk.blocks[-(self.blocks or 0) :]) for chunk in plan.chunks]
         return sum(sorted(frames)[-(self.recent + self.top + 1) :]), sum(frames)
 
     def _sparse(
-        self, parts: Sequence[tuple[Block, Entry, list[torch.Tensor]]], seed: int
-    ) -> tuple[tuple[int, ...], list[Kept]]:
+        self, parts: Sequence[tuple[Block, CacheEntry, list[torch.Tensor]]], seed: int
+    ) -> tuple[tuple[int, ...], list[TokenKV]]:
         """Algorithm 2 over a chunk's blocks: a layer keeps the fewest tokens that cover tau."""
-        whole = View([entry for _, entry, _ in parts])
+        whole = KVView([entry for _, entry, _ in parts])
         of_block = torch.cat([torch.full((len(queries[0]),), i) for i, (_, _, queries) in enumerate(parts)])
         rows = probe_rows(len(of_block), self.probes, seed)
         kept = []
         for number in range(len(parts[0][2])):
             tokens = whole.tokens(number)
             queries = torch.cat([queries[number] for _, _, queries in parts])[rows].to(tokens.keys.device)
-            turns = self.rope.turns(tokens.coordinates, tokens.keys.device)
-            keys = rotate(tokens.keys[:1], turns)[0]
-            probes = rotate(queries[None], tuple(t[rows.to(t.device)] for t in turns))[0]
-            mass = salience(probes, keys, (of_block[rows][:, None] >= of_block[None]).to(keys.device))
-            kept.append(tokens.at(covering(mass, self.tau).cpu()))
+            turns = self.rope.cos_sin(tokens.coordinates, tokens.keys.device)
+            keys = apply_rope(tokens.keys[:1], turns)[0]
+            probes = apply_rope(queries[None], tuple(t[rows.to(t.device)] for t in turns))[0]
+            mass = attention_mass(probes, keys, (of_block[rows][:, None] >= of_block[None]).to(keys.device))
+            kept.append(tokens.select(top_p_tokens(mass, self.tau).cpu()))
         return whole.frames, kept
 
 
-def recalled_chunks(plan: Plan, memory: Memory) -> list[tuple[int, ...]]:
+def retrieved_chunks(plan: Plan, memory: KVCache) -> list[tuple[int, ...]]:
     """For each chunk of a plan, the numbers (from 1) of the earlier chunks that a memory will recall for it."""
-    if not isinstance(memory, Semantic):
+    if not isinstance(memory, SemanticCache):
         return [() for _ in plan.chunks]
     memory.begin(plan.chunks, Rope(6))
-    return [memory.seen(chunk.number, range(1, chunk.number))[0] for chunk in plan.chunks]
+    return [memory.retrieve(chunk.number, range(1, chunk.number))[0] for chunk in plan.chunks]
 
 
 def probe_rows(tokens: int, probes: int, seed: int) -> torch.Tensor:
@@ -143,7 +143,7 @@ def probe_rows(tokens: int, probes: int, seed: int) -> torch.Tensor:
     return torch.cat([others, torch.arange(tokens - recent, tokens)])
 
 
-def salience(queries: torch.Tensor, keys: torch.Tensor, visible: torch.Tensor) -> torch.Tensor:
+def attention_mass(queries: torch.Tensor, keys: torch.Tensor, visible: torch.Tensor) -> torch.Tensor:
     """How much each token is looked at (T,): attention summed over heads and probes, over the probes that can see it.
 
     Args:
@@ -156,7 +156,7 @@ def salience(queries: torch.Tensor, keys: torch.Tensor, visible: torch.Tensor) -
     return share.sum((0, 1)) / visible.sum(0).clamp(min=1)
 
 
-def covering(mass: torch.Tensor, tau: float) -> torch.Tensor:
+def top_p_tokens(mass: torch.Tensor, tau: float) -> torch.Tensor:
     """Indices, in order, of the fewest tokens whose mass covers ``tau`` of all (Eq. 7); the earlier wins ties."""
     if tau >= 1:
         return torch.arange(len(mass), device=mass.device)

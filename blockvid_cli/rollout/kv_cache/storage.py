@@ -21,25 +21,25 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import save
 
-from blockvid_cli.models.wan.attention import Layer
+from blockvid_cli.models.wan.attention import LayerQKV
 from blockvid_cli.project.atomic_files import disk_errors
-from blockvid_cli.rollout.kv_cache.base import Entry, Kept, OnDevice, Storage, View, at_hand, dense
+from blockvid_cli.rollout.kv_cache.base import CacheEntry, TokenKV, OnDevice, Storage, KVView, resident_entry, block_tokens
 from blockvid_cli.storyboard.plan import Block
 
-PLACES = ("device", "host", "disk", "latents")
-DTYPES = ("as-drawn", "bf16", "int8")
+LOCATIONS = ("device", "host", "disk", "latents")
+DTYPES = ("native", "bf16", "int8")
 Packed = dict[str, torch.Tensor]
 
 
 @dataclass(frozen=True)
-class PutAway:
+class OffloadedKV:
     """Tokens packed as ``dtype``, on the device, in main memory, or in files of ``folder``; read a layer at a time."""
 
     place: str
     dtype: str
     folder: Path | None = None
 
-    def keep(self, frames: Sequence[int], layers: Sequence[Kept], blocks: Sequence[Block]) -> Entry:
+    def store(self, frames: Sequence[int], layers: Sequence[TokenKV], blocks: Sequence[Block]) -> CacheEntry:
         """See ``Storage``."""
         device, drawn = layers[0].keys.device, layers[0].keys.dtype
         home = device if self.place == "device" else torch.device("cpu")
@@ -51,11 +51,11 @@ class PutAway:
         places = [kept.coordinates for kept in layers]
         get = self._written(packed, blocks) if self.place == "disk" else packed.get
 
-        def read(number: int) -> Kept:
+        def read(number: int) -> TokenKV:
             pair = (unpack(get, f"{number}.{name}", device, drawn) for name in ("keys", "values"))
-            return Kept(*pair, places[number])
+            return TokenKV(*pair, places[number])
 
-        return Entry(tuple(frames), read, range(len(frames)), stays=False)
+        return CacheEntry(tuple(frames), read, range(len(frames)), resident=False)
 
     def _written(self, packed: Packed, blocks: Sequence[Block]) -> Callable[[str], torch.Tensor | None]:
         if self.folder is None:
@@ -72,33 +72,33 @@ class PutAway:
 
 
 @dataclass(frozen=True)
-class AsLatents:
+class RecomputedKV:
     """Tokens are made again: ``shown`` shows a finished block to the network as it was when it was committed."""
 
-    shown: Callable[[Block], tuple[Sequence[Layer], torch.Tensor]]
+    shown: Callable[[Block], tuple[Sequence[LayerQKV], torch.Tensor]]
 
-    def keep(self, frames: Sequence[int], layers: Sequence[Kept], blocks: Sequence[Block]) -> Entry:
+    def store(self, frames: Sequence[int], layers: Sequence[TokenKV], blocks: Sequence[Block]) -> CacheEntry:
         """See ``Storage``."""
         places, parts = [kept.coordinates for kept in layers], tuple(blocks)
-        made: dict[int, Kept] = {}  # by layer; a view reads each once, and the next view's are made anew
+        made: dict[int, TokenKV] = {}  # by layer; a view reads each once, and the next view's are made anew
 
-        def read(number: int) -> Kept:
+        def read(number: int) -> TokenKV:
             if number not in made:
-                whole = View([at_hand(*dense(block, *self.shown(block))) for block in parts])
+                whole = KVView([resident_entry(*block_tokens(block, *self.shown(block))) for block in parts])
                 for layer, wanted in enumerate(places):
                     kept = whole.tokens(layer)
-                    made[layer] = kept.at(_indices(kept.coordinates, wanted))
+                    made[layer] = kept.select(_indices(kept.coordinates, wanted))
             return made.pop(number)
 
-        return Entry(tuple(frames), read, range(len(frames)))
+        return CacheEntry(tuple(frames), read, range(len(frames)))
 
 
-def storage(
+def make_storage(
     place: str,
     dtype: str,
     at_hand: bool,
     folder: Path | None,
-    shown: Callable[[Block], tuple[Sequence[Layer], torch.Tensor]],
+    shown: Callable[[Block], tuple[Sequence[LayerQKV], torch.Tensor]],
 ) -> Storage:
     """The storage of a name; see the module's table.
 
@@ -108,8 +108,8 @@ def storage(
         shown: shows a finished block to the network again; for latents.
     """
     if place == "latents":
-        return AsLatents(shown)
-    return OnDevice() if place == "device" and dtype == "as-drawn" and at_hand else PutAway(place, dtype, folder)
+        return RecomputedKV(shown)
+    return OnDevice() if place == "device" and dtype == "native" and at_hand else OffloadedKV(place, dtype, folder)
 
 
 def _indices(coordinates: torch.Tensor, wanted: torch.Tensor) -> torch.Tensor:

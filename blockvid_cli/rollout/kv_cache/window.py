@@ -8,11 +8,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from blockvid_cli.errors import UsageError
-from blockvid_cli.rollout.kv_cache.base import Dense, Entry, View
+from blockvid_cli.rollout.kv_cache.base import DenseCache, CacheEntry, KVView
 from blockvid_cli.storyboard.plan import Block, Plan
 
 
-class Window(Dense):
+class WindowCache(DenseCache):
     """``window`` latent frames in all, with those being drawn; None for no limit; ``sink`` of them the film's first."""
 
     def __init__(self, window: int | None = 12, sink: int = 3) -> None:
@@ -21,18 +21,18 @@ class Window(Dense):
             raise UsageError(f"a window of {window} latent frames must be larger than its sink of {sink}.")
         self.window, self.sink = window, sink
 
-    def choose(self, blocks: Sequence[Block]) -> View:
+    def view(self, blocks: Sequence[Block]) -> KVView:
         """See ``Memory``."""
-        past = self.past(blocks)
+        past = self.visible(blocks)
         if self.window is None:
-            return View(past)
+            return KVView(past)
         total = sum(len(entry.frames) for entry in past)
         room = max(self.window - sum(block.frames for block in blocks) - self.sink, 0)
         head, at = _taken(past, min(self.sink, total)), max(total - room, self.sink)
         self._forget(blocks)
-        return View([*head, *_taken_last(past, total - at)])
+        return KVView([*head, *_taken_last(past, total - at)])
 
-    def reach(self, plan: Plan) -> tuple[int, int]:
+    def max_cached_frames(self, plan: Plan) -> tuple[int, int]:
         """See ``Memory``."""
         total = sum(block.frames for block in plan.blocks)
         most = total if self.window is None else min(self.window, total)
@@ -46,7 +46,7 @@ class Window(Dense):
                 del self.entries[number]
 
 
-def _taken(entries: Sequence[Entry], count: int) -> list[Entry]:
+def _taken(entries: Sequence[CacheEntry], count: int) -> list[CacheEntry]:
     """The first ``count`` frames of entries."""
     out = []
     for entry in entries:
@@ -55,9 +55,9 @@ def _taken(entries: Sequence[Entry], count: int) -> list[Entry]:
     return out
 
 
-def _taken_last(entries: Sequence[Entry], count: int) -> list[Entry]:
+def _taken_last(entries: Sequence[CacheEntry], count: int) -> list[CacheEntry]:
     """The last ``count`` frames of entries."""
-    out: list[Entry] = []
+    out: list[CacheEntry] = []
     for entry in reversed(entries):
         out.insert(0, entry.last(min(count, len(entry.frames))))
         count -= len(out[0].frames)

@@ -168,7 +168,7 @@ class TeacherForcing:
         level = self.context_levels(batch, entries, dice).reshape(-1, 1).expand(-1, frames).to(self.device)
         noise = torch.randn(flat.shape, generator=dice).to(self.device)
         reads = stories.reads(chosen.stories.repeat_interleave(entries), chosen.context.flatten()).to(self.device)
-        _, layers = self.drawn(add_noise(flat, noise, level[..., None, None, None]), level, reads, KVView(recording=True))
+        _, layers = self.drawn(add_noise(flat, noise, level[..., None, None, None]), level, reads, KVView(record=True))
         where = token_grid(frames, height // self.denoiser.patch[1], width // self.denoiser.patch[2])
         return KVView([_entry(layers, where, e, entries, copies, frames) for e in range(entries)])
 

@@ -6,13 +6,13 @@ import pytest
 import torch
 
 from blockvid_cli.errors import UsageError
-from blockvid_cli.models.similarity import most_alike
-from blockvid_cli.models.wan.attention import Layer
-from blockvid_cli.models.wan.rope import Rope, grid
-from blockvid_cli.rollout.kv_cache.base import Entry, Kept
-from blockvid_cli.rollout.kv_cache.full import Everything
-from blockvid_cli.rollout.kv_cache.semantic import Semantic, covering, probe_rows, salience
-from blockvid_cli.rollout.kv_cache.window import Window
+from blockvid_cli.models.similarity import top_k_similar
+from blockvid_cli.models.wan.attention import LayerQKV
+from blockvid_cli.models.wan.rope import Rope, token_grid
+from blockvid_cli.rollout.kv_cache.base import CacheEntry, TokenKV
+from blockvid_cli.rollout.kv_cache.full import FullCache
+from blockvid_cli.rollout.kv_cache.semantic import SemanticCache, top_p_tokens, probe_rows, attention_mass
+from blockvid_cli.rollout.kv_cache.window import WindowCache
 from blockvid_cli.rollout.positions import absolute, packed
 from blockvid_cli.rollout.recipe import KV_CACHES, make_recipe
 from tests import small
@@ -20,27 +20,27 @@ from tests import small
 ROWS, COLUMNS = 2, 3
 
 
-def layers(block, heads: int = 2, width: int = 24, rows: int = 1) -> list[Layer]:
+def layers(block, heads: int = 2, width: int = 24, rows: int = 1) -> list[LayerQKV]:
     """Two layers of made-up queries, keys and values, a pure function of the block."""
     dice = torch.Generator().manual_seed(block.number)
     count = block.frames * ROWS * COLUMNS
-    return [Layer(*(torch.randn(rows, count, heads, width, generator=dice) for _ in range(3))) for _ in range(2)]
+    return [LayerQKV(*(torch.randn(rows, count, heads, width, generator=dice) for _ in range(3))) for _ in range(2)]
 
 
 def filled(memory, film, upto: int):
     """A memory after blocks 0..upto-1."""
     memory.begin(film.chunks, Rope(24))
     for block in film.blocks[:upto]:
-        memory.remember(block, layers(block), grid(block.frames, ROWS, COLUMNS))
+        memory.update(block, layers(block), token_grid(block.frames, ROWS, COLUMNS))
     return memory
 
 
 def test_everything_sees_all_earlier_blocks():
     film = small.plan((2, 2))
-    memory = filled(Everything(), film, 3)
-    assert memory.choose(film.blocks[3:]).frames == (0, 1, 2, 3, 4, 5)
-    assert memory.choose(film.blocks[1:2]).frames == (0, 1)
-    assert memory.choose(film.blocks[:1]).recall(0) is None
+    memory = filled(FullCache(), film, 3)
+    assert memory.view(film.blocks[3:]).frames == (0, 1, 2, 3, 4, 5)
+    assert memory.view(film.blocks[1:2]).frames == (0, 1)
+    assert memory.view(film.blocks[:1]).read(0) is None
 
 
 @pytest.mark.parametrize(
@@ -57,9 +57,9 @@ def test_everything_sees_all_earlier_blocks():
 )
 def test_window_keeps_sink_and_recent_frames(window, sink, seen):
     film = small.plan((1, 1, 1, 1, 1))
-    view = filled(Window(window, sink), film, 4).choose(film.blocks[4:])
+    view = filled(WindowCache(window, sink), film, 4).view(film.blocks[4:])
     assert view.frames == seen
-    recalled = view.recall(1)
+    recalled = view.read(1)
     assert recalled.keys.shape[1] == len(seen) * ROWS * COLUMNS
     assert recalled.coordinates[:, 0].unique().tolist() == list(range(len(seen)))
     whole = torch.cat([layers(block)[1].keys for block in film.blocks[:4]], 1).unflatten(1, (-1, ROWS * COLUMNS))
@@ -68,12 +68,12 @@ def test_window_keeps_sink_and_recent_frames(window, sink, seen):
 
 def test_window_forgets_what_it_can_never_see():
     film = small.plan((1,) * 12)
-    memory = Window(6, 2)
+    memory = WindowCache(6, 2)
     memory.begin(film.chunks, Rope(24))
     for block in film.blocks:
         past = range(block.first)
-        assert memory.choose((block,)).frames == tuple(past if block.first <= 4 else [*past[:2], *past[-2:]])
-        memory.remember(block, layers(block), grid(block.frames, ROWS, COLUMNS))
+        assert memory.view((block,)).frames == tuple(past if block.first <= 4 else [*past[:2], *past[-2:]])
+        memory.update(block, layers(block), token_grid(block.frames, ROWS, COLUMNS))
     assert len(memory.entries) <= 5
 
 
@@ -89,7 +89,7 @@ def test_window_without_limit_draws_the_film_of_everything(limit):
 
 def test_a_window_must_hold_more_than_its_sink():
     with pytest.raises(UsageError, match="sink"):
-        Window(3, 3)
+        WindowCache(3, 3)
 
 
 @pytest.fixture
@@ -104,11 +104,11 @@ def spoken(monkeypatch):
 def test_semantic_sees_recalled_recent_and_its_own_blocks(spoken):
     words = ["1 0", "0 1", "1 0.1", "0.7 0.7", "0 1", "1 0"]
     film = small.plan((1, 1, 1, 1, 1, 2), captions=words)
-    memory = filled(Semantic(recent=2, top=2, tau=1.0), film, 6)
-    assert memory.seen(6) == ((1, 3), (4, 5))
-    assert memory.choose(film.blocks[5:6]).frames == (0, 1, 4, 5, 6, 7, 8, 9)
-    assert memory.choose(film.blocks[6:]).frames == (0, 1, 4, 5, 6, 7, 8, 9, 10, 11)
-    assert Semantic(recent=1, top=1).blocks is None
+    memory = filled(SemanticCache(recent=2, top=2, tau=1.0), film, 6)
+    assert memory.retrieve(6) == ((1, 3), (4, 5))
+    assert memory.view(film.blocks[5:6]).frames == (0, 1, 4, 5, 6, 7, 8, 9)
+    assert memory.view(film.blocks[6:]).frames == (0, 1, 4, 5, 6, 7, 8, 9, 10, 11)
+    assert SemanticCache(recent=1, top=1).blocks is None
 
 
 @pytest.mark.parametrize(
@@ -117,43 +117,43 @@ def test_semantic_sees_recalled_recent_and_its_own_blocks(spoken):
 )
 def test_short_histories(spoken, upto, chunk, recalled, recent):
     film = small.plan((1,) * 6, captions=["1 0"] * 6)
-    assert filled(Semantic(recent=2, top=2), film, upto).seen(chunk) == (recalled, recent)
+    assert filled(SemanticCache(recent=2, top=2), film, upto).retrieve(chunk) == (recalled, recent)
 
 
 def test_ties_go_to_the_earlier_chunk_and_zero_captions_are_no_trouble():
     same = torch.ones(6, 3)
-    assert most_alike(same, [0, 1, 2], 5, 2) == (0, 1)
-    assert most_alike(torch.tensor([[1.0, 0], [0, 1], [1, 0], [1, 0.001]]), [0, 1, 2], 3, 1) == (0,)
-    assert most_alike(torch.zeros(4, 3), [0, 1], 3, 1) == (0,)
-    assert most_alike(same, [], 0, 2) == ()
+    assert top_k_similar(same, [0, 1, 2], 5, 2) == (0, 1)
+    assert top_k_similar(torch.tensor([[1.0, 0], [0, 1], [1, 0], [1, 0.001]]), [0, 1, 2], 3, 1) == (0,)
+    assert top_k_similar(torch.zeros(4, 3), [0, 1], 3, 1) == (0,)
+    assert top_k_similar(same, [], 0, 2) == ()
 
 
 def test_a_cut_ends_what_is_recent_and_captions_recall_across_it(spoken):
     film = small.plan((1,) * 5, captions=["1 0", "0 1", "0 1", "1 0", "1 0"], cuts=(False, True, False, True, False))
-    memory = Semantic(recent=2, top=1)
+    memory = SemanticCache(recent=2, top=1)
     memory.begin(film.chunks, Rope(24))
-    seen = [memory.seen(chunk, range(1, chunk)) for chunk in range(1, 6)]
+    seen = [memory.retrieve(chunk, range(1, chunk)) for chunk in range(1, 6)]
     assert seen == [((), ()), ((1,), ()), ((1,), (2,)), ((1,), ()), ((1,), (4,))]
 
 
-def both(entry: Entry) -> list[Kept]:
+def both(entry: CacheEntry) -> list[TokenKV]:
     return [entry.layer(0), entry.layer(1)]
 
 
 def test_elsewhere_recalls_other_shots_alone(spoken):
     film = small.plan((1,) * 5, captions=["1 0", "0 1", "1 0", "1 0", "1 0"], cuts=(False, True, False, True, False))
-    memory = Semantic(recent=1, top=2, other_shots_only=True)
+    memory = SemanticCache(recent=1, top=2, other_shots_only=True)
     memory.begin(film.chunks, Rope(24))
-    seen = [memory.seen(chunk, range(1, chunk)) for chunk in range(1, 6)]
+    seen = [memory.retrieve(chunk, range(1, chunk)) for chunk in range(1, 6)]
     assert seen == [((), ()), ((1,), ()), ((1,), (2,)), ((1, 3), ()), ((1, 3), (4,))]
 
 
 def test_tau_of_one_keeps_all_and_less_keeps_fewer_in_place(spoken):
     film = small.plan((2, 1), captions=["1 0", "0 1"])
-    whole = filled(Semantic(tau=1.0), film, 2).bank[1]
+    whole = filled(SemanticCache(tau=1.0), film, 2).bank[1]
     assert all(kept.keys.shape[1] == 4 * ROWS * COLUMNS for kept in both(whole))
     assert torch.equal(whole.layer(0).keys[:, :12], layers(film.blocks[0])[0].keys)
-    sparse = filled(Semantic(tau=0.5), film, 2).bank[1]
+    sparse = filled(SemanticCache(tau=0.5), film, 2).bank[1]
     for number, kept in enumerate(both(sparse)):
         count = kept.keys.shape[1]
         assert 0 < count < 24
@@ -173,30 +173,30 @@ def test_exactly_the_salient_tokens_are_kept(spoken):
         queries = torch.zeros(1, 12, 2, 24)
         keys = torch.zeros(1, 12, 2, 24)
         queries[..., 23] = keys[:, [2, 9], :, 23] = 12.0  # the slowest pair of the columns: barely rotated
-        seen.append(Layer(queries, keys, torch.randn(1, 12, 2, 24)))
-    memory = Semantic(tau=0.98, probes=4)
+        seen.append(LayerQKV(queries, keys, torch.randn(1, 12, 2, 24)))
+    memory = SemanticCache(tau=0.98, probes=4)
     memory.begin(film.chunks, Rope(24))
-    memory.remember(film.blocks[0], seen, grid(2, ROWS, COLUMNS))
+    memory.update(film.blocks[0], seen, token_grid(2, ROWS, COLUMNS))
     for kept in both(memory.bank[1]):
-        assert kept.coordinates.tolist() == grid(2, ROWS, COLUMNS)[[2, 9]].tolist()
+        assert kept.coordinates.tolist() == token_grid(2, ROWS, COLUMNS)[[2, 9]].tolist()
 
 
 def test_only_the_last_blocks_of_a_chunk_are_banked(spoken):
     film = small.plan((3, 3), captions=["1 0", "0 1"])
-    memory = filled(Semantic(tau=1.0, last_blocks=1), film, 5)
+    memory = filled(SemanticCache(tau=1.0, last_blocks=1), film, 5)
     assert memory.bank[1].frames == (4, 5)
-    assert memory.choose(film.blocks[5:]).frames == (4, 5, 8, 9)
+    assert memory.view(film.blocks[5:]).frames == (4, 5, 8, 9)
 
 
 def test_the_conditional_row_decides_for_both(spoken):
     film = small.plan((1, 1), captions=["1 0", "0 1"])
-    one, two = Semantic(tau=0.6), Semantic(tau=0.6)
+    one, two = SemanticCache(tau=0.6), SemanticCache(tau=0.6)
     for memory, rows in ((one, 1), (two, 2)):
         memory.begin(film.chunks, Rope(24))
         seen = layers(film.blocks[0])
         if rows == 2:
-            seen = [Layer(*(torch.cat([x, torch.randn_like(x)]) for x in layer)) for layer in seen]
-        memory.remember(film.blocks[0], seen, grid(2, ROWS, COLUMNS))
+            seen = [LayerQKV(*(torch.cat([x, torch.randn_like(x)]) for x in layer)) for layer in seen]
+        memory.update(film.blocks[0], seen, token_grid(2, ROWS, COLUMNS))
     for a, b in zip(both(one.bank[1]), both(two.bank[1]), strict=True):
         assert torch.equal(a.coordinates, b.coordinates) and torch.equal(a.keys[0], b.keys[0])
         assert b.keys.shape[0] == 2
@@ -215,7 +215,7 @@ def test_salience_counts_only_probes_that_can_see_a_token():
     """Two blocks of one token: the first is seen by both probes, the second by one; the mean is per probe that sees."""
     queries, keys = torch.zeros(2, 1, 4), torch.zeros(2, 1, 4)
     visible = torch.tensor([[True, False], [True, True]])
-    assert salience(queries, keys, visible).tolist() == [0.75, 0.5]
+    assert attention_mass(queries, keys, visible).tolist() == [0.75, 0.5]
 
 
 @pytest.mark.parametrize(
@@ -230,7 +230,7 @@ def test_salience_counts_only_probes_that_can_see_a_token():
     ],
 )
 def test_the_fewest_tokens_that_cover_tau(mass, tau, kept):
-    assert covering(torch.tensor(mass), tau).tolist() == kept
+    assert top_p_tokens(torch.tensor(mass), tau).tolist() == kept
 
 
 def test_times():

@@ -10,7 +10,7 @@ import torch
 
 from blockvid_cli.errors import UsageError
 from blockvid_cli.rollout.noise import Independent, SharedBase, gaussian
-from blockvid_cli.training.chunk_noise import EPS_MAX, chunk_levels
+from blockvid_cli.training.chunk_noise import EPS_MAX, chunk_sigmas
 from tests import small
 
 FILM = small.plan((3, 3, 3), frames=3)
@@ -73,7 +73,7 @@ def test_eps_max_has_the_published_signal_to_noise_ratio():
 
 @pytest.mark.parametrize("name", ["cosine", "linear"])
 def test_schedules_go_from_min_to_max(name):
-    levels = chunk_levels(name, 7)
+    levels = chunk_sigmas(name, 7)
     assert levels[0] == pytest.approx(0.4) and levels[-1] == pytest.approx(EPS_MAX)
     assert all(a < b for a, b in itertools.pairwise(levels))
 
@@ -84,19 +84,19 @@ def test_schedules_equal_the_printed_equations():
         cosine = low + 0.5 * (high - low) * (1 - math.cos(math.pi * c / (n - 1)))
         linear = low + c / (n - 1) * (high - low)
         sigmoid = low + (high - low) / (1 + math.exp(-7.0 * (c / (n - 1) - 0.5)))
-        assert chunk_levels("cosine", n, low=low, high=high)[c] == pytest.approx(cosine)
-        assert chunk_levels("linear", n, low=low, high=high)[c] == pytest.approx(linear)
-        assert chunk_levels("sigmoid", n, low=low, high=high, alpha=7.0)[c] == pytest.approx(sigmoid)
-    assert chunk_levels("cosine", 3, low=0.0, high=1.0) == pytest.approx([0, 0.5, 1])
-    assert chunk_levels("sigmoid", 3, low=0.0, high=1.0)[1] == pytest.approx(0.5)
-    assert chunk_levels("naive", 3) == [EPS_MAX] * 3
+        assert chunk_sigmas("cosine", n, low=low, high=high)[c] == pytest.approx(cosine)
+        assert chunk_sigmas("linear", n, low=low, high=high)[c] == pytest.approx(linear)
+        assert chunk_sigmas("sigmoid", n, low=low, high=high, alpha=7.0)[c] == pytest.approx(sigmoid)
+    assert chunk_sigmas("cosine", 3, low=0.0, high=1.0) == pytest.approx([0, 0.5, 1])
+    assert chunk_sigmas("sigmoid", 3, low=0.0, high=1.0)[1] == pytest.approx(0.5)
+    assert chunk_sigmas("naive", 3) == [EPS_MAX] * 3
 
 
 @pytest.mark.parametrize("name", ["cosine", "linear", "sigmoid"])
 def test_one_chunk_gets_the_least(name):
-    assert chunk_levels(name, 1) == [0.4]
+    assert chunk_sigmas(name, 1) == [0.4]
 
 
 def test_an_unknown_schedule_gets_a_sentence():
     with pytest.raises(UsageError, match="cosine"):
-        chunk_levels("cosinus", 3)
+        chunk_sigmas("cosinus", 3)
