@@ -22,6 +22,7 @@ def _home(tmp_path_factory):
 
 CARD = {
     "name": "random",
+    "family": "storybook",
     "summary": "Random weights in the bundled model's layout; for tests.",
     "licence": "Apache-2.0",
     "size": "64x32",
@@ -29,10 +30,9 @@ CARD = {
     "latent": {"channels": 4, "time": 4, "space": 8},
     "patch": [1, 2, 2],
     "block": 3,
-    "text": {"encoder": "minilm", "tokens": 16},
-    "network": {
-        "kind": "wan",
-        "file": "network.safetensors",
+    "text": {"tokens": 16},
+    "transformer": {
+        "file": "transformer.safetensors",
         "config": {
             "patch_size": [1, 2, 2],
             "num_attention_heads": 2,
@@ -46,9 +46,8 @@ CARD = {
             "rope_max_seq_len": 64,
         },
     },
-    "codec": {
-        "kind": "tiny",
-        "file": "codec.safetensors",
+    "vae": {
+        "file": "vae.safetensors",
         "config": {
             "channels": 4,
             "encode_fine": 16,
@@ -85,8 +84,8 @@ def model(tmp_path_factory) -> Path:
     (folder / "card.yaml").write_text(yaml.safe_dump(CARD))
     torch.manual_seed(0)
     parts = (
-        (wan_transformer(CARD["network"]["config"]), "network.safetensors"),
-        (tiny_vae(CARD["codec"]["config"]), "codec.safetensors"),
+        (wan_transformer(CARD["transformer"]["config"]), "transformer.safetensors"),
+        (tiny_vae(CARD["vae"]["config"]), "vae.safetensors"),
     )
     for module, file in parts:
         save_file({name: value.contiguous() for name, value in module.state_dict().items()}, folder / file)

@@ -153,7 +153,7 @@ def test_models_are_told_apart_by_their_codec():
     assert not has_wan21_latents(find_card("storybook"))
     wan = find_card("wan2.1-t2v-1.3b")
     config = {**wan.vae.config, "latents_mean": [0.0] * 16}
-    assert not has_wan21_latents(wan.model_copy(update={"codec": wan.vae.model_copy(update={"config": config})}))
+    assert not has_wan21_latents(wan.model_copy(update={"vae": wan.vae.model_copy(update={"config": config})}))
 
 
 def test_a_model_gets_the_quickest_decoder_that_is_here(taehv, wan_card):

@@ -22,7 +22,7 @@ def hub(tmp_path):
     """A model whose parts lie on a hub; its card in a folder without them."""
     source = tiny_wan.model(tmp_path / "source", "original", noncommercial=True, licence="CC-BY-NC-4.0")
     card = yaml.safe_load((source / "card.yaml").read_text())
-    for part in ("network", "codec", "text"):
+    for part in ("transformer", "vae", "text"):
         card[part]["repository"] = REPOSITORY
     (tmp_path / "card").mkdir()
     (tmp_path / "card" / "card.yaml").write_text(yaml.safe_dump(card))

@@ -47,15 +47,15 @@ def copy(models, tmp_path):
 def velocity(network) -> torch.Tensor:
     torch.manual_seed(9)
     x, context = torch.randn(1, 3, 16, 4, 8), torch.randn(1, 5, 32)
-    from blockvid_cli.rollout.kv_cache.base import View
+    from blockvid_cli.rollout.kv_cache.base import KVView
 
-    out, _ = network(x, torch.tensor([0.7, 0.7, 0.7]), context, torch.arange(3.0), View())
+    out, _ = network(x, torch.tensor([0.7, 0.7, 0.7]), context, torch.arange(3.0), KVView())
     return out
 
 
 def test_every_name_of_the_published_shapes_goes_there_and_back():
     for name in ("wan2.1-t2v-1.3b", "wan2.1-t2v-14b", "skyreels-v2-df-1.3b"):
-        names = list(meta_transformer(find_card(name).transformer).state_dict())
+        names = list(meta_transformer(find_card(name)).state_dict())
         originals = [to_original(n) for n in names]
         assert [to_diffusers(n) for n in originals] == names and len(set(originals)) == len(names)
         assert "blocks.0.self_attn.q.weight" in originals and "head.modulation" in originals
@@ -74,10 +74,10 @@ def test_wrappers_come_off_in_any_order(wrappers):
 
 def test_published_shapes_have_the_published_numbers():
     small, large = (find_card(f"wan2.1-t2v-{size}") for size in ("1.3b", "14b"))
-    assert sizes(small).weights == 1_418_996_800 and len(meta_transformer(small.transformer).state_dict()) == 825
-    assert sizes(large).weights == 14_288_491_584 and len(meta_transformer(large.transformer).state_dict()) == 1095
+    assert sizes(small).weights == 1_418_996_800 and len(meta_transformer(small).state_dict()) == 825
+    assert sizes(large).weights == 14_288_491_584 and len(meta_transformer(large).state_dict()) == 1095
     sky = find_card("skyreels-v2-df-1.3b")
-    assert sizes(sky).weights == 1_435_525_696 and len(meta_transformer(sky.transformer).state_dict()) == 830
+    assert sizes(sky).weights == 1_435_525_696 and len(meta_transformer(sky).state_dict()) == 830
 
 
 def test_cards_name_a_home_and_a_licence():
@@ -94,8 +94,8 @@ def test_cards_name_a_home_and_a_licence():
 def test_every_layout_verifies_and_is_the_same_network(layout, models):
     card = find_model(str(models[layout]))
     found = {finding.part: finding.says for finding in verify_model(card)}
-    total = len(meta_transformer(card.transformer).state_dict())
-    assert f"{total} of {total} tensors fit" in found["network"] and "unknown" not in found["network"]
+    total = len(meta_transformer(card).state_dict())
+    assert f"{total} of {total} tensors fit" in found["transformer"] and "unknown" not in found["transformer"]
     loaded, plain_one = (load_denoiser(c, "cpu", FULL) for c in (card, find_model(str(models["diffusers"]))))
     drawn, same = velocity(loaded), velocity(plain_one)
     if layout == "lora":
@@ -137,7 +137,7 @@ def test_a_diffusers_folder_needs_no_card(copy):
     card = find_model(str(folder))
     assert card.transformer.config["num_layers"] == 2 and card.vae.config["base_dim"] == 8
     assert card.text.repository is None and card.recipe["solver"] == "unipc"
-    total = len(meta_transformer(card.transformer).state_dict())
+    total = len(meta_transformer(card).state_dict())
     assert f"{total} of {total}" in verify_model(card)[0].says and "shards" in verify_model(card)[0].says
 
 
@@ -286,7 +286,7 @@ def test_a_picture_to_video_folder_is_refused(copy):
     text = config.read_text().replace('"in_channels": 36', '"in_channels": 16')
     config.write_text(text.replace('"num_layers": 2', '"num_layers": "two"'))
     with pytest.raises(BlockvidError, match="config"):
-        meta_transformer(find_model(str(folder)).transformer)
+        meta_transformer(find_model(str(folder)))
 
 
 def test_converting_there_and_back_gives_the_same_weights(models, tmp_path):

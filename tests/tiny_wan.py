@@ -52,7 +52,7 @@ def write_network(folder: Path, layout: str) -> dict[str, object]:
     """Writes a random network in a layout; returns what the card says of it."""
     kind = "skyreels" if layout.startswith("skyreels") else "wan"
     made = network(kind)
-    part: dict[str, object] = {"kind": kind, "config": {**NETWORK}}
+    part: dict[str, object] = {"config": {**NETWORK}}
     if kind == "skyreels":
         part["config"] = {**NETWORK, "inject_sample_info": True}
     if layout in ("diffusers", "skyreels-diffusers"):
@@ -85,11 +85,11 @@ def lora(rank: int = 4) -> dict[str, torch.Tensor]:
     return pairs
 
 
-def write_codec(folder: Path) -> dict[str, object]:
+def write_vae(folder: Path) -> dict[str, object]:
     """Writes a tiny ``AutoencoderKLWan`` with the published mean and deviation."""
     torch.manual_seed(1)
     AutoencoderKLWan(**CODEC).save_pretrained(folder / "vae")
-    return {"kind": "wan", "file": "vae", "config": CODEC}
+    return {"file": "vae", "config": CODEC}
 
 
 def write_text(folder: Path) -> dict[str, object]:
@@ -107,7 +107,7 @@ def write_text(folder: Path) -> dict[str, object]:
     made.save_pretrained(folder / "tokenizer")
     sizes = UMT5Config(vocab_size=len(vocabulary), d_model=32, d_kv=8, d_ff=64, num_layers=2, num_heads=4)
     UMT5EncoderModel(sizes).save_pretrained(folder / "text_encoder")
-    return {"encoder": "umt5", "tokens": 64, "file": "text_encoder", "tokenizer": "tokenizer"}
+    return {"tokens": 64, "file": "text_encoder", "tokenizer": "tokenizer"}
 
 
 def model(folder: Path, layout: str = "container", **changes: object) -> Path:
@@ -116,6 +116,7 @@ def model(folder: Path, layout: str = "container", **changes: object) -> Path:
     base = find_card("skyreels-v2-df-1.3b" if layout.startswith("skyreels") else "self-forcing")
     card = {
         "name": f"tiny-{layout}",
+        "family": base.family,
         "summary": "Random weights; for tests.",
         "licence": "Apache-2.0",
         "size": "64x32",
@@ -124,8 +125,8 @@ def model(folder: Path, layout: str = "container", **changes: object) -> Path:
         "patch": [1, 2, 2],
         "block": base.block,
         "text": write_text(folder),
-        "network": write_network(folder, layout),
-        "codec": write_codec(folder),
+        "transformer": write_network(folder, layout),
+        "vae": write_vae(folder),
         "recipe": {**base.recipe, "steps": 2} if layout.startswith("skyreels") else base.recipe,
         **changes,
     }

@@ -10,7 +10,7 @@ from typing import Any, Literal
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
-from blockvid_cli.errors import MissingModelError, UsageError, nearest
+from blockvid_cli.errors import MissingModelError, UsageError, closest_name
 
 PACKAGE = Path(__file__).resolve().parent.parent
 
@@ -29,7 +29,7 @@ class LatentGrid(Part):
     space: int = Field(gt=0)
 
 
-class Files(Part):
+class FileRef(Part):
     """A file or folder beside the card or, with a ``repository``, in that repository of the Hugging Face hub."""
 
     file: str = ""
@@ -37,36 +37,34 @@ class Files(Part):
     revision: str = "main"
 
 
-class TextReading(Files):
+class TextEncoderFiles(FileRef):
     """What the network reads: the encoder's name, how many tokens, and whether captions are read as written.
 
     ``file`` and ``tokenizer`` are where the encoder and its tokenizer lie; a built-in encoder has neither.
     """
 
-    encoder: str
     tokens: int = Field(gt=0)
-    reader: str = "as-written"
+    rewriter: str = "none"
     tokenizer: str = ""
     parameters: int = 0  # of a large encoder, for what it needs of a device
 
 
-class Weights(Files):
+class Weights(FileRef):
     """A trained part: what kind it is, where it lies, and its sizes."""
 
-    kind: str
     file: str
     sha256: str | None = None  # of the file, where the card knows it
     config: dict[str, Any] = Field(default_factory=dict)
 
 
-class Lora(Files):
+class Lora(FileRef):
     """A low-rank change that is added to the network's weights when they are read."""
 
     file: str
     scale: float = 1.0
 
 
-class NetworkWeights(Weights):
+class TransformerWeights(Weights):
     """The network, what its output stands for, and what is added to it."""
 
     predicts: str = "velocity"
@@ -77,22 +75,25 @@ class ModelCard(Part):
     """A model's sizes, default recipe and provenance; ``folder`` is where its weights lie."""
 
     name: str
+    family: str
     summary: str
     licence: str
     noncommercial: bool = False
     size: tuple[int, int]
     fps: float = Field(gt=0)
-    negative: str = ""  # what guidance leads away from, where a storyboard says nothing
+    negative_prompt: str = ""  # what guidance leads away from, where a storyboard says nothing
     latent: LatentGrid
     patch: tuple[int, int, int]
     block: int = Field(gt=0)
-    text: TextReading
-    network: NetworkWeights
-    codec: Weights
+    text: TextEncoderFiles
+    transformer: TransformerWeights
+    vae: Weights
     recipe: dict[str, Any]
     edition: str | None = None
     probe: str | None = None
-    images: tuple[Literal["first", "last"], ...] = ()  # a chunk may begin, and end, with a picture that is given
+    frame_conditioning: tuple[
+        Literal["first", "last"], ...
+    ] = ()  # a chunk may begin, and end, with a picture that is given
     provenance: dict[str, Any] = Field(default_factory=dict)
     limits: list[str] = Field(default_factory=list)
     folder: Path = Path()
@@ -104,7 +105,7 @@ class ModelCard(Part):
         return parse_size(value) if isinstance(value, str) else value
 
     @property
-    def grain(self) -> tuple[int, int]:
+    def size_multiple(self) -> tuple[int, int]:
         """Width and height must be multiples of these (latent pixels times patch)."""
         return self.latent.space * self.patch[2], self.latent.space * self.patch[1]
 
@@ -114,11 +115,11 @@ class ModelCard(Part):
         return self.latent.channels, height // self.latent.space, width // self.latent.space
 
     @property
-    def files(self) -> list[Files]:
+    def files(self) -> list[FileRef]:
         """All that has to be there before a film can be drawn."""
-        text, lora = self.text, self.network.lora
+        text, lora = self.text, self.transformer.lora
         told = [text, text.model_copy(update={"file": text.tokenizer})]
-        return [part for part in (self.network, lora, self.codec, *told) if part is not None and part.file]
+        return [part for part in (self.transformer, lora, self.vae, *told) if part is not None and part.file]
 
 
 def parse_size(text: str) -> tuple[int, int]:
@@ -133,7 +134,7 @@ def parse_size(text: str) -> tuple[int, int]:
     return int(match[1]), int(match[2])
 
 
-def shipped(folder: str) -> Path:
+def packaged_folder(folder: str) -> Path:
     """A folder that travels with the package: ``models`` or ``storyboards``."""
     inside = PACKAGE / f"_{folder}"
     return inside if inside.is_dir() else PACKAGE.parent / folder
@@ -141,7 +142,7 @@ def shipped(folder: str) -> Path:
 
 def bundled_models() -> list[str]:
     """Names of the models that come with blockvid."""
-    return sorted(path.parent.name for path in shipped("models").glob("*/card.yaml"))
+    return sorted(path.parent.name for path in packaged_folder("models").glob("*/card.yaml"))
 
 
 def find_card(name: str) -> ModelCard:
@@ -151,12 +152,12 @@ def find_card(name: str) -> ModelCard:
         MissingModelError: there is no such model.
         UsageError: the card is not a card.
     """
-    bundled = shipped("models") / Path(name).name / "card.yaml" if Path(name).name == name else Path()
+    bundled = packaged_folder("models") / Path(name).name / "card.yaml" if Path(name).name == name else Path()
     for file, origin in ((bundled, "bundled"), (Path(name) / "card.yaml", "folder")):
         with suppress(OSError):  # a name that no file can have
             if file.is_file():
                 return read_card(file, origin)
-    guess = nearest(name, bundled_models())
+    guess = closest_name(name, bundled_models())
     hint = f" Did you mean '{guess}'?" if guess else ""
     raise MissingModelError(
         f"there is no model called '{name}'.{hint} Bundled: {', '.join(bundled_models()) or 'none'};"
@@ -176,6 +177,6 @@ def read_card(file: Path, origin: str = "folder") -> ModelCard:
     except ValidationError as error:
         found = sorted(error.errors(), key=lambda fault: fault["type"] != "extra_forbidden")[0]
         field = ".".join(str(part) for part in found["loc"])
-        guess = nearest(str(found["loc"][-1]), list(ModelCard.model_fields)) if len(found["loc"]) == 1 else None
+        guess = closest_name(str(found["loc"][-1]), list(ModelCard.model_fields)) if len(found["loc"]) == 1 else None
         hint = f" Did you mean '{guess}'?" if guess and guess != field else ""
         raise UsageError(f"{file}: '{field}': {found['msg']}.{hint}") from error

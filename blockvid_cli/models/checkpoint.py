@@ -17,7 +17,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 
 from blockvid_cli.errors import MissingModelError
-from blockvid_cli.models.layouts import CONTAINERS, is_original, plain, to_diffusers
+from blockvid_cli.models.layouts import CONTAINERS, is_original, strip_wrappers, to_diffusers
 
 DAMAGED = (
     *(RuntimeError, OSError, EOFError, ValueError, KeyError, IndexError, TypeError, AttributeError, AssertionError),
@@ -27,7 +27,7 @@ PICKLES = (".pt", ".pth", ".bin", ".ckpt")
 
 
 @dataclass(frozen=True)
-class Stored:
+class StoredTensor:
     """A tensor in a file: its shape, and how to read it."""
 
     shape: tuple[int, ...]
@@ -40,7 +40,7 @@ class Checkpoint:
 
     file: Path
     layout: str
-    tensors: dict[str, Stored]
+    tensors: dict[str, StoredTensor]
 
 
 def read_checkpoint(place: Path) -> Checkpoint:
@@ -50,7 +50,7 @@ def read_checkpoint(place: Path) -> Checkpoint:
         MissingModelError: nothing is there, it is damaged, or it holds more than tensors.
     """
     files = weight_files(place)
-    raw: dict[str, Stored] = {}
+    raw: dict[str, StoredTensor] = {}
     container = once = ""
     for file in files:
         if file.suffix in PICKLES:
@@ -58,7 +58,7 @@ def read_checkpoint(place: Path) -> Checkpoint:
         else:
             part, once = _safetensors(file)
         raw |= part
-    names = {plain(name): name for name in raw}
+    names = {strip_wrappers(name): name for name in raw}
     original = is_original(names)
     layout = ("original Wan" if original else "diffusers") + (f" names in '{container}'" if container else " names")
     if len(files) > 1:
@@ -96,12 +96,12 @@ def weight_files(place: Path) -> list[Path]:
     return [place / shard for shard in shards]
 
 
-def _safetensors(file: Path) -> tuple[dict[str, Stored], str]:
+def _safetensors(file: Path) -> tuple[dict[str, StoredTensor], str]:
     """The tensors of a safetensors file, and the layout it was converted from ("" for none)."""
     try:
         opened = safe_open(file, framework="pt")
         tensors = {
-            name: Stored(tuple(opened.get_slice(name).get_shape()), lambda name=name: opened.get_tensor(name))
+            name: StoredTensor(tuple(opened.get_slice(name).get_shape()), lambda name=name: opened.get_tensor(name))
             for name in opened.keys()  # noqa: SIM118
         }
         return tensors, (opened.metadata() or {}).get("layout", "")
@@ -109,7 +109,7 @@ def _safetensors(file: Path) -> tuple[dict[str, Stored], str]:
         raise MissingModelError(f"{file}: these weights are damaged or not whole ({_first_line(error)}).") from error
 
 
-def _pickled(file: Path) -> tuple[dict[str, Stored], str]:
+def _pickled(file: Path) -> tuple[dict[str, StoredTensor], str]:
     """The tensors of a ``.pt`` file, and the container's key they lay under ("" for none)."""
     try:
         whole = zipfile.is_zipfile(file)  # files of before 2020 are none, and cannot be mapped
@@ -131,10 +131,10 @@ def _pickled(file: Path) -> tuple[dict[str, Stored], str]:
     return tensors, container
 
 
-def _tensors(values: Mapping[str, object]) -> Iterator[tuple[str, Stored]]:
+def _tensors(values: Mapping[str, object]) -> Iterator[tuple[str, StoredTensor]]:
     for name, value in values.items():
         if isinstance(value, torch.Tensor):
-            yield name, Stored(tuple(value.shape), lambda value=value: value)
+            yield name, StoredTensor(tuple(value.shape), lambda value=value: value)
 
 
 def _first_line(error: BaseException) -> str:

@@ -8,10 +8,10 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import save_file
 
-from blockvid_cli.errors import BlockvidError, UsageError, choose
+from blockvid_cli.errors import BlockvidError, UsageError, lookup
 from blockvid_cli.models.checkpoint import read_checkpoint
 from blockvid_cli.models.layouts import to_original
-from blockvid_cli.project.atomic_files import writing
+from blockvid_cli.project.atomic_files import disk_errors
 
 NAMES = {"diffusers": lambda name: name, "original": to_original}
 DTYPES = {"as-stored": None, "fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
@@ -24,7 +24,7 @@ def convert(source: Path, target: Path, names: str, dtype: str, force: bool = Fa
         UsageError: an unknown layout or type, or a target that is there or is no safetensors file.
         MissingModelError: the source cannot be read.
     """
-    rename, kind = choose("layout", NAMES, names), choose("dtype", DTYPES, dtype)
+    rename, kind = lookup("layout", NAMES, names), lookup("dtype", DTYPES, dtype)
     if target.suffix != ".safetensors":
         raise UsageError(f"a converted model's name ends in .safetensors; not '{target.name}'.")
     if target.exists() and not force:
@@ -35,7 +35,7 @@ def convert(source: Path, target: Path, names: str, dtype: str, force: bool = Fa
         value = stored.read()
         tensors[rename(name)] = (value if kind is None else value.to(kind)).contiguous()
     part = target.with_suffix(".part")
-    with writing(target):
+    with disk_errors(target):
         try:
             save_file(tensors, part, metadata={"layout": found.layout})
             part.replace(target)

@@ -22,7 +22,7 @@ def caption_hash(caption: str) -> str:
     return hashlib.sha256(caption.encode()).hexdigest()[:32]
 
 
-def kept(reader: str, captions: Sequence[str], read: Read) -> list[torch.Tensor]:
+def cached_embeddings(reader: str, captions: Sequence[str], read: Read) -> list[torch.Tensor]:
     """What ``reader`` makes of each caption; ``read`` is asked only for those never read before.
 
     A folder that cannot be written to, or a damaged file, costs time and nothing else.

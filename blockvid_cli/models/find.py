@@ -59,11 +59,11 @@ def _of_folder(folder: Path) -> ModelCard:
     base = find_card("skyreels-v2-df-1.3b" if kind == "skyreels" else WIDTHS.get(width, WIDTHS[1536]))
     sizes = {name: value for name, value in config.items() if not name.startswith("_")}
     here = {"repository": None}
-    network = base.network.model_copy(update={**here, "file": "transformer", "kind": kind, "config": sizes})
-    changes: dict[str, Any] = {"network": network}
+    network = base.transformer.model_copy(update={**here, "file": "transformer", "config": sizes})
+    changes: dict[str, Any] = {"transformer": network}
     if (folder / "vae" / "config.json").is_file():
         codec = {name: value for name, value in _config(folder / "vae" / "config.json").items() if name[0] != "_"}
-        changes["codec"] = base.codec.model_copy(update={**here, "file": "vae", "config": codec})
+        changes["vae"] = base.vae.model_copy(update={**here, "file": "vae", "config": codec})
     if (folder / "text_encoder").is_dir() and (folder / "tokenizer").is_dir():
         changes["text"] = base.text.model_copy(update=here)
     return base.model_copy(update={**changes, "name": folder.resolve().name, "folder": folder, "origin": "folder"})
@@ -74,8 +74,10 @@ def _of_weights(file: Path) -> ModelCard:
     file = file.resolve()
     found = read_checkpoint(file)
     base = find_card(_family(found))
-    network = base.network.model_copy(update={"repository": None, "file": file.name, "lora": None, "sha256": None})
-    return base.model_copy(update={"network": network, "name": file.stem, "folder": file.parent, "origin": "folder"})
+    network = base.transformer.model_copy(update={"repository": None, "file": file.name, "lora": None, "sha256": None})
+    return base.model_copy(
+        update={"transformer": network, "name": file.stem, "folder": file.parent, "origin": "folder"}
+    )
 
 
 def _family(found: Checkpoint) -> str:

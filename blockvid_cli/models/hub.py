@@ -15,13 +15,13 @@ from functools import lru_cache
 from pathlib import Path
 
 from blockvid_cli.errors import MissingModelError, UsageError
-from blockvid_cli.models.card import Files, ModelCard
+from blockvid_cli.models.card import FileRef, ModelCard
 
 PIECE = 1 << 22  # bytes hashed at a time
 
 
 @dataclass(frozen=True)
-class Wanted:
+class RepositoryFiles:
     """Files of one repository at one revision, as patterns."""
 
     repository: str
@@ -29,13 +29,13 @@ class Wanted:
     patterns: tuple[str, ...]
 
 
-def wanted(card: ModelCard) -> list[Wanted]:
+def hub_files(card: ModelCard) -> list[RepositoryFiles]:
     """What a model needs from the hub, a repository at a time; nothing for a model that lies beside its card."""
     found: dict[tuple[str, str], list[str]] = {}
     for part in card.files:
         if part.repository:
             found.setdefault((part.repository, part.revision), []).append(_pattern(part.file))
-    return [Wanted(*where, tuple(dict.fromkeys(patterns))) for where, patterns in found.items()]
+    return [RepositoryFiles(*where, tuple(dict.fromkeys(patterns))) for where, patterns in found.items()]
 
 
 def _pattern(file: str) -> str:
@@ -43,7 +43,7 @@ def _pattern(file: str) -> str:
     return file if Path(file).suffix in (".safetensors", ".pt", ".pth", ".bin", ".ckpt") else f"{file}/*"
 
 
-def place(card: ModelCard, part: Files) -> Path:
+def local_path(card: ModelCard, part: FileRef) -> Path:
     """Where a part lies on this machine; nothing is downloaded.
 
     Raises:
@@ -68,7 +68,7 @@ def place(card: ModelCard, part: Files) -> Path:
     return found
 
 
-def _absent(card: ModelCard, part: Files) -> MissingModelError:
+def _absent(card: ModelCard, part: FileRef) -> MissingModelError:
     return MissingModelError(
         f"the model '{card.name}' is not on this machine: {part.repository}/{part.file} is absent;"
         f" 'blockvid models pull {card.name}' brings it."
@@ -82,31 +82,31 @@ def require(card: ModelCard) -> None:
         MissingModelError: one is not; the sentence says which, and what brings it.
         UsageError: its licence is non-commercial, and nobody agreed to that yet.
     """
-    if card.noncommercial and not agreed(card):
+    if card.noncommercial and not licence_accepted(card):
         raise UsageError(
             f"the weights of '{card.name}' are for non-commercial use ({card.licence});"
             f" agree to that once with 'blockvid models pull {card.name}'."
         )
     for part in card.files:
-        home = place(card, part)
+        home = local_path(card, part)
         if not home.exists():
             raise MissingModelError(f"the model '{card.name}' lacks {part.file}; expected at {home}.")
 
 
-def is_here(card: ModelCard) -> bool:
+def is_local(card: ModelCard) -> bool:
     """Whether all files of a model are on this machine."""
     with suppress(MissingModelError):
-        return all(place(card, part).exists() for part in card.files)
+        return all(local_path(card, part).exists() for part in card.files)
     return False
 
 
-def known_hash(file: Path) -> str | None:
+def blob_hash(file: Path) -> str | None:
     """The hash that a file of the hub's cache is named by; None for files elsewhere."""
     name = file.resolve().name
     return name if len(name) in (40, 64) and set(name) <= set("0123456789abcdef") else None
 
 
-def damaged(file: Path, known: str) -> bool:
+def hash_differs(file: Path, known: str) -> bool:
     """Whether a file differs from its hash: SHA-256, or the 40 digits by which git names its content."""
     if len(known) == 64:
         return sha256(file) != known
@@ -123,27 +123,27 @@ def sha256(file: Path) -> str:
     return seen.hexdigest()
 
 
-def fingerprint(card: ModelCard, parts: Sequence[Files] = ()) -> str:
+def fingerprint(card: ModelCard, parts: Sequence[FileRef] = ()) -> str:
     """What tells a model's network from another: the hash of its weights' files, or of their hashes on the hub, and of
     what is added to them; or the same of other ``parts``. Empty where they are not here.
     """
-    parts = parts or [card.network, *([card.network.lora] if card.network.lora else [])]
+    parts = parts or [card.transformer, *([card.transformer.lora] if card.transformer.lora else [])]
     try:
-        homes = [place(card, part) for part in parts]
+        homes = [local_path(card, part) for part in parts]
     except MissingModelError:
         return ""
     found = [file for home in homes for file in (sorted(home.iterdir()) if home.is_dir() else [home])]
     named = [(file.name, _identity(file)) for file in found if file.is_file()]
     if len(named) < 2:
         return "".join(identity for _, identity in named)
-    lora = card.network.lora.scale if card.network.lora else None
+    lora = card.transformer.lora.scale if card.transformer.lora else None
     return hashlib.sha256(repr((named, lora)).encode()).hexdigest()
 
 
 def _identity(file: Path) -> str:
     """A file's SHA-256; the hub's cache knows it by name, which spares reading gigabytes."""
     state = file.stat()
-    return known_hash(file) or _hashed(file, state.st_size, state.st_mtime_ns)
+    return blob_hash(file) or _hashed(file, state.st_size, state.st_mtime_ns)
 
 
 @lru_cache(maxsize=64)
@@ -160,12 +160,12 @@ def cache_folder() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "blockvid"
 
 
-def agreed(card: ModelCard) -> bool:
+def licence_accepted(card: ModelCard) -> bool:
     """Whether a person has agreed to a model's licence on this machine."""
     return (cache_folder() / "licences" / card.name).is_file()
 
 
-def agree(card: ModelCard) -> None:
+def accept_licence(card: ModelCard) -> None:
     """Remembers that a person has agreed, so that they are asked once."""
     file = cache_folder() / "licences" / card.name
     file.parent.mkdir(parents=True, exist_ok=True)

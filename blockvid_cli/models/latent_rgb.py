@@ -38,7 +38,7 @@ BIAS = (-0.1835, -0.0868, -0.3360)
 SPACE, TIME = 8, 4  # pixels a latent pixel, each way; frames a latent frame
 
 
-class LatentColours:
+class LatentRGB:
     """See ``codec.stream.Decoder`` for the contract.
 
     Args:
@@ -50,7 +50,7 @@ class LatentColours:
         self.scale, self.smooth = scale, smooth
         self._device: str | None = None  # None: where the latents are
 
-    def to(self, device: str) -> LatentColours:
+    def to(self, device: str) -> LatentRGB:
         """The same map on another device."""
         self._device = device
         return self

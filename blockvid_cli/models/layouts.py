@@ -41,7 +41,7 @@ INSIDE = {  # of a block; the affine norm before the cross-attention is the thir
 _BLOCK = re.compile(r"(blocks\.\d+\.)(.+)")
 
 
-def plain(name: str) -> str:
+def strip_wrappers(name: str) -> str:
     """A tensor's name without what training wrappers put around it."""
     for infix in WRAPPERS:
         name = name.replace(infix, "")

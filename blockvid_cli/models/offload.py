@@ -11,23 +11,23 @@ from torch import nn
 GROUPS = ("group", "sequential")
 
 
-def waits(offload: str) -> bool:
+def offloads_by_module(offload: str) -> bool:
     """Whether weights wait in main memory."""
     return offload in GROUPS
 
 
-def brought_in_turn(network: nn.Module, offload: str, device: str) -> None:
+def enable_offload(network: nn.Module, offload: str, device: str) -> None:
     """Lets parts of a network in main memory come when they are used; what is in none goes to the device for good."""
-    parts = waiting(network, offload)
+    parts = offloaded_modules(network, offload)
     away = {id(parameter) for part in parts for parameter in part.parameters()}
     for parameter in network.parameters():
         if id(parameter) not in away:
             parameter.data = parameter.data.to(device)
     for part in parts:
-        Turn(part, device)
+        OffloadHook(part, device)
 
 
-def waiting(network: nn.Module, offload: str) -> list[nn.Module]:
+def offloaded_modules(network: nn.Module, offload: str) -> list[nn.Module]:
     """The parts that wait: the network's blocks ("group"), or the single layers of its blocks ("sequential")."""
     blocks = list(network.blocks)
     if offload == "group":
@@ -35,7 +35,7 @@ def waiting(network: nn.Module, offload: str) -> list[nn.Module]:
     return [module for block in blocks for module in block.modules() if not any(True for _ in module.children())]
 
 
-class Turn:
+class OffloadHook:
     """A module whose weights are on the device only while it is called."""
 
     def __init__(self, module: nn.Module, device: str) -> None:

@@ -17,15 +17,15 @@ import torch
 from blockvid_cli.errors import MissingModelError
 from blockvid_cli.models.card import ModelCard
 from blockvid_cli.models.checkpoint import read_checkpoint
-from blockvid_cli.models.latent_rgb import LatentColours
-from blockvid_cli.models.registry import compared, load_codec
+from blockvid_cli.models.latent_rgb import LatentRGB
+from blockvid_cli.models.registry import load_vae, match_keys
 from blockvid_cli.models.taehv import TaehvDecoder
-from blockvid_cli.models.taew import found, is_wan21
+from blockvid_cli.models.taew import has_wan21_latents, taehv_weights
 from blockvid_cli.models.vae import Decoder
 
 
 @dataclass(frozen=True)
-class Quick:
+class PreviewDecoder:
     """A decoder, what it is (``own``, ``taehv``, ``colours``), and the file of TAEHV's weights."""
 
     decoder: Decoder
@@ -33,7 +33,9 @@ class Quick:
     file: Path | None = None
 
 
-def quick_decoder(card: ModelCard, device: str, dtype: torch.dtype = torch.float32, linear: bool = False) -> Quick:
+def load_preview_decoder(
+    card: ModelCard, device: str, dtype: torch.dtype = torch.float32, linear: bool = False
+) -> PreviewDecoder:
     """The quickest decoder of a model's latents that is on this machine; nothing is downloaded.
 
     Args:
@@ -43,12 +45,12 @@ def quick_decoder(card: ModelCard, device: str, dtype: torch.dtype = torch.float
     Raises:
         MissingModelError: weights are found but damaged or of another layout, or the model's own codec is absent.
     """
-    if not is_wan21(card):
-        return Quick(load_codec(card, device, dtype if card.codec.kind == "wan" else torch.float32), "own")
-    file = None if linear else found(card)
+    if not has_wan21_latents(card):
+        return PreviewDecoder(load_vae(card, device, dtype if card.family != "storybook" else torch.float32), "own")
+    file = None if linear else taehv_weights(card)
     if file is None:
-        return Quick(LatentColours().to(device), "colours")
-    return Quick(load_taehv(file).to(device, dtype), "taehv", file)
+        return PreviewDecoder(LatentRGB().to(device), "colours")
+    return PreviewDecoder(load_taehv(file).to(device, dtype), "taehv", file)
 
 
 def load_taehv(file: Path) -> TaehvDecoder:
@@ -60,7 +62,7 @@ def load_taehv(file: Path) -> TaehvDecoder:
     tensors = {n: t for n, t in read_checkpoint(file).tensors.items() if n.startswith("decoder.")}
     with torch.device("meta"):
         decoder = TaehvDecoder()
-    fit = compared(decoder, tensors)
+    fit = match_keys(decoder, tensors)
     if not fit.whole or fit.unknown:
         raise MissingModelError(f"{file}: these are not the weights of TAEHV for Wan 2.1: {fit}.")
     values = {name: stored.read().to(torch.float32, copy=True) for name, stored in tensors.items()}

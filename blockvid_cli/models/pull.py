@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from blockvid_cli.errors import BlockvidError, MissingModelError, PartialError
-from blockvid_cli.models.card import Files, ModelCard, bundled_models, find_card
-from blockvid_cli.models.hub import is_here, place, wanted
+from blockvid_cli.models.card import FileRef, ModelCard, bundled_models, find_card
+from blockvid_cli.models.hub import hub_files, is_local, local_path
 
 UNREACHED = "the hub cannot be reached; 'blockvid doctor' looks at the way there"
 
@@ -21,10 +21,10 @@ class Download:
 
     name: str
     bytes: int
-    here: bool
+    local: bool
 
 
-def listed(card: ModelCard) -> list[Download]:
+def list_downloads(card: ModelCard) -> list[Download]:
     """Every file that a pull would see to, with its size; asks the hub.
 
     Raises:
@@ -35,7 +35,7 @@ def listed(card: ModelCard) -> list[Download]:
 
     files = []
     with _telling(card):
-        for want in wanted(card):
+        for want in hub_files(card):
             patterns = list(want.patterns)
             try:
                 found = snapshot_download(
@@ -56,13 +56,13 @@ def pull(card: ModelCard) -> None:
     from huggingface_hub import snapshot_download
 
     with _telling(card):
-        for want in wanted(card):
+        for want in hub_files(card):
             snapshot_download(want.repository, revision=want.revision, allow_patterns=list(want.patterns))
     for part in card.files:
-        place(card, part)
+        local_path(card, part)
 
 
-def pull_part(card: ModelCard, part: Files) -> Path:
+def pull_part(card: ModelCard, part: FileRef) -> Path:
     """Downloads one file that a model can do without, such as the weights of its previews; where it lies then.
 
     Raises:
@@ -72,7 +72,7 @@ def pull_part(card: ModelCard, part: Files) -> Path:
 
     with _telling(card):
         snapshot_download(part.repository or "", revision=part.revision, allow_patterns=[part.file])
-    return place(card, part)
+    return local_path(card, part)
 
 
 @contextmanager
@@ -121,8 +121,8 @@ def remove(card: ModelCard) -> int:
     from huggingface_hub.errors import CacheNotFound
 
     others = [find_card(name) for name in bundled_models() if name != card.name]
-    shared = {part.repository for other in others if is_here(other) for part in other.files}
-    mine = {want.repository for want in wanted(card)} - shared
+    shared = {part.repository for other in others if is_local(other) for part in other.files}
+    mine = {want.repository for want in hub_files(card)} - shared
     try:
         cache = scan_cache_dir()
     except CacheNotFound:

@@ -14,27 +14,27 @@ import torch
 from diffusers import AutoencoderKLWan, SkyReelsV2Transformer3DModel, WanTransformer3DModel
 from torch import nn
 
-from blockvid_cli.errors import MissingModelError, UsageError, choose
-from blockvid_cli.models.card import Files, ModelCard, NetworkWeights, Weights
-from blockvid_cli.models.checkpoint import Checkpoint, Stored, read_checkpoint
-from blockvid_cli.models.hub import place
+from blockvid_cli.errors import MissingModelError, UsageError, lookup
+from blockvid_cli.models.card import FileRef, ModelCard, Weights
+from blockvid_cli.models.checkpoint import Checkpoint, StoredTensor, read_checkpoint
+from blockvid_cli.models.hub import local_path
 from blockvid_cli.models.lora import Lora, read_lora
 from blockvid_cli.models.precision import Precision
 from blockvid_cli.models.skyreels import SkyReelsDenoiser
-from blockvid_cli.models.tiny_vae import TinyCodec, TinySizes
-from blockvid_cli.models.vae import Codec
+from blockvid_cli.models.tiny_vae import TinyVAE, TinyVAEConfig
+from blockvid_cli.models.vae import VAE
 from blockvid_cli.models.wan.denoiser import WanDenoiser
-from blockvid_cli.models.wan.vae import WanCodec
+from blockvid_cli.models.wan.vae import WanVAE
 from blockvid_cli.storybook.edition import read_edition
 from blockvid_cli.storybook.probe import Probe
 
 
-def wan_network(config: dict[str, Any]) -> WanTransformer3DModel:
+def wan_transformer(config: dict[str, Any]) -> WanTransformer3DModel:
     """A Wan network of these sizes, with diffusers' random weights."""
     return WanTransformer3DModel(**_as_tuples(config))
 
 
-def skyreels_network(config: dict[str, Any]) -> SkyReelsV2Transformer3DModel:
+def skyreels_transformer(config: dict[str, Any]) -> SkyReelsV2Transformer3DModel:
     """A SkyReels-V2 network of these sizes, with diffusers' random weights."""
     return SkyReelsV2Transformer3DModel(**_as_tuples(config))
 
@@ -44,22 +44,26 @@ def _as_tuples(config: dict[str, Any]) -> dict[str, Any]:
     return {name: tuple(value) if isinstance(value, list) else value for name, value in config.items()}
 
 
-def tiny_codec(config: dict[str, Any]) -> TinyCodec:
+def tiny_vae(config: dict[str, Any]) -> TinyVAE:
     """The small codec of these sizes, with random weights."""
-    return TinyCodec(TinySizes(**config))
+    return TinyVAE(TinyVAEConfig(**config))
 
 
-def wan_codec(config: dict[str, Any]) -> AutoencoderKLWan:
+def wan_vae(config: dict[str, Any]) -> AutoencoderKLWan:
     """Wan's autoencoder of these sizes, with diffusers' random weights; its mean and deviation are in the config."""
     return AutoencoderKLWan(**config)
 
 
-NETWORKS: dict[str, Callable[[dict[str, Any]], nn.Module]] = {"wan": wan_network, "skyreels": skyreels_network}
-CODECS: dict[str, Callable[[dict[str, Any]], nn.Module]] = {"tiny": tiny_codec, "wan": wan_codec}
+NETWORKS: dict[str, Callable[[dict[str, Any]], nn.Module]] = {
+    "wan": wan_transformer,
+    "storybook": wan_transformer,
+    "skyreels": skyreels_transformer,
+}
+CODECS: dict[str, Callable[[dict[str, Any]], nn.Module]] = {"storybook": tiny_vae, "wan": wan_vae, "skyreels": wan_vae}
 
 
 @dataclass(frozen=True)
-class Fit:
+class KeyMatch:
     """How a checkpoint's tensors fit a module: names that fit, lack, have another shape, or are unknown."""
 
     fit: tuple[str, ...]
@@ -80,10 +84,10 @@ class Fit:
         return out
 
 
-def compared(module: nn.Module, tensors: Mapping[str, Stored]) -> Fit:
+def match_keys(module: nn.Module, tensors: Mapping[str, StoredTensor]) -> KeyMatch:
     """Which tensors of a checkpoint fit a module."""
     own = {name: tuple(value.shape) for name, value in module.state_dict().items()}
-    return Fit(
+    return KeyMatch(
         tuple(name for name, shape in own.items() if name in tensors and tensors[name].shape == shape),
         tuple(name for name in own if name not in tensors),
         tuple(name for name, shape in own.items() if name in tensors and tensors[name].shape != shape),
@@ -91,30 +95,32 @@ def compared(module: nn.Module, tensors: Mapping[str, Stored]) -> Fit:
     )
 
 
-def network_without_weights(part: NetworkWeights) -> nn.Module:
+def meta_transformer(card: ModelCard) -> nn.Module:
     """A card's network in its true sizes, on the meta device: shapes and names, no memory."""
     with torch.device("meta"):
-        return _made("network", NETWORKS, part)
+        return _made("transformer", NETWORKS, card.family, card.transformer)
 
 
-def codec_without_weights(part: Weights) -> nn.Module:
+def meta_vae(card: ModelCard) -> nn.Module:
     """A card's codec, likewise."""
     with torch.device("meta"):
-        return _made("codec", CODECS, part)
+        return _made("vae", CODECS, card.family, card.vae)
 
 
-def _made(what: str, table: Mapping[str, Callable[[dict[str, Any]], nn.Module]], part: Weights) -> nn.Module:
+def _made(
+    what: str, table: Mapping[str, Callable[[dict[str, Any]], nn.Module]], family: str, part: Weights
+) -> nn.Module:
     """A module of a part's kind and sizes.
 
     Raises:
         UsageError: there is no such kind, or its sizes are none.
     """
     try:
-        return choose(what, table, part.kind)(part.config)
+        return lookup("model family", table, family)(part.config)
     except (TypeError, ValueError, KeyError, RuntimeError, AttributeError) as error:
         first = (str(error).splitlines() or [type(error).__name__])[0]
         raise UsageError(
-            f"{what}.config: a network of kind '{part.kind}' cannot have these sizes ({first})."
+            f"{what}.config: a model of the family '{family}' cannot have these sizes ({first})."
         ) from error
 
 
@@ -124,14 +130,14 @@ def load_denoiser(card: ModelCard, device: str, precision: Precision, fps: float
     Raises:
         MissingModelError: the weights are absent, damaged, or not of this network.
     """
-    network = network_without_weights(card.network)
-    found = _opened(network, card, card.network)
-    lora = lora_of(network, card) if card.network.lora else None
+    network = meta_transformer(card)
+    found = _opened(network, card, card.transformer)
+    lora = lora_of(network, card) if card.transformer.lora else None
     _fill_network(network, found.tensors, precision, device, lora)
     network.eval().requires_grad_(False)
     if isinstance(network, SkyReelsV2Transformer3DModel):
-        return SkyReelsDenoiser(network, card.network.predicts, fps or card.fps)
-    return WanDenoiser(network, card.network.predicts)
+        return SkyReelsDenoiser(network, card.transformer.predicts, fps or card.fps)
+    return WanDenoiser(network, card.transformer.predicts)
 
 
 def lora_of(network: nn.Module, card: ModelCard) -> Lora:
@@ -140,10 +146,10 @@ def lora_of(network: nn.Module, card: ModelCard) -> Lora:
     Raises:
         MissingModelError: it is absent, damaged, or changes weights that the network lacks.
     """
-    part = card.network.lora
+    part = card.transformer.lora
     if part is None:
         raise ValueError(f"the card of '{card.name}' names no LoRA")
-    file = place(card, part)
+    file = local_path(card, part)
     lora = read_lora(file, part.scale)
     own = {name: tuple(value.shape) for name, value in network.state_dict().items()}
     wrong = [name for name in lora.pairs if own.get(name) != lora.shape(name)]
@@ -155,20 +161,20 @@ def lora_of(network: nn.Module, card: ModelCard) -> Lora:
     return lora
 
 
-def _opened(module: nn.Module, card: ModelCard, part: Files) -> Checkpoint:
+def _opened(module: nn.Module, card: ModelCard, part: FileRef) -> Checkpoint:
     """A checkpoint that fits a module."""
-    file = place(card, part)
+    file = local_path(card, part)
     if not file.exists():
         raise MissingModelError(f"the model '{card.name}' lacks {part.file}; expected at {file}.")
     found = read_checkpoint(file)
-    fit = compared(module, found.tensors)
+    fit = match_keys(module, found.tensors)
     if not fit.whole:
         raise MissingModelError(f"{file}: these are not the weights of '{card.name}': {fit}.")
     return found
 
 
 def _fill_network(
-    network: nn.Module, tensors: Mapping[str, Stored], precision: Precision, device: str, lora: Lora | None
+    network: nn.Module, tensors: Mapping[str, StoredTensor], precision: Precision, device: str, lora: Lora | None
 ) -> None:
     """Reads every weight in turn; wide layers of the blocks are quantised where the precision says so."""
     sensitive = network._keep_in_fp32_modules or []
@@ -193,13 +199,13 @@ def _put(network: nn.Module, path: str, layer: nn.Module) -> None:
     setattr(network.get_submodule(parent), name, layer)
 
 
-def load_codec(card: ModelCard, device: str, dtype: torch.dtype = torch.float32, tiled: bool = False) -> Codec:
+def load_vae(card: ModelCard, device: str, dtype: torch.dtype = torch.float32, tiled: bool = False) -> VAE:
     """The card's codec with its weights; ``tiled`` decodes large pictures piece by piece where the codec can."""
-    codec = _made("codec", CODECS, card.codec)
-    _fill(codec, card, card.codec)
+    codec = _made("vae", CODECS, card.family, card.vae)
+    _fill(codec, card, card.vae)
     codec = codec.eval().requires_grad_(False)
     if isinstance(codec, AutoencoderKLWan):
-        return WanCodec(codec.to(device, dtype), tiled)
+        return WanVAE(codec.to(device, dtype), tiled)
     return codec.to(device)
 
 
@@ -212,11 +218,11 @@ def load_probe(card: ModelCard) -> Probe:
     if card.probe is None or card.edition is None:
         raise UsageError(f"the model '{card.name}' has no probe; --quality measures picture-book models (storybook).")
     probe = Probe(read_edition(card.folder / card.edition))
-    _fill(probe, card, Files(file=card.probe))
+    _fill(probe, card, FileRef(file=card.probe))
     return probe.eval().requires_grad_(False)
 
 
-def _fill(module: nn.Module, card: ModelCard, part: Files) -> None:
+def _fill(module: nn.Module, card: ModelCard, part: FileRef) -> None:
     """Loads all weights of a small module."""
     found = _opened(module, card, part)
     module.load_state_dict({name: found.tensors[name].read() for name in module.state_dict()})

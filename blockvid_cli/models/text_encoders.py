@@ -7,9 +7,9 @@ from typing import Protocol
 
 import torch
 
-from blockvid_cli.errors import choose
+from blockvid_cli.errors import lookup
 from blockvid_cli.models.card import ModelCard
-from blockvid_cli.models.embedding_cache import kept
+from blockvid_cli.models.embedding_cache import cached_embeddings
 from blockvid_cli.models.sentence_encoder import DEFAULT, sentence_model
 from blockvid_cli.models.wan.text_encoder import UMT5Tokens
 
@@ -20,7 +20,7 @@ class TextEncoder(Protocol):
     def __call__(self, captions: Sequence[str]) -> torch.Tensor:
         """Token embeddings (captions, L, D), zeros behind each caption's last token."""
 
-    def reads_whole(self, caption: str) -> bool:
+    def fits(self, caption: str) -> bool:
         """Whether no token of a caption is left out."""
 
 
@@ -36,14 +36,16 @@ class MiniLMTokens:
         """See ``TextEncoder``; an empty caption is all zeros."""
         out = torch.zeros(len(captions), self.tokens, self.width)
         written = [number for number, caption in enumerate(captions) if caption.strip()]
-        for number, rows in zip(written, kept("minilm-tokens", [captions[n] for n in written], _read), strict=True):
+        for number, rows in zip(
+            written, cached_embeddings("minilm-tokens", [captions[n] for n in written], _read), strict=True
+        ):
             count = min(len(rows), self.tokens)
             out[number, :count] = rows[:count]
         return out
 
-    def reads_whole(self, caption: str) -> bool:
+    def fits(self, caption: str) -> bool:
         """See ``TextEncoder``."""
-        return not caption.strip() or len(kept("minilm-tokens", [caption], _read)[0]) <= self.tokens
+        return not caption.strip() or len(cached_embeddings("minilm-tokens", [caption], _read)[0]) <= self.tokens
 
 
 def _read(captions: Sequence[str]) -> list[torch.Tensor]:
@@ -51,9 +53,13 @@ def _read(captions: Sequence[str]) -> list[torch.Tensor]:
     return list(sentence_model(DEFAULT).encode(list(captions), output_value="token_embeddings", batch_size=1))
 
 
-ENCODERS: dict[str, Callable[[ModelCard, str], TextEncoder]] = {"minilm": MiniLMTokens, "umt5": UMT5Tokens}
+ENCODERS: dict[str, Callable[[ModelCard, str], TextEncoder]] = {
+    "storybook": MiniLMTokens,
+    "wan": UMT5Tokens,
+    "skyreels": UMT5Tokens,
+}
 
 
-def text_encoder(card: ModelCard, device: str = "cpu") -> TextEncoder:
+def load_text_encoder(card: ModelCard, device: str = "cpu") -> TextEncoder:
     """The encoder a card names; a large one reads on ``device``."""
-    return choose("text encoder", ENCODERS, card.text.encoder)(card, device)
+    return lookup("text encoder", ENCODERS, card.family)(card, device)

@@ -25,7 +25,7 @@ State = list[torch.Tensor | None]
 
 
 @dataclass(frozen=True)
-class TinySizes:
+class TinyVAEConfig:
     """Widths and depths; coarse is at 1/8 of the picture, fine at 1/4."""
 
     channels: int = 16
@@ -87,7 +87,7 @@ def _through(blocks: nn.ModuleList, x: torch.Tensor, clips: int, state: State) -
 class Encoder(nn.Module):
     """Folded frames (B·F, 12, H, W) -> latents (B·F, C, H/8, W/8)."""
 
-    def __init__(self, sizes: TinySizes) -> None:
+    def __init__(self, sizes: TinyVAEConfig) -> None:
         super().__init__()
         fine, coarse = sizes.encode_fine, sizes.encode_coarse
         self.linear = nn.Conv2d(3 * FOLD, sizes.channels, PATCH, PATCH)
@@ -109,7 +109,7 @@ class Encoder(nn.Module):
 class Decoder(nn.Module):
     """Latents (B·F, C, H/8, W/8) -> folded frames (B·F, 12, H, W)."""
 
-    def __init__(self, sizes: TinySizes) -> None:
+    def __init__(self, sizes: TinyVAEConfig) -> None:
         super().__init__()
         coarse, fine = sizes.decode_coarse, sizes.decode_fine
         self.linear = nn.Conv2d(sizes.channels, 3 * FOLD * PATCH * PATCH, 1)
@@ -128,12 +128,12 @@ class Decoder(nn.Module):
         return F.pixel_shuffle(self.linear(z), PATCH) + detail, state
 
 
-class TinyCodec(nn.Module):
+class TinyVAE(nn.Module):
     """The codec of the bundled model; see ``codec.stream.Codec`` for the contract."""
 
-    def __init__(self, sizes: TinySizes | None = None) -> None:
+    def __init__(self, sizes: TinyVAEConfig | None = None) -> None:
         super().__init__()
-        self.sizes = sizes or TinySizes()
+        self.sizes = sizes or TinyVAEConfig()
         self.encoder = Encoder(self.sizes)
         self.decoder = Decoder(self.sizes)
         self.register_buffer("mean", torch.zeros(self.sizes.channels))
@@ -177,7 +177,7 @@ def fold(frames: torch.Tensor) -> torch.Tensor:
     return torch.cat([start, frames], 1).sub(0.5).unflatten(1, (-1, FOLD)).flatten(2, 3)
 
 
-def fit_principal(codec: TinyCodec, folded: torch.Tensor) -> None:
+def fit_principal(codec: TinyVAE, folded: torch.Tensor) -> None:
     """Sets the linear paths to the principal components of folded frames (N, 12, H, W)."""
     with torch.no_grad():
         patches = F.unfold(folded, PATCH, stride=PATCH).transpose(1, 2).flatten(0, 1)

@@ -25,13 +25,13 @@ class Decoder(Protocol):
         """For each block of latents (F, C, h, w), its frames (4F, 3, H, W); 4F - 3 for the film's first."""
 
 
-class Codec(Decoder, Protocol):
+class VAE(Decoder, Protocol):
     """Pictures to latents and back."""
 
     def encode(self, frames: torch.Tensor) -> torch.Tensor:
         """(1 + 4k, 3, H, W) in 0..1 -> (1 + k, C, H/8, W/8), normalised as the network wants them."""
 
-    def to(self, device: str) -> Codec:
+    def to(self, device: str) -> VAE:
         """The same codec on another device."""
 
 
@@ -40,7 +40,7 @@ def decode(codec: Decoder, latents: torch.Tensor) -> torch.Tensor:
     return torch.cat(list(codec.stream([latents])))
 
 
-def as_pictures(frames: torch.Tensor) -> np.ndarray:
+def to_uint8(frames: torch.Tensor) -> np.ndarray:
     """Frames (F, 3, H, W) in 0..1 -> (F, H, W, 3) uint8 red, green, blue."""
     pixels = (frames.float().clamp(0, 1) * 255).round().to(torch.uint8)
     return np.ascontiguousarray(pixels.permute(0, 2, 3, 1).cpu().numpy())

@@ -8,10 +8,10 @@ from pathlib import Path
 import torch
 
 from blockvid_cli.errors import MissingModelError
-from blockvid_cli.models.card import Files, ModelCard, Weights
+from blockvid_cli.models.card import FileRef, ModelCard, Weights
 from blockvid_cli.models.checkpoint import read_checkpoint, weight_files
-from blockvid_cli.models.hub import damaged, known_hash, place
-from blockvid_cli.models.registry import codec_without_weights, compared, lora_of, network_without_weights
+from blockvid_cli.models.hub import blob_hash, hash_differs, local_path
+from blockvid_cli.models.registry import lora_of, match_keys, meta_transformer, meta_vae
 
 
 @dataclass(frozen=True)
@@ -23,20 +23,20 @@ class Finding:
     says: str
 
 
-def verified(card: ModelCard) -> list[Finding]:
+def verify_model(card: ModelCard) -> list[Finding]:
     """Reads every tensor of a model and every hash there is.
 
     Raises:
         MissingModelError: a part is absent, damaged, or not what the card says; the first that is.
     """
-    network = network_without_weights(card.network)
+    network = meta_transformer(card)
     found = [
-        _weights(card, card.network, "network", network),
-        _weights(card, card.codec, "codec", codec_without_weights(card.codec)),
+        _weights(card, card.transformer, "transformer", network),
+        _weights(card, card.vae, "vae", meta_vae(card)),
     ]
-    if card.network.lora:
+    if card.transformer.lora:
         lora = lora_of(network, card)
-        found.append(Finding("lora", place(card, card.network.lora), f"{len(lora.pairs)} changes fit"))
+        found.append(Finding("lora", local_path(card, card.transformer.lora), f"{len(lora.pairs)} changes fit"))
     if card.text.file:
         found += [_folder(card, card.text, "text encoder")]
         found += [_folder(card, card.text.model_copy(update={"file": card.text.tokenizer}), "tokenizer")]
@@ -44,10 +44,10 @@ def verified(card: ModelCard) -> list[Finding]:
 
 
 def _weights(card: ModelCard, part: Weights, name: str, module: torch.nn.Module) -> Finding:
-    home = place(card, part)
+    home = local_path(card, part)
     hashed = _hashes(home, part.sha256)
     checkpoint = read_checkpoint(home)
-    fit = compared(module, checkpoint.tensors)
+    fit = match_keys(module, checkpoint.tensors)
     if not fit.whole:
         raise MissingModelError(f"{home}: these are not the weights of '{card.name}': {fit}.")
     for tensor in fit.fit:
@@ -56,8 +56,8 @@ def _weights(card: ModelCard, part: Weights, name: str, module: torch.nn.Module)
     return Finding(name, home, f"{checkpoint.layout}, {fit}{hashed}")
 
 
-def _folder(card: ModelCard, part: Files, name: str) -> Finding:
-    home = place(card, part)
+def _folder(card: ModelCard, part: FileRef, name: str) -> Finding:
+    home = local_path(card, part)
     if not home.is_dir():
         raise MissingModelError(f"{home}: the {name} of '{card.name}' is absent.")
     files = [file for file in sorted(home.iterdir()) if file.is_file()]
@@ -76,7 +76,7 @@ def _hashes(home: Path, known: str | None) -> str:
 
 
 def _check(file: Path, known: str | None) -> bool:
-    hashes = [hash_ for hash_ in (known, known_hash(file)) if hash_]
-    if any(damaged(file, hash_) for hash_ in hashes):
+    hashes = [hash_ for hash_ in (known, blob_hash(file)) if hash_]
+    if any(hash_differs(file, hash_) for hash_ in hashes):
         raise MissingModelError(f"{file}: its hash is wrong, so it was damaged or changed; pull or copy it anew.")
     return bool(hashes)

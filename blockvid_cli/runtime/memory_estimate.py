@@ -22,12 +22,12 @@ import torch
 from diffusers import AutoencoderKLWan
 from torch.utils.flop_counter import FlopCounterMode
 
-from blockvid_cli.models.card import ModelCard, TransformerWeights, Weights
+from blockvid_cli.models.card import ModelCard
 from blockvid_cli.models.offload import offloads_by_module
-from blockvid_cli.models.registry import meta_vae, meta_transformer
+from blockvid_cli.models.registry import meta_transformer, meta_vae
 from blockvid_cli.models.wan.vae import WanVAE
 from blockvid_cli.rollout.recipe import Recipe
-from blockvid_cli.runtime.presets import PRESETS, RuntimeOptions, ResolvedPreset, resolve_preset
+from blockvid_cli.runtime.presets import PRESETS, ResolvedPreset, RuntimeOptions, resolve_preset
 from blockvid_cli.storyboard.plan import Plan
 
 GIB = 2**30
@@ -70,13 +70,13 @@ class Sizes:
 
 def sizes(card: ModelCard) -> Sizes:
     """The true sizes of a card's network, from a build without memory."""
-    return _sizes(card.transformer.model_dump_json())
+    return _sizes(card.model_dump_json())
 
 
 @lru_cache(maxsize=16)
 def _sizes(part: str) -> Sizes:
     """Built once for each network in a run; ``part`` is the card's, as JSON."""
-    network = meta_transformer(TransformerWeights.model_validate_json(part))
+    network = meta_transformer(ModelCard.model_validate_json(part))
     wide = sum(
         layer.weight.numel()
         for name, layer in network.named_modules()
@@ -100,7 +100,7 @@ def estimate_memory(card: ModelCard, plan: Plan, recipe: Recipe, rows: int, draw
     block = max(block.frames for block in plan.blocks)
     steps = list(recipe.schedule.steps(len(plan.blocks), recipe.sigmas))
     together = block * max(len(step.blocks) for step in steps)
-    seen, kept = recipe.kv_cache().reach(plan)
+    seen, kept = recipe.kv_cache().max_cached_frames(plan)
     weights = network.weights * bytes_each + round(network.wide * (drawn.precision.weight_bytes - bytes_each))
     resident = weights if drawn.offload in ("none", "model") else 3 * weights // network.layers
     frame = rows * grid * network.channels * 2 * network.layers  # remembered values of a latent frame
@@ -109,9 +109,9 @@ def estimate_memory(card: ModelCard, plan: Plan, recipe: Recipe, rows: int, draw
     if not drawn.kv_resident and drawn.kv_storage != "latents":
         view = 2 * view // network.layers  # a layer's at a time
     memory = view + (round(frame * kept * packed) if drawn.kv_storage == "device" else 0)
-    own_levels = card.transformer.kind == "skyreels" or any(len(set(step.sigma)) > 1 for step in steps)
+    own_levels = card.family == "skyreels" or any(len(set(step.sigma)) > 1 for step in steps)
     alive = ACTIVATIONS * bytes_each + (4 * MODULATION if own_levels else 0)
-    passing = (rows if recipe.kv_cache().remembers else 1) * together * grid * network.channels * alive
+    passing = (rows if recipe.kv_cache().needs_update else 1) * together * grid * network.channels * alive
     phases = {
         "text": card.text.parameters * 2 if drawn.text_device == drawn.device else 0,
         "denoise": resident + memory + passing,
@@ -126,15 +126,15 @@ def count_flops(card: ModelCard, plan: Plan, recipe: Recipe, rows: int) -> dict[
     grid = plan.latent[1] // network.patch[1] * (plan.latent[2] // network.patch[2])
     block = max(block.frames for block in plan.blocks)
     steps = list(recipe.schedule.steps(len(plan.blocks), recipe.sigmas))
-    seen, _ = recipe.kv_cache().reach(plan)
+    seen, _ = recipe.kv_cache().max_cached_frames(plan)
     passes = sum(_flops(network, len(step.blocks) * block * grid, seen * grid) for step in steps)
-    if recipe.kv_cache().remembers:
+    if recipe.kv_cache().needs_update:
         passes += len(plan.blocks) * _flops(network, block * grid, seen * grid)
     captions = len({text for part in plan.blocks for text in (part.prompt, part.negative_prompt)[:rows]})
     return {
         "text": 2.0 * card.text.parameters * WORDS * captions,
         "denoise": rows * passes,
-        "decode": _decoding_flops(card.vae.model_dump_json(), card.latent.channels)
+        "decode": _decoding_flops(card.model_dump_json(), card.latent.channels)
         * plan.latent[1]
         * plan.latent[2]
         * block
@@ -154,7 +154,7 @@ def _in_main_memory(card: ModelCard, drawn: ResolvedPreset, weights: int, values
 def _decoding_flops(part: str, channels: int) -> float:
     """Operations the codec spends on a latent pixel, counted on a small picture without memory."""
     with torch.device("meta"):
-        codec, z = meta_vae(Weights.model_validate_json(part)), torch.empty(3, channels, 16, 16)
+        codec, z = meta_vae(ModelCard.model_validate_json(part)), torch.empty(3, channels, 16, 16)
         codec = WanVAE(codec) if isinstance(codec, AutoencoderKLWan) else codec
         with FlopCounterMode(display=False) as counter:
             list(codec.stream([z]))
@@ -174,7 +174,9 @@ def _flops(network: Sizes, new: int, seen: int) -> float:
     return 2.0 * network.weights * new + 4.0 * network.layers * network.channels * new * (new + seen)
 
 
-def choose_preset(free: int, device: str, means: RuntimeOptions, needs: Callable[[ResolvedPreset], MemoryEstimate]) -> ResolvedPreset:
+def choose_preset(
+    free: int, device: str, means: RuntimeOptions, needs: Callable[[ResolvedPreset], MemoryEstimate]
+) -> ResolvedPreset:
     """The first profile whose peak fits into ``free`` bytes, or the last; one that is named is taken as it is."""
     usual = list(PRESETS) if device == "cpu" else list(PRESETS)[1:]  # a GPU's usual precision is half
     names = usual if means.preset == "auto" else [means.preset]
@@ -208,5 +210,5 @@ def format_plan(drawn: ResolvedPreset, needs: MemoryEstimate, free: int) -> str:
     where = "main memory" if drawn.device == "cpu" else drawn.device
     main = f", and {needs.host / GIB:.1f} GiB of main memory" if needs.host else ""
     return (
-        f"{word}: {needs.peak / GIB:.1f} of {free / GIB:.1f} GiB free in {where}{main} (profile {drawn.name}: {drawn})."
+        f"{word}: {needs.peak / GIB:.1f} of {free / GIB:.1f} GiB free in {where}{main} (preset {drawn.name}: {drawn})."
     )

@@ -6,18 +6,18 @@ from dataclasses import dataclass
 
 import torch
 
-from blockvid_cli.job import Job
-from blockvid_cli.runtime.memory_estimate import GIB, SHARE, fits, operations
-from blockvid_cli.runtime.presets import profile
-from blockvid_cli.runtime.yardstick import yardstick
-from blockvid_cli.storyboard.seconds import spoken
+from blockvid_cli.job import RenderJob
+from blockvid_cli.runtime.memory_estimate import GIB, SHARE, count_flops, fits
+from blockvid_cli.runtime.presets import resolve_preset
+from blockvid_cli.runtime.yardstick import matmul_flops
+from blockvid_cli.storyboard.seconds import format_duration
 
 
 @dataclass(frozen=True)
-class Estimate:
+class RenderEstimate:
     """Bytes on the device and seconds by phase; no seconds for a device that is not here. ``free`` bytes likewise."""
 
-    profile: str
+    preset: str
     device: str
     bytes: dict[str, int]
     seconds: dict[str, float] | None
@@ -32,28 +32,28 @@ class Estimate:
         phases = ", ".join(f"{name} {size / GIB:.2f}" for name, size in self.bytes.items() if size)
         out = f"needs about {phases} GiB"
         if self.free is None:
-            return f"{out} with the profile {self.profile} on a GPU; there is none here to say how long it takes"
-        out += f" of {self.free / GIB:.1f} GiB free (profile {self.profile} on {self.device})"
+            return f"{out} with the preset {self.preset} on a GPU; there is none here to say how long it takes"
+        out += f" of {self.free / GIB:.1f} GiB free (preset {self.preset} on {self.device})"
         if self.seconds is not None:
-            out += f", and about {spoken(sum(self.seconds.values()))} to draw"
+            out += f", and about {format_duration(sum(self.seconds.values()))} to draw"
         return out if fits(self.peak, self.free, self.device) else f"{out}; this may not fit"
 
 
-def estimate(job: Job) -> Estimate:
+def estimate_render(job: RenderJob) -> RenderEstimate:
     """Counts what the film needs, and times a matrix product to say how long that is here.
 
     A profile that is named is told for a GPU even where there is none.
     """
-    asked = job.order.means.profile
-    if asked != "auto" and job.device == "cpu" and job.order.device == "auto":
-        there = profile(asked, "cuda", job.order.means)
-        return Estimate(asked, "a GPU", job.budget(there).phases, None, None)
+    asked = job.request.runtime.preset
+    if asked != "auto" and job.device == "cpu" and job.request.device == "auto":
+        there = resolve_preset(asked, "cuda", job.request.runtime)
+        return RenderEstimate(asked, "a GPU", job.budget(there).phases, None, None)
     needs = job.budget()
     places = {
-        "text": (job.drawn.text_device, torch.bfloat16),
-        "denoise": (job.device, job.drawn.precision.dtype),
-        "decode": (job.device, job.drawn.codec_dtype),
+        "text": (job.preset.text_device, torch.bfloat16),
+        "denoise": (job.device, job.preset.precision.dtype),
+        "decode": (job.device, job.preset.vae_dtype),
     }
-    counted = operations(job.card, job.plan, job.recipes[0], job.rows)
-    seconds = {name: flops / (SHARE * yardstick(*places[name])) for name, flops in counted.items() if flops}
-    return Estimate(job.drawn.name, job.device, needs.phases, seconds, job.free)
+    counted = count_flops(job.card, job.plan, job.recipes[0], job.rows)
+    seconds = {name: flops / (SHARE * matmul_flops(*places[name])) for name, flops in counted.items() if flops}
+    return RenderEstimate(job.preset.name, job.device, needs.phases, seconds, job.free_memory)

@@ -9,20 +9,20 @@ import torch
 SIDE = 2048  # of the matrices
 
 
-def yardstick(device: str, dtype: torch.dtype) -> float:
+def matmul_flops(device: str, dtype: torch.dtype) -> float:
     """Floating-point operations a second of a matrix product of SIDE x SIDE; the best of five."""
     a, b = (torch.randn(SIDE, SIDE, device=device).to(dtype) for _ in range(2))
     best = float("inf")
     for _ in range(6):
-        wait(device)
+        synchronize(device)
         began = time.perf_counter()
         _ = a @ b
-        wait(device)
+        synchronize(device)
         best = min(best, time.perf_counter() - began)
     return 2 * SIDE**3 / best
 
 
-def wait(device: str) -> None:
+def synchronize(device: str) -> None:
     """Until a device has done what it was told."""
     if device.startswith("cuda"):
         torch.cuda.synchronize(device)

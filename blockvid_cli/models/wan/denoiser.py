@@ -10,7 +10,15 @@ from diffusers import WanTransformer3DModel
 
 from blockvid_cli.errors import lookup
 from blockvid_cli.models.flow_matching import velocity_from_x0
-from blockvid_cli.models.wan.attention import LayerQKV, AttentionContext, CachedSelfAttnProcessor, RotaryContextModule, CrossAttnProcessor, KVSource, located
+from blockvid_cli.models.wan.attention import (
+    AttentionContext,
+    CachedSelfAttnProcessor,
+    CrossAttnProcessor,
+    KVSource,
+    LayerQKV,
+    RotaryContextModule,
+    located,
+)
 from blockvid_cli.models.wan.rope import Rope, token_grid
 
 NUM_TIMESTEPS = 1000  # the network's clock: a level of 1 is timestep 1000

@@ -42,7 +42,7 @@ class UMT5Tokens:
             out[number, : len(row)] = row
         return out
 
-    def reads_whole(self, caption: str) -> bool:
+    def fits(self, caption: str) -> bool:
         """See ``TextEncoder``."""
         return len(self.tokenizer(cleaned(caption)).input_ids) <= self.tokens
 
