@@ -15,19 +15,23 @@ from blockvid_cli.errors import StoryboardError, UsageError, lookup
 from blockvid_cli.models.card import ModelCard, bundled_models, parse_size
 from blockvid_cli.models.find import find_model
 from blockvid_cli.models.hub import fingerprint
+from blockvid_cli.models.sentence_encoder import embed
 from blockvid_cli.project.cache_keys import TakeChoices, read_take_choices
 from blockvid_cli.project.project import project_folder
-from blockvid_cli.rollout.kv_cache.storage import DTYPES, PLACES
+from blockvid_cli.rollout.kv_cache.storage import DTYPES, LOCATIONS
 from blockvid_cli.rollout.recipe import Recipe, make_recipe, merge_recipes
 from blockvid_cli.runtime.memory_estimate import MemoryEstimate, estimate_memory, choose_preset, free_memory
 from blockvid_cli.runtime.presets import AUTO, PRESETS, RuntimeOptions, ResolvedPreset
 from blockvid_cli.storyboard.plan import Plan, PlannedChunk, make_plan
 from blockvid_cli.storyboard.storyboard import Storyboard, read_storyboard
-from blockvid_cli.storybook.reading import as_drawn
+from blockvid_cli.storybook.caption_rewriter import rewrite_prompts
 from blockvid_cli.video.reference_images import ReferenceImage, read_reference_image
 
 DEFAULT_MODEL = "storybook"
-REWRITERS: dict[str, Callable[[Plan, ModelCard], Plan]] = {"as-written": lambda plan, card: plan, "storybook": as_drawn}
+REWRITERS: dict[str, Callable[[Plan, ModelCard], Plan]] = {
+    "none": lambda plan, card: plan,
+    "storybook": lambda plan, card: rewrite_prompts(plan, card, embed),
+}
 
 
 @dataclass(frozen=True)
@@ -117,8 +121,8 @@ def prepare(order: RenderRequest) -> RenderJob:
     choices = {} if order.fresh else read_take_choices(project_folder(output)) if order.takes is None else order.takes
     takes = {chunk: choice.take for chunk, choice in choices.items()}
     plan = make_plan(storyboard, card, seed=seed, size=size, fps=fps, takes=takes)
-    plan = lookup("text.reader", REWRITERS, card.text.rewriter)(plan, card)
-    with error_prefix(storyboard.recipe_where):
+    plan = lookup("text.rewriter", REWRITERS, card.text.rewriter)(plan, card)
+    with error_prefix(storyboard.recipe_location):
         make_recipe(merge_recipes(card.recipe, storyboard.recipe))
     values = merge_recipes(card.recipe, storyboard.recipe, order.recipe)
     recipes = _recipes(storyboard, card, values)
@@ -131,8 +135,8 @@ def _drawn(order: RenderRequest, card: ModelCard, plan: Plan, recipes: tuple[Rec
     """The profile that fits the device, and the bytes free there; a film that was begun goes on with its profile."""
     device, means = resolve_device(order.device), order.runtime
     if means.preset == "auto" and not order.fresh:
-        means = replace(means, profile=previous_preset(output, device) or "auto")
-    for what, name, known in (("storage", means.kv_storage, PLACES), ("dtype", means.kv_dtype, DTYPES)):
+        means = replace(means, preset=previous_preset(output, device) or "auto")
+    for what, name, known in (("storage", means.kv_storage, LOCATIONS), ("dtype", means.kv_dtype, DTYPES)):
         if name is not None:
             lookup(f"memory {what}", dict.fromkeys(known), name)
     if means.kv_storage == "latents" and not all(recipe.cache_update.self_only for recipe in recipes):
@@ -173,7 +177,7 @@ def _recipes(storyboard: Storyboard, card: ModelCard, values: dict[str, Any]) ->
     """A recipe for each chunk; the same object where a chunk changes nothing."""
     film, recipes = make_recipe(values), []
     for chunk in storyboard.chunks:
-        with error_prefix(chunk.where):
+        with error_prefix(chunk.location):
             if "kv_cache" in chunk.recipe:
                 raise UsageError("recipe.kv_cache: a film has one KV cache; set it in the storyboard's recipe.")
             recipes.append(make_recipe(merge_recipes(values, chunk.recipe)) if chunk.recipe else film)
@@ -195,7 +199,7 @@ def _guides(storyboard: Storyboard, card: ModelCard, plan: Plan) -> dict[int, Re
         ):
             if file is None:
                 continue
-            with error_prefix(f"{written.where}: {field_}"):
+            with error_prefix(f"{written.location}: {field_}"):
                 if side not in card.frame_conditioning:
                     verb = "begin" if side == "first" else "end"
                     raise UsageError(f"the model '{card.name}' cannot {verb} a chunk with a picture.")

@@ -12,7 +12,8 @@ from blockvid_cli.job import RenderJob
 from blockvid_cli.models.hub import fingerprint
 from blockvid_cli.project.cache_keys import ChunkKeys, chain
 from blockvid_cli.storyboard.plan import PlannedChunk
-from blockvid_cli.storyboard.storyboard import Audio, Storyboard
+from blockvid_cli.storyboard.presentation import Audio
+from blockvid_cli.storyboard.storyboard import Storyboard
 from blockvid_cli.video.reference_images import ReferenceImage
 
 

@@ -12,10 +12,11 @@ import pytest
 
 from blockvid_cli.errors import BlockvidError, UsageError
 from blockvid_cli.models.card import find_card
-from blockvid_cli.storyboard.dress import Audio, TitleCard
+from blockvid_cli.storyboard.presentation import Audio, TitleCard
 from blockvid_cli.storyboard.plan import make_plan
-from blockvid_cli.storyboard.storyboard import json_schema, read_storyboard
-from blockvid_cli.storyboard.writing import dump_storyboard
+from blockvid_cli.storyboard.schema import json_schema
+from blockvid_cli.storyboard.storyboard import read_storyboard
+from blockvid_cli.storyboard.exports import dump_storyboard
 from blockvid_cli.video import ffmpeg
 from blockvid_cli.video.decode import read_frames
 from blockvid_cli.video.lettering import ROWS, broken, letters, pages, subtitle

@@ -23,7 +23,7 @@ from blockvid_cli.rollout.conditioning import NO_CONDITIONING, FrameConditioning
 from blockvid_cli.rollout.guidance import GuidedDenoiser
 from blockvid_cli.rollout.rollout import Rollout, RolloutSegment
 from blockvid_cli.storyboard.storyboard import read_storyboard
-from blockvid_cli.storyboard.writing import dump_storyboard
+from blockvid_cli.storyboard.exports import dump_storyboard
 from blockvid_cli.video.reference_images import ReferenceImage, read_reference_image
 from tests import small
 
@@ -35,7 +35,7 @@ def guided(model, tmp_path_factory) -> Path:
     """The random model, told to be one that may be given pictures."""
     folder = Path(shutil.copytree(model, tmp_path_factory.mktemp("guided") / "model"))
     card = yaml.safe_load((folder / "card.yaml").read_text())
-    (folder / "card.yaml").write_text(yaml.safe_dump({**card, "images": ["first", "last"]}))
+    (folder / "card.yaml").write_text(yaml.safe_dump({**card, "frame_conditioning": ["first", "last"]}))
     return folder
 
 
@@ -139,7 +139,7 @@ SCHEDULES = [
     "block",
     "joint",
     {"name": "diagonal", "lag": 1},
-    {"name": "matrix", "window": 2, "overlap": 1, "context": 0.05},
+    {"name": "matrix", "window": 2, "overlap": 1, "context_sigma": 0.05},
 ]
 
 
@@ -198,7 +198,7 @@ def test_the_first_latent_of_a_film_is_one_frame_and_later_ones_four():
 def test_a_model_that_cannot_be_given_it_says_so_with_file_and_line(story, model, tmp_path, field, allowed):
     folder = Path(shutil.copytree(model, tmp_path / "other"))
     card = yaml.safe_load((folder / "card.yaml").read_text())
-    (folder / "card.yaml").write_text(yaml.safe_dump({**card, "images": allowed}))
+    (folder / "card.yaml").write_text(yaml.safe_dump({**card, "frame_conditioning": allowed}))
     with_picture(story, 2, picture(story.parent / "a.png").name, field)
     with pytest.raises(StoryboardError, match=rf"story\.yaml:\d+: {field}: the model 'random' cannot") as told:
         prepare(RenderRequest(story, model=str(folder)))
@@ -208,7 +208,7 @@ def test_a_model_that_cannot_be_given_it_says_so_with_file_and_line(story, model
 def test_two_pictures_need_two_frames(story, model, tmp_path):
     folder = Path(shutil.copytree(model, tmp_path / "framewise"))
     card = yaml.safe_load((folder / "card.yaml").read_text())
-    (folder / "card.yaml").write_text(yaml.safe_dump({**card, "images": ["first", "last"], "block": 1}))
+    (folder / "card.yaml").write_text(yaml.safe_dump({**card, "frame_conditioning": ["first", "last"], "block": 1}))
     story.write_text(story.read_text().replace("duration: 1s", "duration: 0.3s"))
     for field in ("image", "end_image"):
         with_picture(story, 2, picture(story.parent / "a.png").name, field)

@@ -19,7 +19,7 @@ from blockvid_cli.commands import display as show
 from blockvid_cli.commands import film, hint
 from blockvid_cli.commands.app import app
 from blockvid_cli.models.card import bundled_models, packaged_folder
-from blockvid_cli.storyboard.seconds import spoken
+from blockvid_cli.storyboard.seconds import format_duration
 from blockvid_cli.timing import PhaseTimer
 from blockvid_cli.video.mux import Film
 
@@ -96,7 +96,7 @@ def called(offer, incomplete: str = "") -> list[str]:
 def test_the_words_offered_are_those_of_the_tables():
     from blockvid_cli.models import convert
     from blockvid_cli.models.precision import PRECISIONS
-    from blockvid_cli.rollout.kv_cache.storage import DTYPES, PLACES
+    from blockvid_cli.rollout.kv_cache.storage import DTYPES, LOCATIONS
     from blockvid_cli.rollout.recipe import KV_CACHES
     from blockvid_cli.runtime.presets import PRESETS, OFFLOADS
     from blockvid_cli.training.storybook import OBJECTIVES
@@ -106,7 +106,7 @@ def test_the_words_offered_are_those_of_the_tables():
         (complete.precisions, PRECISIONS),
         (complete.profiles, ["auto", *PRESETS]),
         (complete.offloads, OFFLOADS),
-        (complete.storages, PLACES),
+        (complete.storages, LOCATIONS),
         (complete.memory_dtypes, DTYPES),
         (complete.objectives, OBJECTIVES),
         (complete.weight_names, convert.NAMES),
@@ -191,4 +191,4 @@ def test_what_a_killed_render_left_is_removed(story, model, blockvid):
     ("seconds", "said"), [(0.2, "1 s"), (75, "75 s"), (720, "12 minutes"), (5400, "1.5 hours"), (89.4, "89 s")]
 )
 def test_durations_are_said_with_their_unit(seconds, said):
-    assert spoken(seconds) == said
+    assert format_duration(seconds) == said

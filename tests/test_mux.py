@@ -20,7 +20,7 @@ from imageio_ffmpeg import count_frames_and_secs
 
 from blockvid_cli.errors import BlockvidError, PartialError, UsageError
 from blockvid_cli.storyboard.plan import Plan, PlannedChunk
-from blockvid_cli.storyboard.storyboard import Audio
+from blockvid_cli.storyboard.presentation import Audio
 from blockvid_cli.video import encode, ffmpeg
 from blockvid_cli.video.encode import exact_rate
 from blockvid_cli.video.metadata import COMMENT_BYTES, compact, read_metadata, read_tags

@@ -13,7 +13,7 @@ from imageio_ffmpeg import count_frames_and_secs
 
 from blockvid_cli.errors import BlockvidError
 from blockvid_cli.models.card import find_card
-from blockvid_cli.storyboard.dress import Audio, TitleCard
+from blockvid_cli.storyboard.presentation import Audio, TitleCard
 from blockvid_cli.storyboard.plan import make_plan
 from blockvid_cli.storyboard.storyboard import read_storyboard
 from blockvid_cli.video.audio import Track

@@ -18,11 +18,12 @@ from blockvid_cli.commands.storyboard import STARTER, app
 from blockvid_cli.errors import StoryboardError, UsageError
 from blockvid_cli.models.card import find_card, packaged_folder
 from blockvid_cli.storyboard import plan as plan_module
-from blockvid_cli.storyboard.borders import Grid
+from blockvid_cli.storyboard.plan import Grid
 from blockvid_cli.storyboard.plan import chunk_seed, make_plan
-from blockvid_cli.storyboard.seconds import clock, decimal, parse_clock, parse_length, parse_span
-from blockvid_cli.storyboard.storyboard import Chunk, Storyboard, json_schema, read_storyboard
-from blockvid_cli.storyboard.writing import dump_storyboard
+from blockvid_cli.storyboard.seconds import format_clock, exact_decimal, parse_clock, parse_length, parse_span
+from blockvid_cli.storyboard.schema import json_schema
+from blockvid_cli.storyboard.storyboard import Chunk, Storyboard, read_storyboard
+from blockvid_cli.storyboard.exports import dump_storyboard
 
 CARD = find_card("storybook").model_copy(update={"fps": 12.0, "block": 3})
 EXAMPLES = sorted(packaged_folder("storyboards").glob("*.yaml"))
@@ -38,7 +39,7 @@ def told(lengths: list[Fraction], **fields: object) -> Storyboard:
     """A storyboard of chunks that last so many seconds."""
     chunks, now = [], Fraction(0)
     for number, length in enumerate(lengths, start=1):
-        chunks.append(Chunk(f"Caption {number}", now, now + length, where=f"story.yaml:{number}"))
+        chunks.append(Chunk(f"Caption {number}", now, now + length, location=f"story.yaml:{number}"))
         now += length
     return Storyboard(tuple(chunks), Path("story.yaml"), **fields)
 
@@ -62,7 +63,7 @@ def test_clocks_are_read_exactly():
     assert parse_clock("1:02:03.5") == Fraction(7447, 2)
     assert parse_clock("0.1") == Fraction(1, 10)
     assert parse_clock("75s") == 75
-    assert [clock(parse_clock(text)) for text in ("75s", "3.25", "2:00:01")] == [
+    assert [format_clock(parse_clock(text)) for text in ("75s", "3.25", "2:00:01")] == [
         "01:15",
         "00:03.25",
         "2:00:01",
@@ -83,8 +84,8 @@ def test_lengths_are_seconds_or_frames():
 
 @given(some.integers(0, 10**12), some.integers(0, 12))
 def test_decimals_are_written_out_exactly(number, places):
-    assert Fraction(decimal(Fraction(number, 10**places))) == Fraction(number, 10**places)
-    assert decimal(Fraction(number * 3 + 1, 3)) is None
+    assert Fraction(exact_decimal(Fraction(number, 10**places))) == Fraction(number, 10**places)
+    assert exact_decimal(Fraction(number * 3 + 1, 3)) is None
 
 
 # The storyboard
@@ -306,7 +307,7 @@ def test_shots_seeds_and_words():
     story = told([Fraction(4)] * 4, style="ink", negative="blur")
     changes = [{"cut": True}, {"seed": 5, "negative": ""}, {"cut": True}, {}]
     chunks = [
-        Chunk(c.caption, c.start, c.end, where=c.where, **change)
+        Chunk(c.caption, c.start, c.end, location=c.location, **change)
         for c, change in zip(story.chunks, changes, strict=True)
     ]
     plan = planned(Storyboard(tuple(chunks), story.source, style="ink", negative="blur"), seed=3)
@@ -369,7 +370,7 @@ def test_short_chunks_are_planned_or_refused(lengths):
     try:
         plan = planned(told(lengths))
     except StoryboardError as error:
-        assert "too short for a block" in str(error)
+        assert "shorter than a block" in str(error)
         assert min(lengths) < 1
     else:
         assert all(chunk.blocks and chunk.first_frame < chunk.end_frame for chunk in plan.chunks)

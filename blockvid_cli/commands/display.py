@@ -17,7 +17,7 @@ from rich.table import Table
 from rich.text import Text
 
 from blockvid_cli.storyboard.plan import Plan, PlannedChunk
-from blockvid_cli.storyboard.seconds import clock, spoken
+from blockvid_cli.storyboard.seconds import format_clock, format_duration
 from blockvid_cli.storyboard.storyboard import Storyboard
 
 if TYPE_CHECKING:
@@ -123,7 +123,7 @@ def _rest(figures: dict[str, Any]) -> str:
         return ""
     text = f"chunk {figures['chunk']} of {figures['chunks']}, block {figures['block']} of {figures['blocks']}"
     if "eta" in figures:
-        text += f", {figures['speed']:.1f} s of film a second, {spoken(figures['eta'])} left"
+        text += f", {figures['speed']:.1f} s of film a second, {format_duration(figures['eta'])} left"
     return text
 
 
@@ -194,7 +194,7 @@ def plan_table(
         table.add_row(
             str(chunk.number),
             str(chunk.shot),
-            f"{clock(asked.start)}-{clock(asked.end)}",
+            f"{format_clock(asked.start)}-{format_clock(asked.end)}",
             str(len(chunk.blocks)),
             str(chunk.end_frame - chunk.first_frame),
             " ".join(map(str, before)) or "-",

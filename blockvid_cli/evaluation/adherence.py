@@ -104,14 +104,15 @@ class ByProbe:
         import torch
 
         from blockvid_cli.models.registry import load_probe
+        from blockvid_cli.models.sentence_encoder import embed
         from blockvid_cli.storybook.probe import half_size
         from blockvid_cli.storybook.caption_rewriter import caption_rewriter
         from blockvid_cli.storybook.stories import Scene
 
-        probe, reader, chunks = load_probe(self._card), caption_rewriter(self._card), []
+        probe, reader, chunks = load_probe(self._card), caption_rewriter(self._card, embed), []
         for number, (chunk, wanted) in enumerate(zip(self._story.chunks, self._wanted, strict=False), 1):
-            said = reader.read(chunk.caption, self._story.style)
-            colour = said.colour or reader.looks.get(said.subject or "", "")
+            said = reader.interpret(chunk.caption, self._story.style)
+            colour = said.colour or reader.colours.get(said.subject or "", "")
             clip = torch.from_numpy(np.stack([self._frames[number] for number in wanted]))
             right = _right(
                 probe,

@@ -26,7 +26,7 @@ from blockvid_cli.models.card import parse_size
 from blockvid_cli.models.vae import to_uint8
 from blockvid_cli.project.atomic_files import write_atomically, disk_errors
 from blockvid_cli.storyboard.storyboard import Chunk, Storyboard
-from blockvid_cli.storyboard.writing import dump_storyboard
+from blockvid_cli.storyboard.exports import dump_storyboard
 from blockvid_cli.storybook.edition import move
 from blockvid_cli.storybook.rendering import render_story
 from blockvid_cli.storybook.drifts import DRIFTS, NO_DRIFT, Drift, split_into_blocks, steady_story

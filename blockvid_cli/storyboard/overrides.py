@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 from blockvid_cli.errors import UsageError
-from blockvid_cli.storyboard.faults import Fault, Field, Reading
-from blockvid_cli.storyboard.nodes import read_scalar
+from blockvid_cli.storyboard.parse import Document, FieldPath, Problem, read_collection, read_scalar
 from blockvid_cli.storyboard.schema import fields_at, form_at, unknown_field
-from blockvid_cli.storyboard.seconds import kind
+from blockvid_cli.storyboard.seconds import describe
+
+Container = dict[Any, Any] | list[Any]  # of YAML's values
 
 
-def apply_overrides(reading: Reading, overrides: Sequence[str]) -> None:
-    """Sets each field in the reading's data, in the order given, before anything is checked.
+def apply_overrides(document: Document, overrides: Sequence[str]) -> None:
+    """Sets each field in the document's data, in the order of the options, before anything is checked.
 
     Raises:
         UsageError: there is no such field, or it is no ``name=value``.
@@ -21,57 +23,59 @@ def apply_overrides(reading: Reading, overrides: Sequence[str]) -> None:
         name, sign, value = override.partition("=")
         if not sign or not name.strip():
             raise UsageError(f"--set {override}: this is no field and value; write it like chunks.4.seed=7")
-        if not isinstance(reading.data, dict):
-            continue  # the reading is no storyboard at all, and will be told so
-        way = _set(reading.data, name.strip().split("."), value.strip(), override, reading)
-        reading.overrides[way] = override
+        if not isinstance(document.data, dict):
+            continue  # the document is no storyboard at all, which is reported when it is checked
+        path = _set(document, document.data, name.strip().split("."), value.strip(), override)
+        document.overrides[path] = override
 
 
-def _set(data: dict, names: list[str], value: str, override: str, reading: Reading) -> Field:
-    """Puts ``value`` where ``names`` lead; returns the way there."""
-    way: Field = ()
-    place: dict | list = data
+def _set(document: Document, data: Container, names: list[str], value: str, override: str) -> FieldPath:
+    """Puts ``value`` into the field that ``names`` lead to; returns its path."""
+    path: FieldPath = ()
+    container: Any = data  # a list by indices, or a mapping by names
     for depth, name in enumerate(names):
-        key = _key(place, name, way, override)
-        way = (*way, key)
+        key = _key(container, name, path, override)
+        path = (*path, key)
         if depth == len(names) - 1:
-            _forget(reading, way)
-            place[key] = _value(value, way, reading)
+            _drop_problems(document, path)
+            container[key] = _value(value, path, document)
             break
-        inner = place[key] if isinstance(place, list) else place.get(key)
-        form = form_at(way)
-        if isinstance(inner, str) and (form or "recipe" in way):
+        inner = container.get(key) if isinstance(container, dict) else container[key]
+        form = form_at(path)
+        if isinstance(inner, str) and (form or "recipe" in path):
             inner = {form.bare if form else "name": inner}
-        elif inner is None and (form or "recipe" in way):
+        elif inner is None and (form or "recipe" in path):
             inner = {}
         if not isinstance(inner, dict | list):
             raise UsageError(f"--set {override}: '{name}' holds no fields of its own; end the name there")
-        place[key] = inner
-        place = inner
-    return way
+        container[key] = inner
+        container = inner
+    return path
 
 
-def _key(place: dict | list, name: str, way: Field, override: str) -> str | int:
-    """One name of the way as a key of ``place``."""
-    if isinstance(place, list):
-        if not (name.isascii() and name.isdigit() and len(name) < 7 and 1 <= int(name) <= len(place)):
-            what = "chunk" if way == ("chunks",) else "entry"
-            raise UsageError(f"--set {override}: there is no {what} '{name}'; count from 1 to {len(place)}")
+def _key(container: Container, name: str, path: FieldPath, override: str) -> str | int:
+    """One name on the path as a key of ``container``."""
+    if isinstance(container, list):
+        if not (name.isascii() and name.isdigit() and len(name) < 7 and 1 <= int(name) <= len(container)):
+            what = "chunk" if path == ("chunks",) else "entry"
+            raise UsageError(f"--set {override}: there is no {what} '{name}'; count from 1 to {len(container)}")
         return int(name) - 1
-    known = fields_at(way)
+    known = fields_at(path)
     if known and name not in known:
         raise UsageError(f"--set {override}: {unknown_field(name, known)}")
     return name
 
 
-def _value(value: str, way: Field, reading: Reading) -> object:
+def _value(value: str, path: FieldPath, document: Document) -> object:
+    """The value as YAML reads it; only inside a recipe brackets are a list or a mapping, elsewhere they are text."""
+    in_brackets = value[:1] + value[-1:] in ("[]", "{}")
     try:
-        return read_scalar(value)
+        return read_collection(value) if in_brackets and "recipe" in path else read_scalar(value)
     except ValueError as error:
-        reading.faults.append(Fault(way, f"{error} ({kind(value)})"))
+        document.problems.append(Problem(path, f"{error} ({describe(value)})"))
         return None
 
 
-def _forget(reading: Reading, way: Field) -> None:
-    """What the file says about a field no longer counts once the field is replaced."""
-    reading.faults[:] = [fault for fault in reading.faults if fault.field[: len(way)] != way]
+def _drop_problems(document: Document, path: FieldPath) -> None:
+    """What is wrong with a field in the file no longer counts once the field is replaced."""
+    document.problems[:] = [problem for problem in document.problems if problem.field[: len(path)] != path]

@@ -1,12 +1,15 @@
-"""The storyboard turned into blocks: which latent frames are drawn together, under which caption.
+"""Turns a storyboard into a plan: its chunks, and the blocks of latent frames that are denoised together.
 
     seconds   0         4         8        12            (chunks of 4 s at 12 fps, blocks of 3 latents)
     frames    0 .. 45 ..... 93 ..... 141 ...            a block ends at frame 4·(latents - 1) + 1
     latents   |0 1 2|3 4 5|6 7 8|9 10 11|12 ...
     blocks    0     1     2     3       4               chunk 1 = blocks 0-3, chunk 2 = blocks 4-7, ...
 
-The codec maps 1 + 4k frames to 1 + k latents, so the first latent of a film is one frame. Chunk borders are
-rounded to the nearest block border (and that is said), the last one up, and the film trimmed to its length.
+    borders   0        1           2           3       border k >= 1 lies at frame 4·(3k) - 3
+
+The VAE maps 1 + 4k frames to 1 + k latents, so the first latent of a film is one frame. Every chunk is a whole number
+of blocks, at least one. Chunk borders are rounded to the nearest block border, the last one up, and the film is trimmed
+to its length; what was rounded is noted.
 """
 
 from __future__ import annotations
@@ -16,13 +19,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from fractions import Fraction
 from functools import cached_property
+from math import ceil, floor
 from pathlib import Path
 from typing import Any
 
-from blockvid_cli.errors import UsageError
+from blockvid_cli.errors import StoryboardError, UsageError
 from blockvid_cli.models.card import ModelCard
-from blockvid_cli.storyboard.borders import Grid, say, share_borders
-from blockvid_cli.storyboard.kinds import LARGEST_FPS, SMALLEST_FPS
+from blockvid_cli.storyboard.field_types import LARGEST_FPS, SMALLEST_FPS
 from blockvid_cli.storyboard.storyboard import Chunk, Storyboard
 
 
@@ -49,8 +52,8 @@ class PlannedChunk:
     cut: bool
     take: int = 1
     rewritten: bool = False  # a rewriter made the prompt another sentence than the caption
-    image: Path | None = None  # the picture that the chunk begins with
-    end_image: Path | None = None  # the picture that the chunk ends with
+    image: Path | None = None  # the image that the chunk begins with
+    end_image: Path | None = None  # the image that the chunk ends with
     recipe: Mapping[str, Any] = field(default_factory=dict, hash=False)  # changes of the recipe for this chunk
 
     @cached_property
@@ -129,7 +132,7 @@ class Plan:
 
 
 def chunk_seed(film_seed: int, chunk: int, take: int = 1) -> int:
-    """The seed of a take: 63 bits that depend on film seed, chunk number and take, and on nothing else."""
+    """Returns the seed of a take: 63 bits that depend on film seed, chunk number and take, and on nothing else."""
     digest = hashlib.blake2b(f"{film_seed} {chunk} {take}".encode()).digest()
     return int.from_bytes(digest[:8], "big") & (2**63 - 1)
 
@@ -143,22 +146,22 @@ def make_plan(
     fps: float | None = None,
     takes: Mapping[int, int] | None = None,
 ) -> Plan:
-    """The blocks that draw a storyboard with a model; ``size`` and ``fps`` replace the storyboard's.
+    """Plans the blocks of a storyboard for a model; ``size`` and ``fps`` replace the storyboard's.
 
-    ``takes`` are the chunks of which another take than the first is drawn.
+    ``takes`` names, by chunk number, the chunks that are to use another take than the first.
 
     Raises:
         UsageError: the size does not fit the model, or the frame rate makes no sense.
-        StoryboardError: a chunk is so short that no block can be its own.
+        StoryboardError: a chunk is too short to have a block.
     """
     storyboard = replace(storyboard, negative=storyboard.negative or card.negative_prompt)
-    size = _fitting(size or storyboard.size or card.size, card)
+    size = _check_size(size or storyboard.size or card.size, card)
     rate = fps if fps is not None else storyboard.fps or card.fps
     if not SMALLEST_FPS <= rate <= LARGEST_FPS:
-        raise UsageError(f"{rate:g} frames a second will not do; choose {SMALLEST_FPS} to {LARGEST_FPS}")
+        raise UsageError(f"{rate:g} frames a second are out of bounds; choose {SMALLEST_FPS} to {LARGEST_FPS}")
     grid = Grid(card.latent.time, card.block, Fraction(repr(float(rate))))
     frames = max(1, round(storyboard.seconds * grid.fps))
-    borders = share_borders(storyboard, grid, frames)
+    borders = chunk_borders(storyboard, grid, frames)
     chunks: list[PlannedChunk] = []
     for chunk, first, last in zip(storyboard.chunks, [0, *borders], borders, strict=False):
         shot = chunks[-1].shot + chunk.cut if chunks else 1
@@ -176,15 +179,15 @@ def make_plan(
     )
 
 
-def _fitting(size: tuple[int, int], card: ModelCard) -> tuple[int, int]:
-    """The size itself, if both sides are multiples of the card's grain."""
-    if any(side <= 0 or side % grain for side, grain in zip(size, card.size_multiple, strict=True)):
+def _check_size(size: tuple[int, int], card: ModelCard) -> tuple[int, int]:
+    """Returns the size, if both sides are multiples of the card's ``size_multiple``."""
+    if any(side <= 0 or side % step for side, step in zip(size, card.size_multiple, strict=True)):
         width, height = (
-            max(1, (side + grain // 2) // grain) * grain for side, grain in zip(size, card.size_multiple, strict=True)
+            max(1, (side + step // 2) // step) * step for side, step in zip(size, card.size_multiple, strict=True)
         )
         raise UsageError(
-            f"the model '{card.name}' draws sizes in steps of {card.size_multiple[0]}x{card.size_multiple[1]} pixels, "
-            f"so {size[0]}x{size[1]} does not fit; choose {width}x{height}"
+            f"the model '{card.name}' generates sizes in steps of {card.size_multiple[0]}x{card.size_multiple[1]} "
+            f"pixels, so {size[0]}x{size[1]} does not fit; choose {width}x{height}"
         )
     return size
 
@@ -200,7 +203,7 @@ def _planned(
     film_seed: int,
     frames: int,
 ) -> PlannedChunk:
-    """One chunk with its blocks; the last one's end is trimmed to the film's ``frames``."""
+    """Plans one chunk; the end of the last one is trimmed to the film's ``frames``."""
     seed = chunk.seed if chunk.seed is not None and take == 1 else None
     if seed is None:
         seed = chunk_seed(film_seed if chunk.seed is None else chunk.seed, number, take)
@@ -227,14 +230,78 @@ def _planned(
 
 
 def _notes(storyboard: Storyboard, chunks: list[PlannedChunk], fps: Fraction) -> tuple[str, ...]:
-    """A sentence for every border that is not where the storyboard has it."""
+    """Returns a sentence for every border that is not where the storyboard has it."""
     notes = []
-    for asked, chunk in zip(storyboard.chunks[1:], chunks[1:], strict=True):
-        drawn = chunk.first_frame / fps
-        if drawn != asked.start:
-            instead = f"{say(drawn)} s instead of {say(asked.start)} s"
+    for written, chunk in zip(storyboard.chunks[1:], chunks[1:], strict=True):
+        start = chunk.first_frame / fps
+        if start != written.start:
+            instead = f"{_two_decimals(start)} s instead of {_two_decimals(written.start)} s"
             notes.append(f"chunk {chunk.number} begins at {instead} (block border)")
     film = chunks[-1].end_frame / fps
     if film != storyboard.seconds:
-        notes.append(f"the film lasts {say(film)} s instead of {say(storyboard.seconds)} s (whole frames)")
+        notes.append(
+            f"the film lasts {_two_decimals(film)} s instead of {_two_decimals(storyboard.seconds)} s (whole frames)"
+        )
     return tuple(notes)
+
+
+@dataclass(frozen=True)
+class Grid:
+    """Where blocks may end: border 0 at frame 0, border k >= 1 at frame time·(k·block - 1) + 1."""
+
+    time: int  # pixel frames a latent frame
+    block: int  # latent frames a block
+    fps: Fraction
+
+    @property
+    def step(self) -> int:
+        """Pixel frames from one border to the next (the first block is ``time - 1`` shorter)."""
+        return self.time * self.block
+
+    def frame(self, border: int) -> int:
+        """Returns the pixel frame that a border lies at."""
+        return max(0, self.step * border - self.time + 1)
+
+    def position(self, seconds: Fraction) -> Fraction:
+        """Returns a time counted in borders: a whole number where it falls on one."""
+        return (seconds * self.fps + self.time - 1) / self.step
+
+
+def chunk_borders(storyboard: Storyboard, grid: Grid, frames: int) -> list[int]:
+    """Returns the block border that ends each chunk: the nearest one, a later one where chunks would share it.
+
+    The last border is the first at which the film is long enough. The others may be moved by one block at most: a
+    short chunk may last longer than the storyboard says, but later chunks do not drift.
+
+    Raises:
+        StoryboardError: a chunk is too short to have a block.
+    """
+    exact = [grid.position(chunk.end) for chunk in storyboard.chunks]
+    borders: list[int] = []
+    for position in exact:
+        borders.append(max(floor(position + Fraction(1, 2)), borders[-1] + 1 if borders else 1))
+    borders[-1] = ceil(grid.position(frames / grid.fps))
+    for index in range(len(borders) - 2, -1, -1):
+        borders[index] = min(borders[index], borders[index + 1] - 1)
+    for index, (border, position) in enumerate(zip(borders, exact, strict=True)):
+        displaced = abs(border - position) > 1 and index < len(borders) - 1
+        if border < index + 1 or displaced:
+            raise _too_short(storyboard, index, grid)
+    return borders
+
+
+def _too_short(storyboard: Storyboard, index: int, grid: Grid) -> StoryboardError:
+    """Returns an error about the chunk nearest to ``index`` that is shorter than a block."""
+    shortest = grid.step / grid.fps
+    short = [n for n, chunk in enumerate(storyboard.chunks) if chunk.end - chunk.start < shortest] or [index]
+    number = min(short, key=lambda n: abs(n - index))
+    chunk = storyboard.chunks[number]
+    return StoryboardError(
+        f"{chunk.location}: chunks[{number + 1}]: lasts {_two_decimals(chunk.end - chunk.start)} s, which is shorter "
+        f"than a block; with this model make it at least {_two_decimals(shortest)} s, or join it with the next chunk"
+    )
+
+
+def _two_decimals(seconds: Fraction) -> str:
+    """Returns seconds with two decimals, or three where two would round."""
+    return f"{float(seconds):.2f}" if (seconds * 100).denominator == 1 else f"{float(seconds):.3f}"

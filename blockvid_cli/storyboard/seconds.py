@@ -1,4 +1,4 @@
-"""Lengths and moments as a person types them, read without rounding: ``4s``, ``48f``, ``00:03-00:06``."""
+"""Reads lengths and times as a person types them, without rounding: ``4s``, ``48f``, ``00:03-00:06``."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ FRAMES = re.compile(r"([0-9]{1,9})\s*f")
 
 @dataclass(frozen=True)
 class Length:
-    """So many seconds, or so many frames of a film whose rate is not known yet."""
+    """A length in seconds, or in frames of a film whose frame rate is not known yet."""
 
     amount: Fraction
     unit: Literal["s", "f"] = "s"
 
     def seconds(self, fps: Fraction | None) -> Fraction:
-        """The length in seconds.
+        """Returns the length in seconds.
 
         Raises:
             ValueError: it is in frames, and ``fps`` is not known.
@@ -40,13 +40,13 @@ def parse_clock(text: str) -> Fraction:
     """``"3s"``, ``"2.5"``, ``"00:03"`` or ``"1:02:03.5"`` in seconds.
 
     Raises:
-        ValueError: it is none of these.
+        ValueError: it is none of these, or it has more than 59 minutes or seconds.
     """
     match = CLOCK.fullmatch(text.strip())
     if not match:
         raise ValueError(f"'{shorten(text)}' is not a time; write 3s, 00:03 or 1:02:03.5")
     hours, minutes, seconds = match[1], match[2], Fraction(match[3])
-    if (minutes is not None and seconds >= 60) or (hours is not None and int(minutes) >= 60):
+    if (minutes and seconds >= 60) or (hours and int(minutes or 0) >= 60):
         raise ValueError(f"'{shorten(text)}' is not a time; minutes and seconds end at 59")
     return int(hours or 0) * 3600 + int(minutes or 0) * 60 + seconds
 
@@ -63,7 +63,7 @@ def parse_span(text: str) -> tuple[Fraction, Fraction]:
     start, end = parse_clock(match[1]), parse_clock(match[2])
     if end <= start:
         raise ValueError(
-            f"the span ends at {clock(end)}, which is not after its start at {clock(start)}; "
+            f"the span ends at {format_clock(end)}, which is not after its start at {format_clock(start)}; "
             "write the earlier time first"
         )
     return start, end
@@ -83,28 +83,28 @@ def parse_length(value: object) -> Length:
     elif isinstance(value, str) and CLOCK.fullmatch(value.strip()):
         length = Length(parse_clock(value))
     if length is None:
-        raise ValueError(f"{kind(value)} is not a length; write 4s, 2.5 or 48f")
+        raise ValueError(f"{describe(value)} is not a length; write 4s, 2.5 or 48f")
     if length.amount <= 0:
         raise ValueError("a length must be more than nothing; write 4s, 2.5 or 48f")
     return length
 
 
-def decimal(number: Fraction) -> str | None:
-    """The number written out exactly (``"2.5"``), or None when its decimals never end."""
-    rest, places = number.denominator, 0
+def exact_decimal(number: Fraction) -> str | None:
+    """Returns the number written out exactly (``"2.5"``), or None when its decimals never end."""
+    rest, digits = number.denominator, 0
     for prime in (2, 5):
         power = 0
         while rest % prime == 0:
             rest, power = rest // prime, power + 1
-        places = max(places, power)
+        digits = max(digits, power)
     if rest != 1:
         return None
-    whole, part = divmod(int(number * 10**places), 10**places)
-    return f"{whole}.{part:0{places}d}" if places else str(whole)
+    whole, part = divmod(int(number * 10**digits), 10**digits)
+    return f"{whole}.{part:0{digits}d}" if digits else str(whole)
 
 
-def clock(seconds: Fraction) -> str:
-    """A moment for people: ``00:03``, ``00:03.5`` or ``1:02:03``, to the nearest thousandth of a second."""
+def format_clock(seconds: Fraction) -> str:
+    """Returns a time for people: ``00:03``, ``00:03.5`` or ``1:02:03``, to the nearest thousandth of a second."""
     whole, thousandths = divmod(round(seconds * 1000), 1000)
     minutes, rest = divmod(whole, 60)
     hours, minutes = divmod(minutes, 60)
@@ -112,15 +112,15 @@ def clock(seconds: Fraction) -> str:
     return (f"{hours}:" if hours else "") + f"{minutes:02d}:{rest:02d}{part}"
 
 
-def spoken(seconds: float) -> str:
-    """A duration as a person says it: ``75 s``, ``12 minutes``, ``1.5 hours``."""
+def format_duration(seconds: float) -> str:
+    """Returns a duration for people: ``75 s``, ``12 minutes``, ``1.5 hours``."""
     if seconds < 90:
         return f"{max(round(seconds), 1)} s"
     return f"{seconds / 60:.0f} minutes" if seconds < 5400 else f"{seconds / 3600:.1f} hours"
 
 
-def kind(value: object) -> str:
-    """A value named for an error sentence: text in quotes, else what sort of thing it is."""
+def describe(value: object) -> str:
+    """Names a value in an error sentence: text in quotes, else its type in words."""
     if isinstance(value, str):
         return f"'{shorten(value)}'"
     if value is None:
@@ -133,6 +133,6 @@ def kind(value: object) -> str:
 
 
 def shorten(text: str, longest: int = 40) -> str:
-    """One line of at most ``longest`` characters."""
+    """Returns one line of at most ``longest`` characters."""
     line = " ".join(text.split())
     return line if len(line) <= longest else line[: longest - 1] + "…"

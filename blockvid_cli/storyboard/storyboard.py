@@ -5,7 +5,7 @@
     - {caption: It hops, at: 00:04-00:06}
     - It glides away                       (no length of its own: the storyboard's ``chunk``, else 4 s)
 
-Moments are fractions, so that nine hundred chunks of a tenth of a second end exactly at a minute and a half.
+Times are fractions, so that nine hundred chunks of a tenth of a second end exactly at a minute and a half.
 """
 
 from __future__ import annotations
@@ -18,14 +18,24 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from blockvid_cli.storyboard.dress import TRANSITION_SECONDS, Audio, TitleCard, dress, title_card
-from blockvid_cli.storyboard.faults import Fault, Reading
+from blockvid_cli.storyboard.field_types import LARGEST_FPS
+from blockvid_cli.storyboard.imports import is_caption_file, read_captions
 from blockvid_cli.storyboard.overrides import apply_overrides
-from blockvid_cli.storyboard.paths import Folder
-from blockvid_cli.storyboard.reading import read_text, read_yaml
+from blockvid_cli.storyboard.parse import Document, Problem, read_text, read_yaml
+from blockvid_cli.storyboard.presentation import (
+    TRANSITION_SECONDS,
+    Audio,
+    Folder,
+    Span,
+    TitleCard,
+    find_presentation,
+    title_card,
+)
 from blockvid_cli.storyboard.schema import ChunkForm, StoryboardForm, sentence
-from blockvid_cli.storyboard.spans import Span, lay
-from blockvid_cli.storyboard.timed_captions import holds_captions, read_captions
+from blockvid_cli.storyboard.seconds import Length, format_clock
+
+DEFAULT_LENGTH = Length(Fraction(4))  # of a chunk
+LONGEST_FILM = 6 * 3600  # seconds
 
 
 @dataclass(frozen=True)
@@ -38,19 +48,19 @@ class Chunk:
     seed: int | None = None
     cut: bool = False
     image: Path | None = None
+    end_image: Path | None = None
     negative: str | None = None
     recipe: dict[str, Any] = field(default_factory=dict)
-    where: str = field(default="", compare=False)  # file and line, for sentences about this chunk
     audio: Audio | None = None
-    subtitle: str | None = None  # in place of the caption
+    subtitle: str | None = None  # replaces the caption in subtitles
     transition: str = "cut"  # how this chunk's shot follows the one before it
     transition_seconds: float = TRANSITION_SECONDS
-    end_image: Path | None = None
+    location: str = field(default="", compare=False)  # file and line, for sentences about this chunk
 
 
 @dataclass(frozen=True)
 class Storyboard:
-    """A storyboard that holds together. None means: as the model's card says."""
+    """A storyboard that has been checked. None means: as the model's card says."""
 
     chunks: tuple[Chunk, ...]
     source: Path = field(compare=False)
@@ -63,12 +73,12 @@ class Storyboard:
     negative: str = ""
     recipe: dict[str, Any] = field(default_factory=dict)
     audio: Audio | None = None
-    notes: tuple[str, ...] = field(default=(), compare=False)  # what an import had to decide
-    recipe_where: str = field(default="", compare=False)  # file and line, for sentences about the recipe
     subtitles: str = "beside"
     title_card: TitleCard | None = None
     end_card: TitleCard | None = None
-    font: Path | None = None  # for words in pictures
+    font: Path | None = None  # of words inside frames
+    notes: tuple[str, ...] = field(default=(), compare=False)  # what an import had to decide
+    recipe_location: str = field(default="", compare=False)  # file and line, for sentences about the recipe
 
     @property
     def seconds(self) -> Fraction:
@@ -77,94 +87,146 @@ class Storyboard:
 
 
 def read_storyboard(path: Path, overrides: Sequence[str] = (), allow_outside: bool = False) -> Storyboard:
-    """Reads YAML or JSON, or imports captions (LV-Bench's, .srt, .vtt, .txt); ``overrides`` are ``--set``s.
+    """Reads YAML or JSON, or imports captions (LV-Bench's, .srt, .vtt, .txt); ``overrides`` are the ``--set`` options.
 
     Raises:
-        StoryboardError: something in it is wrong; one line a fault, with file, line, field and remedy.
+        StoryboardError: something in it is wrong; one line a problem, with file, line, field and remedy.
         UsageError: an override names no field.
     """
     path = Path(path)
     text = read_text(path)
-    reading = read_captions(text, path) if holds_captions(text, path) else read_yaml(text, path)
-    apply_overrides(reading, overrides)
-    return _build(reading, allow_outside)
+    document = read_captions(text, path) if is_caption_file(text, path) else read_yaml(text, path)
+    apply_overrides(document, overrides)
+    return _build(document, allow_outside)
 
 
-def json_schema() -> dict[str, Any]:
-    """The JSON schema of a storyboard, for editors that complete and check YAML."""
-    schema = StoryboardForm.model_json_schema()
-    bare = {"type": "string"}  # a caption, an audio file, or the words of a card, by itself
-    chunk = schema["$defs"]["ChunkForm"]
-    for holder, name in ((schema, "audio"), (schema, "title_card"), (schema, "end_card"), (chunk, "audio")):
-        holder["properties"][name]["anyOf"].insert(0, bare)
-    schema["properties"]["chunks"]["items"] = {"anyOf": [bare, {"$ref": "#/$defs/ChunkForm"}]}
-    return schema | {
-        "$schema": "https://json-schema.org/draft/2020-12/schema",
-        "title": "blockvid storyboard",
-    }
-
-
-def _build(reading: Reading, allow_outside: bool) -> Storyboard:
-    """Checks the fields, then the spans and files; complains about as much as can be seen at once."""
-    form = _form(reading)
-    faults = list(reading.faults)
-    spans = lay(form, faults)
-    folder = Folder(reading.source, allow_outside)
-    dressed = dress(form, spans, folder, faults)
+def _build(document: Document, allow_outside: bool) -> Storyboard:
+    """Checks the fields, then the spans and files; reports as many problems as can be seen at once."""
+    form = _form(document)
+    problems = list(document.problems)
+    spans = _chunk_spans(form, problems)
+    folder = Folder(document.source, allow_outside)
+    presentation = find_presentation(form, spans, folder, problems)
     images = [
-        tuple(
-            folder.find(name, ("chunks", index, way), faults) if name else None
-            for way, name in (("image", chunk.image), ("end_image", chunk.end_image))
-        )
+        {
+            name: folder.find(image, ("chunks", index, name), problems)
+            for name, image in (("image", chunk.image), ("end_image", chunk.end_image))
+            if image
+        }
         for index, chunk in enumerate(form.chunks)
     ]
-    if faults:
-        raise reading.complaint(faults)
+    if problems:
+        raise document.error(problems)
     chunks = tuple(
-        _chunk(chunk, spans[index], images[index], dressed.chunks[index], reading.place(("chunks", index))[1])
+        _chunk(chunk, spans[index], images[index], presentation.chunks[index], document.location(("chunks", index))[1])
         for index, chunk in enumerate(form.chunks)
     )
     return Storyboard(
-        chunks,
-        reading.source,
-        form.title,
-        form.model,
-        form.size,
-        form.fps,
-        form.seed,
-        form.style,
-        form.negative,
-        form.recipe or {},
-        dressed.audio,
-        tuple(reading.notes),
-        reading.place(("recipe",))[1],
-        form.subtitles,
-        title_card(form.title_card),
-        title_card(form.end_card),
-        dressed.font,
+        chunks=chunks,
+        source=document.source,
+        title=form.title,
+        model=form.model,
+        size=form.size,
+        fps=form.fps,
+        seed=form.seed,
+        style=form.style,
+        negative=form.negative,
+        recipe=form.recipe or {},
+        audio=presentation.audio,
+        subtitles=form.subtitles,
+        title_card=title_card(form.title_card),
+        end_card=title_card(form.end_card),
+        font=presentation.font,
+        notes=tuple(document.notes),
+        recipe_location=document.location(("recipe",))[1],
     )
 
 
-def _chunk(form: ChunkForm, span: Span, images: tuple[Path | None, ...], audio: Audio | None, where: str) -> Chunk:
-    recipe, (image, end_image) = form.recipe or {}, images
-    transition = form.transition or "cut", form.transition_seconds or TRANSITION_SECONDS
-    dressed = audio, form.subtitle, *transition
-    return Chunk(form.caption, *span, form.seed, form.cut, image, form.negative, recipe, where, *dressed, end_image)
+def _chunk(form: ChunkForm, span: Span, images: dict[str, Path], audio: Audio | None, location: str) -> Chunk:
+    return Chunk(
+        caption=form.caption,
+        start=span[0],
+        end=span[1],
+        seed=form.seed,
+        cut=form.cut,
+        image=images.get("image"),
+        end_image=images.get("end_image"),
+        negative=form.negative,
+        recipe=form.recipe or {},
+        audio=audio,
+        subtitle=form.subtitle,
+        transition=form.transition or "cut",
+        transition_seconds=form.transition_seconds or TRANSITION_SECONDS,
+        location=location,
+    )
 
 
-def _form(reading: Reading) -> StoryboardForm:
-    """The fields, each checked by itself."""
-    if not isinstance(reading.data, dict):
-        wrong = Fault((), "this is no storyboard; begin with a line 'chunks:' and captions under it")
-        raise reading.complaint([*reading.faults, wrong])
+def _form(document: Document) -> StoryboardForm:
+    """Checks each field by itself."""
+    if not isinstance(document.data, dict):
+        wrong = Problem((), "this is no storyboard; begin with a line 'chunks:' and captions under it")
+        raise document.error([*document.problems, wrong])
     try:
-        return StoryboardForm.model_validate(reading.data)
+        return StoryboardForm.model_validate(document.data)
     except ValidationError as error:
-        known = {fault.field for fault in reading.faults}
-        found = []
+        known = {problem.field for problem in document.problems}
+        problems = list(document.problems)
         for item in error.errors(include_url=False):
-            way = item["loc"]
-            own = str(item.get("ctx", {}).get("error", item["msg"]))
-            if way not in known:
-                found.append(Fault(way, sentence(item["type"], way, item["input"], own)))
-        raise reading.complaint([*reading.faults, *found]) from error
+            path = item["loc"]
+            message = str(item.get("ctx", {}).get("error", item["msg"]))
+            if path not in known:
+                problems.append(Problem(path, sentence(item["type"], path, item["input"], message)))
+        raise document.error(problems) from error
+
+
+def _chunk_spans(form: StoryboardForm, problems: list[Problem]) -> list[Span]:
+    """Returns start and end of every chunk, one after another; adds to ``problems`` where they do not meet."""
+    fps = Fraction(repr(form.fps)) if form.fps else None
+    spans: list[Span] = []
+    clock = Fraction(0)
+    for index, chunk in enumerate(form.chunks):
+        path = ("chunks", index, "at" if chunk.at else "duration")
+        try:
+            if chunk.at:
+                _check_start(index, clock, chunk.at)
+                start, end = chunk.at
+            else:
+                length = chunk.duration or form.chunk or DEFAULT_LENGTH
+                start, end = clock, clock + length.seconds(fps)
+            _check_length(end - start, fps)
+        except ValueError as error:
+            in_chunk = chunk.at or chunk.duration or not form.chunk
+            problems.append(Problem(path if in_chunk else ("chunk",), str(error)))
+            start, end = chunk.at or (clock, clock + DEFAULT_LENGTH.amount)
+        spans.append((start, end))
+        clock = end
+        if clock > LONGEST_FILM:
+            sentence = f"the film would last past {format_clock(clock)}; it may last 6 hours at most"
+            problems.append(Problem(path, sentence))
+            break
+    return spans
+
+
+def _check_start(index: int, clock: Fraction, span: Span) -> None:
+    """A chunk begins where the one before it ends, the first one at 0.
+
+    Raises:
+        ValueError: it does not; both times, and what would be right.
+    """
+    start, end = span
+    if start == clock:
+        return
+    remedy = f"write {format_clock(clock)}-{format_clock(end)}" if end > clock else f"begin at {format_clock(clock)}"
+    if index == 0:
+        raise ValueError(f"chunk 1 begins at {format_clock(start)}, but a film begins at 00:00; {remedy}")
+    clash = "leaves a gap of" if start > clock else "overlaps by"
+    raise ValueError(
+        f"chunk {index + 1} begins at {format_clock(start)}, but chunk {index} ends at {format_clock(clock)}, "
+        f"which {clash} {float(abs(start - clock)):g} s; {remedy}, or let chunk {index} end at {format_clock(start)}"
+    )
+
+
+def _check_length(length: Fraction, fps: Fraction | None) -> None:
+    frame = 1 / (fps or Fraction(LARGEST_FPS))
+    if length < frame:
+        raise ValueError(f"{float(length):.3g} s is shorter than one frame; make it at least {float(frame):.4f} s")

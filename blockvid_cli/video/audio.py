@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from math import inf
 
 from blockvid_cli.errors import BlockvidError
-from blockvid_cli.storyboard.dress import Audio
+from blockvid_cli.storyboard.presentation import Audio
 from blockvid_cli.video.ffmpeg import last_line, run_ffmpeg
 
 RATE = 48_000  # samples a second

@@ -21,7 +21,7 @@ import numpy as np
 
 from blockvid_cli.errors import BlockvidError, UsageError
 from blockvid_cli.project.atomic_files import write_atomically, disk_errors
-from blockvid_cli.storyboard.dress import Audio
+from blockvid_cli.storyboard.presentation import Audio
 from blockvid_cli.video.audio import Sound, Track, inputs, outputs, try_sounds
 from blockvid_cli.video.decode import read_frames
 from blockvid_cli.video.encode import encode, exact_rate

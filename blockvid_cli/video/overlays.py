@@ -15,7 +15,7 @@ from itertools import islice
 
 import numpy as np
 
-from blockvid_cli.storyboard.dress import TitleCard
+from blockvid_cli.storyboard.presentation import TitleCard
 from blockvid_cli.video.lettering import SMALLEST, letters, pages, still, subtitle
 from blockvid_cli.video.spec import VideoSpec, Transition
 

@@ -12,7 +12,7 @@ from math import inf
 from pathlib import Path
 from typing import Any
 
-from blockvid_cli.storyboard.dress import Audio, TitleCard
+from blockvid_cli.storyboard.presentation import Audio, TitleCard
 from blockvid_cli.storyboard.plan import Plan
 from blockvid_cli.storyboard.storyboard import Storyboard
 from blockvid_cli.video.audio import Track

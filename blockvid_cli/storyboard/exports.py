@@ -1,4 +1,4 @@
-"""A storyboard written out as YAML that a person would like to go on with."""
+"""Writes a storyboard as YAML that a person would like to edit."""
 
 from __future__ import annotations
 
@@ -9,16 +9,15 @@ from typing import Any
 
 import yaml
 
-from blockvid_cli.storyboard.dress import Audio, TitleCard
-from blockvid_cli.storyboard.paths import Folder
-from blockvid_cli.storyboard.seconds import decimal
+from blockvid_cli.storyboard.presentation import Audio, Folder, TitleCard
+from blockvid_cli.storyboard.seconds import exact_decimal
 from blockvid_cli.storyboard.storyboard import Chunk, Storyboard
 
 WIDTH = 100  # characters a line
 
 
 class _Dumper(yaml.SafeDumper):
-    """Long texts are folded; lists stand a little to the right of their field."""
+    """Folds long texts, and indents lists below their field."""
 
     def represent_text(self, text: str) -> yaml.ScalarNode:
         style = ">" if len(text) > WIDTH - 20 and " " in text else None
@@ -35,17 +34,17 @@ _Dumper.add_representer(str, _Dumper.represent_text)
 
 
 def dump_storyboard(storyboard: Storyboard) -> str:
-    """YAML that reads back as the same storyboard, when saved in the folder of ``storyboard.source``.
+    """Returns YAML that reads back as the same storyboard when it is saved in the folder of ``storyboard.source``.
 
     Raises:
         ValueError: a chunk lasts neither a decimal number of seconds nor whole frames.
     """
     lengths = [_length(chunk, storyboard.fps) for chunk in storyboard.chunks]
-    usual = Counter(lengths).most_common(1)[0][0]
+    default = Counter(lengths).most_common(1)[0][0]
     folder = Folder(storyboard.source, allow_outside=True)
-    values = {"version": 1} | _head(storyboard, folder) | {"chunk": usual}
+    values = {"version": 1} | _head(storyboard, folder) | {"chunk": default}
     values["chunks"] = [
-        _chunk(chunk, length if length != usual else None, folder)
+        _chunk(chunk, length if length != default else None, folder)
         for chunk, length in zip(storyboard.chunks, lengths, strict=True)
     ]
     text = yaml.dump(values, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=WIDTH)
@@ -53,7 +52,7 @@ def dump_storyboard(storyboard: Storyboard) -> str:
 
 
 def _head(storyboard: Storyboard, folder: Folder) -> dict[str, Any]:
-    """What holds for the whole film, without what goes without saying."""
+    """Returns the fields of the whole film that are not empty and not the default."""
     values = {
         "title": storyboard.title,
         "model": storyboard.model,
@@ -65,8 +64,8 @@ def _head(storyboard: Storyboard, folder: Folder) -> dict[str, Any]:
         "recipe": storyboard.recipe,
         "audio": _audio(storyboard.audio, folder),
         "subtitles": storyboard.subtitles if storyboard.subtitles != "beside" else None,
-        "title_card": _changed(storyboard.title_card),
-        "end_card": _changed(storyboard.end_card),
+        "title_card": _without_defaults(storyboard.title_card) if storyboard.title_card else None,
+        "end_card": _without_defaults(storyboard.end_card) if storyboard.end_card else None,
         "font": folder.name(storyboard.font) if storyboard.font else None,
     }
     return {name: value for name, value in values.items() if value}
@@ -98,20 +97,18 @@ def _chunk(chunk: Chunk, length: str | None, folder: Folder) -> dict[str, Any]:
 
 
 def _audio(audio: Audio | None, folder: Folder) -> dict[str, Any] | None:
-    return _changed(audio) | {"file": folder.name(audio.file)} if audio else None
+    return _without_defaults(audio) | {"file": folder.name(audio.file)} if audio else None
 
 
-def _changed(form: Audio | TitleCard | None) -> dict[str, Any] | None:
-    """The fields that are not as they are when nothing is said."""
-    if form is None:
-        return None
-    usual = {each.name: each.default for each in fields(form)}
-    return {name: value for name, value in asdict(form).items() if value != usual[name]}
+def _without_defaults(part: Audio | TitleCard) -> dict[str, Any]:
+    """Returns the fields of a part that differ from their defaults."""
+    defaults = {each.name: each.default for each in fields(part)}
+    return {name: value for name, value in asdict(part).items() if value != defaults[name]}
 
 
 def _length(chunk: Chunk, fps: float | None) -> str:
     length = chunk.end - chunk.start
-    if written := decimal(length):
+    if written := exact_decimal(length):
         return f"{written}s"
     frames = length * Fraction(repr(fps)) if fps else Fraction(1, 2)
     if frames.denominator != 1:
