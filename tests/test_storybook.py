@@ -1,4 +1,4 @@
-"""The picture book: deterministic by seed, sane in every frame, told in many words."""
+"""The picture book: stories and frames are pure functions of a seed; any caption is rewritten into one it can show."""
 
 from __future__ import annotations
 
@@ -9,21 +9,33 @@ import pytest
 import torch
 
 from blockvid_cli.models.card import packaged_folder
-from blockvid_cli.storybook.edition import Pose, move
-from blockvid_cli.storybook.stories import CAMERA_PHRASES, ACTION_PHRASES, WEATHER_PHRASES, LIGHT_PHRASES, SETTING_PHRASES, make_caption
-from blockvid_cli.storybook.rendering import render_story
-from blockvid_cli.storybook.edition import read_edition
+from blockvid_cli.models.sentence_encoder import embed
 from blockvid_cli.storybook.caption_rewriter import CaptionRewriter, read_vocabulary
+from blockvid_cli.storybook.edition import Pose, move, read_edition
+from blockvid_cli.storybook.rendering import render_story
 from blockvid_cli.storybook.settings import LIGHTS, SETTINGS, backdrop, backdrop_layers
+from blockvid_cli.storybook.stories import (
+    ACTION_PHRASES,
+    CAMERA_PHRASES,
+    LIGHT_PHRASES,
+    SETTING_PHRASES,
+    WEATHER_PHRASES,
+    frame_states,
+    make_caption,
+    make_story,
+    opening_story,
+    returning_story,
+)
 from blockvid_cli.storybook.subjects import COLOURS, SUBJECTS, sprite
-from blockvid_cli.storybook.stories import opening_story, returning_story, frame_states, make_story
 
 EDITION = read_edition()
 
 
-def test_the_edition_names_only_what_can_be_drawn():
+def test_the_edition_names_only_what_can_be_rendered():
     assert set(EDITION.subjects) <= set(SUBJECTS) and set(EDITION.colours) <= set(COLOURS)
-    assert set(EDITION.settings) <= set(SETTINGS) & set(SETTING_PHRASES) and set(EDITION.lights) <= set(LIGHTS) & set(LIGHT_PHRASES)
+    assert set(EDITION.settings) <= set(SETTINGS) & set(SETTING_PHRASES) and set(EDITION.lights) <= set(LIGHTS) & set(
+        LIGHT_PHRASES
+    )
     assert set(EDITION.actions) <= set(ACTION_PHRASES)
     assert set(EDITION.weathers) <= set(WEATHER_PHRASES) and set(EDITION.cameras) <= set(CAMERA_PHRASES)
 
@@ -48,22 +60,22 @@ def test_frames_and_masks_fit_the_block_grid():
     assert 0.02 < float(subject.mean()) < 0.3
 
 
-def test_the_subject_is_in_the_picture_in_every_frame_of_its_scenes():
+def test_the_subject_is_visible_in_every_frame_of_its_scenes():
     for seed in range(12):
         story = make_story(EDITION, seed, 20)
         _, subject = render_story(story, EDITION)
-        there = torch.tensor([still.scene.subject is not None for still in frame_states(story, EDITION)])
+        present = torch.tensor([still.scene.subject is not None for still in frame_states(story, EDITION)])
         shares = subject.flatten(1).mean(1)
-        assert float(shares[there].min()) > 0.015 and not shares[~there].any(), seed
+        assert float(shares[present].min()) > 0.015 and not shares[~present].any(), seed
 
 
 STAGE = EDITION.stage
-WORDS = read_vocabulary(packaged_folder("models") / "storybook" / "words.yaml")
+VOCABULARY = read_vocabulary(packaged_folder("models") / "storybook" / "words.yaml")
 
 
-def read(captions: list[str], style: str = "") -> list[str]:
-    reader = CaptionRewriter(EDITION, WORDS)
-    return [reader(text, style) for text in captions]
+def rewrite(captions: list[str], style: str = "") -> list[str]:
+    rewriter = CaptionRewriter(EDITION, VOCABULARY, embed)
+    return [rewriter(text, style) for text in captions]
 
 
 @pytest.mark.parametrize(
@@ -77,13 +89,13 @@ def test_actions_are_attractors(action, x, height):
     assert (pose.x, pose.height, pose.hop) == (x, height, 0)
 
 
-def test_everything_moves_on_the_codecs_lattice():
+def test_everything_moves_on_the_latent_lattice():
     """Where a latent frame ends, subjects stand on whole cells, in every story; never faster than a cell each way."""
     for seed in range(20):
-        shown = frame_states(make_story(EDITION, seed, 16), EDITION)
-        ends = [still.pose for still in shown[::4]]
+        states = frame_states(make_story(EDITION, seed, 16), EDITION)
+        ends = [state.pose for state in states[::4]]
         assert all(p.x == int(p.x) and p.height + p.hop == int(p.height + p.hop) for p in ends), seed
-        for (a, b), cut in zip(itertools.pairwise(ends), itertools.pairwise(s.scene for s in shown[::4]), strict=True):
+        for (a, b), cut in zip(itertools.pairwise(ends), itertools.pairwise(s.scene for s in states[::4]), strict=True):
             steps = abs(b.x - a.x), abs(b.height + b.hop - a.height - a.hop)
             assert max(steps) <= 1 or cut[0] != cut[1], seed
 
@@ -98,7 +110,7 @@ def test_latents_of_a_moving_subject_are_shifted_copies():
 
 def test_hops_keep_time_with_the_blocks():
     story = next(s for s in (make_story(EDITION, n, 4) for n in range(99)) if s.chunks[0].action == "hop")
-    hops = [still.pose.hop for still in frame_states(story, EDITION)]
+    hops = [state.pose.hop for state in frame_states(story, EDITION)]
     assert hops[9:21] == pytest.approx([0.25, 0.5, 0.75, 1, 1, 1, 1, 1, 0.75, 0.5, 0.25, 0])
     assert hops[:9] == hops[12:21]
 
@@ -109,7 +121,7 @@ def test_openings_begin_in_the_middle_facing_right():
         assert abs(first.pose.x - STAGE.middle) <= 1 and first.pose.height + first.pose.hop <= 1
 
 
-def test_a_story_is_left_and_comes_back():
+def test_a_scene_is_left_and_comes_back():
     stories = [make_story(EDITION, seed, 24) for seed in range(60)]
     left = [story for story in stories if any(chunk.cut for chunk in story.chunks)]
     assert 15 < len(left) < 45
@@ -140,18 +152,18 @@ def test_actions_change_something():
 
 
 @pytest.mark.parametrize("weather", ["rain", "snow"])
-def test_weather_falls_alike_in_every_block(weather):
+def test_weather_is_the_same_in_every_block(weather):
     story = replace(make_story(EDITION, 3, 4), weather=weather)
     dry, _ = render_story(replace(story, weather="clear"), EDITION)
     wet, _ = render_story(story, EDITION)
     marks = (wet - dry).abs().amax(1) > 0.01
     assert 0.005 < float(marks[1:].float().mean()) < 0.2 and torch.equal(wet <= 1.001, torch.ones_like(wet, dtype=bool))
     snowing = replace(EDITION, weathers=("rain", "snow"))
-    told = make_story(snowing, 1, 6)
-    assert all("rain" in c.caption or "snow" in c.caption for c in told.chunks)
+    story = make_story(snowing, 1, 6)
+    assert all("rain" in c.caption or "snow" in c.caption for c in story.chunks)
 
 
-def test_a_panning_camera_eases_to_its_side_and_is_told():
+def test_a_panning_camera_eases_to_its_side_and_is_in_the_caption():
     panning = replace(EDITION, cameras=("still", "left", "right"))
     stories = {story.camera: story for story in (make_story(panning, seed, 6) for seed in range(30))}
     assert set(stories) == {"still", "left", "right"}
@@ -167,8 +179,8 @@ def test_sky_and_land_together_are_the_backdrop():
     for setting, light in itertools.product(EDITION.settings, EDITION.lights):
         sky, land = backdrop_layers(setting, light, EDITION.size)
         whole = sky * (1 - land[3:]) + land[:3]
-        away = (whole - backdrop(setting, light, EDITION.size)).abs()
-        assert away.mean() < 2e-3 and away.max() < 0.15, (setting, light)
+        error = (whole - backdrop(setting, light, EDITION.size)).abs()
+        assert error.mean() < 2e-3 and error.max() < 0.15, (setting, light)
 
 
 def test_a_panning_camera_leaves_the_far_sky_behind():
@@ -185,21 +197,21 @@ def test_a_panning_camera_leaves_the_far_sky_behind():
     assert 0 < moved(slice(8, 24)) < moved(slice(40, 70))
 
 
-def test_pictures_tell_every_choice_apart():
+def test_every_choice_looks_different():
     for a, b in itertools.combinations(itertools.product(EDITION.settings, EDITION.lights), 2):
         assert (backdrop(*a, EDITION.size) - backdrop(*b, EDITION.size)).abs().mean() > 0.02, (a, b)
     for a, b in itertools.combinations(itertools.product(EDITION.subjects, EDITION.colours), 2):
         assert (sprite(*a) - sprite(*b)).abs().mean() > 0.01, (a, b)
 
 
-def test_the_books_own_sentences_are_read_as_they_are():
+def test_the_picture_books_own_captions_stay_as_they_are():
     for seed in range(20):
-        told = [chunk.caption for chunk in make_story(EDITION, seed, 24).chunks]
-        assert read(told) == told
+        captions = [chunk.caption for chunk in make_story(EDITION, seed, 24).chunks]
+        assert rewrite(captions) == captions
 
 
 @pytest.mark.parametrize(
-    ("captions", "drawn"),
+    ("captions", "prompts"),
     [
         (
             ["A graceful white swan glides across a misty lake at dusk."],
@@ -248,31 +260,33 @@ def test_the_books_own_sentences_are_read_as_they_are():
         ),
     ],
 )
-def test_free_captions_land_on_what_can_be_drawn(captions, drawn):
-    assert read(captions) == drawn
+def test_free_captions_are_rewritten_into_what_can_be_rendered(captions, prompts):
+    assert rewrite(captions) == prompts
 
 
-def test_a_style_says_where_and_when_and_nothing_else():
-    told = read(["A red car waits.", "It drives to the left."], "golden tones, at night, vintage look, in the city, ")
-    assert told == ["A red car rests in the city at night.", "The car moves left in the city at night."]
+def test_a_style_decides_setting_and_light_and_nothing_else():
+    prompts = rewrite(
+        ["A red car waits.", "It drives to the left."], "golden tones, at night, vintage look, in the city, "
+    )
+    assert prompts == ["A red car rests in the city at night.", "The car moves left in the city at night."]
 
 
-def test_every_caption_whatever_it_says_lands_somewhere():
+def test_every_caption_is_rewritten_whatever_it_says():
     for text in ("", "42", "¿Qué?", "a b c", "The quantum flux of inflation", "left right left"):
-        (sentence,) = read([text])
-        assert any(place in sentence for place in SETTING_PHRASES.values()) and sentence.endswith(".")
+        (sentence,) = rewrite([text])
+        assert any(phrase in sentence for phrase in SETTING_PHRASES.values()) and sentence.endswith(".")
 
 
-def test_the_words_belong_to_the_editions_names():
-    known = WORDS
+def test_the_vocabulary_has_the_editions_names():
     for names in ("subjects", "colours", "settings", "lights"):
-        assert set(getattr(known, names)) == set(getattr(EDITION, names))
-    assert set(known.actions) == set(EDITION.actions)
+        assert set(getattr(VOCABULARY, names)) == set(getattr(EDITION, names))
+    assert set(VOCABULARY.actions) == set(EDITION.actions)
 
 
-def test_a_caption_says_it_all():
+def test_captions():
     assert make_caption("swan", "white", "lake", "sunset", "left") == "A white swan moves left on the lake at sunset."
     assert make_caption("swan", None, "lake", "day", "rest") == "The swan rests on the lake by day."
     assert (
-        make_caption(None, None, "city", "night", "rest", "in the rain", "") == "Nobody is in the city at night in the rain."
+        make_caption(None, None, "city", "night", "rest", "in the rain", "")
+        == "Nobody is in the city at night in the rain."
     )

@@ -1,41 +1,42 @@
-"""Free captions land on the nearest thing the picture book can draw.
+"""Rewrites any caption into the sentence of the picture book that is nearest to it.
 
     "A little girl in a yellow coat jumps over puddles in the park."  ->  "A yellow person hops in the meadow by day."
 
-A word of the picture book, or another word people have for the same (``words.yaml``), decides. Where a caption has
-none, who, where and when stay as they were in the caption before; where there was none before, the nearest by sentence
-embedding (nobody, where no subject is near). A colour belongs to a subject when it stands just before it; a subject
-seen earlier keeps its looks: its sentence then names no colour, and the memory must tell.
+A word of the picture book, or a synonym listed in ``words.yaml``, decides. Where a caption has none, subject, setting
+and light stay as they were in the caption before; for the first caption the nearest by sentence embedding is taken
+(nobody, where no subject is near). A colour belongs to a subject when it stands just before it; a subject of an earlier
+chunk keeps its looks: its sentence then names no colour, and the network must take it from the KV cache.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+import torch
 import yaml
 
 from blockvid_cli.models.card import ModelCard
-from blockvid_cli.models.sentence_encoder import embed
 from blockvid_cli.storyboard.plan import Plan
 from blockvid_cli.storybook.edition import Edition, read_edition
 from blockvid_cli.storybook.stories import LIGHT_PHRASES, SETTING_PHRASES, WEATHER_PHRASES, make_caption
 
 Names = Mapping[str, Sequence[str]]
-ALIKE = 0.3  # the least cosine at which a caption without a known word still speaks of a subject or a light
-NEAR = 3  # a colour belongs to the subject that follows within so many words
+Embed = Callable[[Sequence[str]], torch.Tensor]  # sentences -> unit vectors (sentences, D)
+LEAST_COSINE = 0.3  # of a caption without a known word that still names a subject or a light
+NEAR = 3  # a colour belongs to the subject that follows within this many words
 DIRECTIONS = {"left": "left", "right": "right", "up": "rise"}
 TOWARDS = {"to", "toward", "towards", "further"}
 
 
 @dataclass(frozen=True)
 class Vocabulary:
-    """Other words for the names of each list of an edition.
+    """Synonyms for the names of each list of an edition.
 
-    ``empty`` say that nobody is there, ``same`` that it is the subject before; ``motion`` are verbs that a direction
-    may follow; what ``others`` do (camera, sun, mist ...) is no action of the subject.
+    ``empty`` are words for nobody, ``same`` refer to the subject before; ``motion`` are verbs that a direction may
+    follow; what ``others`` do (camera, sun, mist ...) is no action of the subject.
     """
 
     subjects: Names
@@ -51,7 +52,7 @@ class Vocabulary:
 
 @dataclass(frozen=True)
 class Interpretation:
-    """What a caption asks for; without a colour the subject is one that was seen before, without a subject nobody."""
+    """What a caption describes; no colour: a subject of an earlier chunk; no subject: nobody."""
 
     subject: str | None
     colour: str | None
@@ -63,113 +64,117 @@ class Interpretation:
 
 @dataclass
 class CaptionRewriter:
-    """Reads the captions of a film in order, and remembers who, where and when."""
+    """Interprets the captions of a film in order and keeps subject, setting and light from one to the next."""
 
     edition: Edition
-    words: Vocabulary
+    vocabulary: Vocabulary
+    embed: Embed
     setting: str = ""
     light: str = ""
-    who: str = ""
-    looks: dict[str, str] = field(default_factory=dict)  # the colour of each subject seen
+    subject: str = ""
+    colours: dict[str, str] = field(default_factory=dict)  # of each subject so far
 
     def __call__(self, text: str, style: str = "") -> str:
-        """The picture book's sentence for one caption; a film's style may say where and when."""
-        said = self.read(text, style)
-        return make_caption(said.subject, said.colour, said.setting, said.light, said.action, *said.weather)
+        """The picture book's sentence for one caption; a film's style may name setting and light."""
+        scene = self.interpret(text, style)
+        return make_caption(scene.subject, scene.colour, scene.setting, scene.light, scene.action, *scene.weather)
 
-    def read(self, text: str, style: str = "") -> Interpretation:
-        """What one caption asks for; see ``__call__``."""
+    def interpret(self, text: str, style: str = "") -> Interpretation:
+        """What one caption describes."""
         words = re.findall(r"[a-z]+", text.lower().replace("no one", "nobody"))
-        self._place(words, text, style)
-        here = self._first(words, self.words.subjects, self.edition.subjects)
-        absent = not here and not _any(words, self.words.same) and _any(words, self.words.empty)
-        self.who = (here and here[1]) or self.who or self._guess(text, "subjects", "a {}", ALIKE)
-        weather = tuple(WEATHER_PHRASES[name] for name in self.edition.weathers if name in words)
-        if absent or not self.who:
-            return Interpretation(None, None, self.setting, self.light, "rest", weather)
-        colour = self._colour(words, here[0] if here else 0, text)
-        return Interpretation(self.who, colour, self.setting, self.light, self._action(words), weather)
-
-    def _place(self, words: Sequence[str], text: str, style: str) -> None:
-        """Where and when: said by the caption, by the style, before, or the nearest."""
-        styled = re.findall(r"[a-z]+", style.lower())
-        for name, known, drawable in (
-            ("setting", self.words.settings, self.edition.settings),
-            ("light", self.words.lights, self.edition.lights),
-        ):
-            said = self._first(words, known, drawable) or self._first(styled, known, drawable)
-            if said:
-                setattr(self, name, said[1])
-        self.setting = self.setting or self._nearest(
-            text, {name: SETTING_PHRASES[name] for name in self.edition.settings}
+        self._update_setting_and_light(words, text, style)
+        match = self._first_match(words, self.vocabulary.subjects, self.edition.subjects)
+        absent = not match and not _any(words, self.vocabulary.same) and _any(words, self.vocabulary.empty)
+        self.subject = (
+            (match and match[1]) or self.subject or self._nearest_name(text, "subjects", "a {}", LEAST_COSINE)
         )
-        when = {name: LIGHT_PHRASES[name] for name in self.edition.lights}
-        self.light = self.light or self._nearest(text, when, ALIKE) or self.edition.lights[0]
+        weather = tuple(WEATHER_PHRASES[name] for name in self.edition.weathers if name in words)
+        if absent or not self.subject:
+            return Interpretation(None, None, self.setting, self.light, "rest", weather)
+        colour = self._colour(words, match[0] if match else 0, text)
+        return Interpretation(self.subject, colour, self.setting, self.light, self._action(words), weather)
 
-    def _colour(self, words: Sequence[str], place: int, text: str) -> str | None:
-        """The colour said of the subject at ``place``; of one never seen, any that is said, or the nearest."""
-        said = self._first(words[max(place - NEAR, 0) : place], self.words.colours, self.edition.colours)
-        if not said and self.who not in self.looks:
-            said = self._first(words, self.words.colours, self.edition.colours)
-        colour = said[1] if said else None
-        if not colour and self.who not in self.looks:
-            colour = self._guess(text, "colours", "a {} " + self.who)
-        self.looks[self.who] = colour or self.looks[self.who]
+    def _update_setting_and_light(self, words: Sequence[str], text: str, style: str) -> None:
+        """Both are named by the caption, else by the style, else stay, else the nearest to the caption are taken."""
+        style_words = re.findall(r"[a-z]+", style.lower())
+        for name, synonyms, names in (
+            ("setting", self.vocabulary.settings, self.edition.settings),
+            ("light", self.vocabulary.lights, self.edition.lights),
+        ):
+            match = self._first_match(words, synonyms, names) or self._first_match(style_words, synonyms, names)
+            if match:
+                setattr(self, name, match[1])
+        settings = {name: SETTING_PHRASES[name] for name in self.edition.settings}
+        lights = {name: LIGHT_PHRASES[name] for name in self.edition.lights}
+        self.setting = self.setting or self._nearest(text, settings)
+        self.light = self.light or self._nearest(text, lights, LEAST_COSINE) or self.edition.lights[0]
+
+    def _colour(self, words: Sequence[str], position: int, text: str) -> str | None:
+        """The colour named with the subject at ``position``; of a new subject any colour named, else the nearest."""
+        before = words[max(position - NEAR, 0) : position]
+        match = self._first_match(before, self.vocabulary.colours, self.edition.colours)
+        if not match and self.subject not in self.colours:
+            match = self._first_match(words, self.vocabulary.colours, self.edition.colours)
+        colour = match[1] if match else None
+        if not colour and self.subject not in self.colours:
+            colour = self._nearest_name(text, "colours", "a {} " + self.subject)
+        self.colours[self.subject] = colour or self.colours[self.subject]
         return colour
 
     def _action(self, words: Sequence[str]) -> str:
-        """What the subject does: where it moves to, else the first verb that is its own."""
-        for place, word in enumerate(words):
-            before = words[max(place - 2, 0) : place]
-            moving = before and (_any(before[-1:], self.words.motion) or TOWARDS.intersection(before))
-            if word in DIRECTIONS and moving and not self._others(words, place - 1):
+        """The direction the subject moves in, else its first verb."""
+        for position, word in enumerate(words):
+            before = words[max(position - 2, 0) : position]
+            moving = before and (_any(before[-1:], self.vocabulary.motion) or TOWARDS.intersection(before))
+            if word in DIRECTIONS and moving and not self._done_by_others(words, position - 1):
                 return DIRECTIONS[word]
-        for place, word in enumerate(words):
-            if word in DIRECTIONS or self._others(words, place):
+        for position, word in enumerate(words):
+            if word in DIRECTIONS or self._done_by_others(words, position):
                 continue
             for name in self.edition.actions:
-                if set(_verbs(word)).intersection((name, *self.words.actions.get(name, ()))):
+                if set(_verbs(word)).intersection((name, *self.vocabulary.actions.get(name, ()))):
                     return name
         return "rest"
 
-    def _others(self, words: Sequence[str], place: int) -> bool:
-        """Whether the verb at ``place`` is done by something that is no subject: the camera, the sun ..."""
-        return _any(words[max(place - 2, 0) : place], self.words.others)
+    def _done_by_others(self, words: Sequence[str], position: int) -> bool:
+        """Whether the verb at ``position`` is done by the camera, the sun ... and not by the subject."""
+        return _any(words[max(position - 2, 0) : position], self.vocabulary.others)
 
-    def _first(self, words: Sequence[str], known: Names, drawable: Sequence[str]) -> tuple[int, str] | None:
-        """Place and name of the first word that says one of the drawable names."""
-        for place, word in enumerate(words):
-            for name in drawable:
-                if any(form == name or form in known.get(name, ()) for form in _nouns(word)):
-                    return place, name
+    def _first_match(self, words: Sequence[str], synonyms: Names, names: Sequence[str]) -> tuple[int, str] | None:
+        """Position and name of the first word that stands for one of ``names``."""
+        for position, word in enumerate(words):
+            for name in names:
+                if any(form == name or form in synonyms.get(name, ()) for form in _nouns(word)):
+                    return position, name
         return None
 
-    def _guess(self, text: str, names: str, phrase: str, least: float = -1.0) -> str:
+    def _nearest_name(self, text: str, names: str, phrase: str, least: float = -1.0) -> str:
         return self._nearest(text, {name: phrase.format(name) for name in getattr(self.edition, names)}, least)
 
-    @staticmethod
-    def _nearest(text: str, phrases: Mapping[str, str], least: float = -1.0) -> str:
-        """The name whose phrase means most nearly what the text means; "" where no cosine is ``least`` or more."""
-        vectors = embed([text, *phrases.values()])
+    def _nearest(self, text: str, phrases: Mapping[str, str], least: float = -1.0) -> str:
+        """The name whose phrase is nearest to the text; "" where no cosine is ``least`` or more."""
+        vectors = self.embed([text, *phrases.values()])
         best = (vectors[1:] @ vectors[0]).max(0)
         return list(phrases)[int(best.indices)] if float(best.values) >= least else ""
 
 
 def read_vocabulary(file: Path) -> Vocabulary:
-    """The words of an edition."""
+    """The synonyms of an edition."""
     return Vocabulary(**yaml.safe_load(file.read_text("utf-8")))
 
 
-def caption_rewriter(card: ModelCard) -> CaptionRewriter:
-    """A reader for a model that draws the picture book, who has read nothing yet."""
-    return CaptionRewriter(read_edition(card.folder / str(card.edition)), read_vocabulary(card.folder / "words.yaml"))
+def caption_rewriter(card: ModelCard, embed: Embed) -> CaptionRewriter:
+    """The rewriter of a model that was trained on the picture book, before its first caption."""
+    return CaptionRewriter(
+        read_edition(card.folder / str(card.edition)), read_vocabulary(card.folder / "words.yaml"), embed
+    )
 
 
-def rewrite_prompts(plan: Plan, card: ModelCard) -> Plan:
-    """The plan with every chunk told, compared and drawn by the sentence that its caption stands for."""
-    reader, chunks = caption_rewriter(card), []
+def rewrite_prompts(plan: Plan, card: ModelCard, embed: Embed) -> Plan:
+    """The plan with every chunk's prompt replaced by the picture book's sentence for its caption and style."""
+    rewrite, chunks = caption_rewriter(card, embed), []
     for chunk in plan.chunks:
-        sentence = reader(chunk.caption, chunk.prompt.removesuffix(chunk.caption))
+        sentence = rewrite(chunk.caption, chunk.prompt.removesuffix(chunk.caption))
         chunks.append(replace(chunk, prompt=sentence, rewritten=sentence != chunk.caption))
     return replace(plan, chunks=tuple(chunks))
 
@@ -182,7 +187,7 @@ def _any(words: Sequence[str], known: Sequence[str]) -> bool:
 
 
 def _nouns(word: str) -> Iterator[str]:
-    """A noun as the tables have it: itself, and its singular."""
+    """A noun and its possible singulars."""
     yield IRREGULAR.get(word, word)
     if word.endswith("ies"):
         yield word[:-3] + "y"
@@ -193,7 +198,7 @@ def _nouns(word: str) -> Iterator[str]:
 
 
 def _verbs(word: str) -> Iterator[str]:
-    """A verb as the tables have it: itself, and without the endings of person, time and course."""
+    """A verb, and what may be its infinitive."""
     yield from _nouns(word)
     for ending in ("ing", "ed"):
         stem = word.removesuffix(ending)

@@ -1,4 +1,13 @@
-"""What an edition of the picture book can draw: its lists of subjects, colours, settings, lights, actions."""
+"""What an edition of the picture book can show, and how its subjects move.
+
+    latent frame     0 | 1 | 2 | 3 | ...        four pixel frames each
+    moving left     x0   x0-1  x0-2  x0-3       one cell of the lattice a latent frame, never faster
+    hopping         up   hold  down | up ...    one hop a block
+
+A cell is one latent pixel (``CELL`` pixels of a frame). Subjects stand on whole cells wherever a latent frame ends, so
+that their latents are shifted copies of one another. Every action is an attractor: it leads the subject to a goal and
+keeps it there, whatever came before, so that a story of any length stays inside the range of the training stories.
+"""
 
 from __future__ import annotations
 
@@ -8,68 +17,42 @@ from pathlib import Path
 import yaml
 
 from blockvid_cli.models.card import packaged_folder, parse_size
-from blockvid_cli.models.tiny_vae import FOLD, PATCH
+
+CELL = 8  # pixels, the spatial factor of the bundled VAE
+FRAMES_PER_LATENT = 4  # its temporal factor
 
 
 @dataclass(frozen=True)
 class Stage:
-    """Where actions lead to, in cells: a picture's width and height, and the places in it."""
+    """The size of a frame in cells, and the goals that actions lead to."""
 
     width: int
     height: int
 
     @property
     def middle(self) -> int:
-        """Where every shot begins."""
+        """x at which every shot begins."""
         return self.width // 2
 
     @property
     def left(self) -> int:
-        """Where gliding left ends."""
+        """x at which moving left ends."""
         return round(0.2 * self.width)
 
     @property
     def right(self) -> int:
-        """Where gliding right ends."""
+        """x at which moving right ends."""
         return self.width - self.left
 
     @property
     def high(self) -> int:
-        """How far above the ground rising ends."""
+        """Height above the ground at which rising ends."""
         return round(0.25 * self.height)
 
 
 @dataclass(frozen=True)
-class Pose:
-    """Where a subject is, in cells: x from the left, height above the ground; the side it faces; its hop."""
-
-    x: float
-    height: float = 0.0
-    facing: int = 1  # 1 right, -1 left
-    hop: float = 0.0  # added to the height while hopping
-
-
-def move(pose: Pose, action: str, frame: int, period: int, stage: Stage) -> Pose:
-    """The pose one pixel frame later; ``frame`` counts within the block, ``period`` is a block's length in frames."""
-    goal_x = {"left": stage.left, "right": stage.right}.get(action, pose.x)
-    share = (frame + 1) / period
-    return replace(
-        pose,
-        x=_towards(pose.x, goal_x),
-        height=_towards(pose.height, stage.high if action == "rise" else 0),
-        facing={"left": -1, "right": 1}.get(action, pose.facing),
-        hop=min(1.0, 3 * share, 3 * (1 - share)) if action == "hop" else 0.0,
-    )
-
-
-def _towards(now: float, goal: float) -> float:
-    """One frame's way towards a goal, exact in binary fractions."""
-    return min(max(goal, now - 1 / FOLD), now + 1 / FOLD)
-
-
-@dataclass(frozen=True)
 class Edition:
-    """The names a story is told with; ``size`` is (width, height), ``block`` latent frames a block."""
+    """The names that stories are made of; ``size`` is (width, height) in pixels, ``block`` latent frames a block."""
 
     subjects: tuple[str, ...]
     colours: tuple[str, ...]
@@ -84,22 +67,50 @@ class Edition:
 
     @property
     def stage(self) -> Stage:
-        """The picture in cells."""
-        return Stage(self.size[0] // PATCH, self.size[1] // PATCH)
+        """The frame in cells."""
+        return Stage(self.size[0] // CELL, self.size[1] // CELL)
 
     @property
     def period(self) -> int:
         """Pixel frames of a block; the film's first block shows all but its first three."""
-        return FOLD * self.block
+        return FRAMES_PER_LATENT * self.block
 
     def block_frames(self, number: int) -> range:
         """Pixel frames of block ``number``: 4·block - 3 for the first, 4·block for each later one."""
-        border = [max(self.period * k - FOLD + 1, 0) for k in (number, number + 1)]
-        return range(border[0], border[1])
+        first, end = (max(self.period * k - FRAMES_PER_LATENT + 1, 0) for k in (number, number + 1))
+        return range(first, end)
 
 
 def read_edition(file: Path | None = None) -> Edition:
-    """Reads an edition file; the bundled one when none is named."""
+    """Reads an edition file; the bundled one by default."""
     values = yaml.safe_load((file or packaged_folder("models") / "storybook" / "edition.yaml").read_text("utf-8"))
     lists = {key: tuple(value) if isinstance(value, list) else value for key, value in values.items()}
     return Edition(**{**lists, "size": parse_size(values["size"])})
+
+
+@dataclass(frozen=True)
+class Pose:
+    """The position of a subject in cells: x from the left, height above the ground; the side it faces; its hop."""
+
+    x: float
+    height: float = 0.0
+    facing: int = 1  # 1 right, -1 left
+    hop: float = 0.0  # added to the height while hopping
+
+
+def move(pose: Pose, action: str, frame: int, period: int, stage: Stage) -> Pose:
+    """The pose one pixel frame later; ``frame`` counts within the block, ``period`` is a block's length in frames."""
+    goal_x = {"left": stage.left, "right": stage.right}.get(action, pose.x)
+    phase = (frame + 1) / period
+    return replace(
+        pose,
+        x=_step_towards(pose.x, goal_x),
+        height=_step_towards(pose.height, stage.high if action == "rise" else 0),
+        facing={"left": -1, "right": 1}.get(action, pose.facing),
+        hop=min(1.0, 3 * phase, 3 * (1 - phase)) if action == "hop" else 0.0,
+    )
+
+
+def _step_towards(position: float, goal: float) -> float:
+    """The position one frame later; exact, because a step is a power of two."""
+    return min(max(goal, position - 1 / FRAMES_PER_LATENT), position + 1 / FRAMES_PER_LATENT)

@@ -1,11 +1,11 @@
-"""A small network that reads the picture book's pictures: who, in which colour, where, when, and what happens.
+"""A small network that recognises what the picture book's frames show: who, in which colour, where, when, what happens.
 
     clip: 8 frames spread over a chunk, at half size  ->  a feature vector a frame
         each frame's    -> subject (or nobody), colour, setting, light
         all eight       -> action
 
-It is trained on the world's own frames (``training.objectives.telling_apart``) and judges generated ones against the
-storyboard that asked for them.
+It is trained on rendered stories (``training.objectives.probe_classification``) and compares generated frames with
+their storyboard.
 """
 
 from __future__ import annotations
@@ -21,16 +21,16 @@ from torch.nn.functional import avg_pool2d
 from blockvid_cli.storybook.edition import Edition
 from blockvid_cli.storybook.stories import Scene
 
-CLIP_FRAMES = 8  # of a clip
+CLIP_FRAMES = 8
 FEATURES = 96
 WIDTHS = (3, 24, 48, 64, 96)
-FRAME_ATTRIBUTES = ("subject", "colour", "setting", "light")  # what every frame tells
+FRAME_ATTRIBUTES = ("subject", "colour", "setting", "light")  # what a single frame shows
 NOBODY = "nobody"
 
 
 @dataclass(frozen=True)
 class ProbeReading:
-    """What the probe says of B clips: for each attribute the index of its name, (B, FRAMES) or for the action (B,)."""
+    """The indices of the recognised names in B clips: (B, CLIP_FRAMES) of each frame attribute, (B,) of the action."""
 
     frame_labels: dict[str, torch.Tensor]
     action: torch.Tensor
@@ -38,7 +38,7 @@ class ProbeReading:
 
 
 class Probe(nn.Module):
-    """See the module; its names and the size of its pictures are an edition's."""
+    """The classifier; its names and the size of its frames are an edition's."""
 
     def __init__(self, edition: Edition) -> None:
         super().__init__()
@@ -49,11 +49,11 @@ class Probe(nn.Module):
             "light": edition.lights,
             "action": edition.actions,
         }
-        steps = [
+        stages = [
             nn.Sequential(nn.Conv2d(a, b, 3, 2, 1), nn.GroupNorm(8, b), nn.SiLU())
             for a, b in itertools.pairwise(WIDTHS)
         ]
-        self.see = nn.Sequential(*steps, nn.Flatten(), nn.LazyLinear(FEATURES), nn.SiLU())
+        self.see = nn.Sequential(*stages, nn.Flatten(), nn.LazyLinear(FEATURES), nn.SiLU())  # weights' name on disk
         self.heads = nn.ModuleDict({name: nn.Linear(FEATURES, len(self.names[name])) for name in FRAME_ATTRIBUTES})
         self.action = nn.Sequential(
             nn.Linear(CLIP_FRAMES * FEATURES, 128), nn.SiLU(), nn.Linear(128, len(self.names["action"]))
@@ -61,14 +61,14 @@ class Probe(nn.Module):
         self.see(torch.zeros(1, 3, edition.size[1] // 2, edition.size[0] // 2))
 
     def forward(self, clips: torch.Tensor) -> tuple[dict[str, torch.Tensor], torch.Tensor, torch.Tensor]:
-        """Clips (B, FRAMES, 3, H/2, W/2) -> logits of each still attribute, of the action, and features (B, F, D)."""
+        """Clips (B, CLIP_FRAMES, 3, H/2, W/2) -> logits of the frame attributes, of the action; features (B, F, D)."""
         features = self.see(clips.flatten(0, 1) - 0.5).unflatten(0, clips.shape[:2])
-        stills = {name: head(features) for name, head in self.heads.items()}
-        return stills, self.action(features.flatten(1)), features
+        frame_logits = {name: head(features) for name, head in self.heads.items()}
+        return frame_logits, self.action(features.flatten(1)), features
 
     @torch.inference_mode()
     def read(self, clips: torch.Tensor) -> ProbeReading:
-        """What is to be seen in clips (B, FRAMES, 3, H/2, W/2)."""
+        """The most likely names for clips (B, CLIP_FRAMES, 3, H/2, W/2)."""
         parts = [self(part) for part in clips.split(32)]
         return ProbeReading(
             {name: torch.cat([part[0][name].argmax(-1) for part in parts]) for name in FRAME_ATTRIBUTES},
@@ -78,7 +78,7 @@ class Probe(nn.Module):
 
     @torch.inference_mode()
     def read_frames(self, frames: torch.Tensor) -> dict[str, torch.Tensor]:
-        """What is to be seen in single frames (N, 3, H/2, W/2): for each attribute (N,)."""
+        """The most likely names for single frames (N, 3, H/2, W/2): (N,) of each attribute."""
         features = self.see(frames - 0.5)
         return {name: head(features).argmax(-1) for name, head in self.heads.items()}
 
@@ -97,7 +97,7 @@ class Probe(nn.Module):
 
 
 def sample_clip(frames: torch.Tensor) -> torch.Tensor:
-    """FRAMES frames spread evenly over frames (F, 3, H, W), at half size: (FRAMES, 3, H/2, W/2)."""
+    """CLIP_FRAMES frames spread evenly over frames (F, 3, H, W), at half size: (CLIP_FRAMES, 3, H/2, W/2)."""
     return half_size(frames[torch.linspace(0, len(frames) - 1, CLIP_FRAMES).round().long()])
 
 
@@ -106,10 +106,10 @@ def half_size(frames: torch.Tensor) -> torch.Tensor:
     return avg_pool2d(frames.float(), 2)
 
 
-def chunk_frames(blocks: Sequence[int], edition: Edition) -> list[slice]:
-    """The pixel frames of chunks that are so many blocks long, one after another."""
-    out, first = [], 0
-    for count in blocks:
-        out.append(slice(edition.block_frames(first).start, edition.block_frames(first + count - 1).stop))
-        first += count
-    return out
+def chunk_frames(lengths: Sequence[int], edition: Edition) -> list[slice]:
+    """The pixel frames of consecutive chunks, whose lengths are counted in blocks."""
+    slices, first = [], 0
+    for length in lengths:
+        slices.append(slice(edition.block_frames(first).start, edition.block_frames(first + length - 1).stop))
+        first += length
+    return slices
