@@ -20,11 +20,10 @@ from blockvid_cli.__main__ import main
 from blockvid_cli.evaluation import films as many
 from blockvid_cli.evaluation.backends.flow import Dis
 from blockvid_cli.evaluation.backends.looks import Subject
-from blockvid_cli.evaluation.footage import Frame, scan_video
-from blockvid_cli.evaluation.footage import frames as decoded
 from blockvid_cli.evaluation.scores import EvalConfig, score_film
 from blockvid_cli.evaluation.spans import Protocol
-from blockvid_cli.video.encode import encode
+from blockvid_cli.video.ffmpeg import encode_video
+from blockvid_cli.video.reader import Frame, decode_frames, scan_video
 
 GOLD = os.environ.get("BLOCKVID_LTX2")  # FastVideo's fastvideo/tests/eval/asset/ltx2.mp4, 832x480, 120 frames
 
@@ -32,7 +31,7 @@ GOLD = os.environ.get("BLOCKVID_LTX2")  # FastVideo's fastvideo/tests/eval/asset
 def write(path: Path, pictures, fps: int = 12) -> Path:
     pictures = list(pictures)
     height, width = pictures[0].shape[:2]
-    encode(pictures, path, rate=Fraction(fps), size=(width, height), total=len(pictures), crf=12)
+    encode_video(pictures, path, rate=Fraction(fps), size=(width, height), total=len(pictures), crf=12)
     return path
 
 
@@ -72,7 +71,7 @@ def out_of(capsys, *arguments: object) -> str:
 
 def test_scores_are_those_of_the_whole_film_in_memory(pair):
     result = score_film(pair[0], EvalConfig())
-    film = [frame.rgb.astype(np.float64) for frame in decoded(scan_video(pair[0]))]
+    film = [frame.rgb.astype(np.float64) for frame in decode_frames(scan_video(pair[0]))]
     assert result["frames"] == len(film) == 47 and result["size"] == [128, 96] and result["fps"] == 12
     still = [1 - np.abs(a - b).mean() / 255 for a, b in itertools.pairwise(film)]
     measures = result["measures"]
@@ -144,7 +143,7 @@ def test_every_second_frame_is_said_so(pair):
 
 def test_the_long_protocol_scores_clips_of_two_seconds(pair):
     result = score_film(pair[0], EvalConfig(protocol=Protocol.LONG))
-    film = [frame.rgb.astype(np.float64) for frame in decoded(scan_video(pair[0]))]
+    film = [frame.rgb.astype(np.float64) for frame in decode_frames(scan_video(pair[0]))]
     still = [1 - np.abs(a - b).mean() / 255 for a, b in itertools.pairwise(film)]
     by_hand = (np.mean(still[0:23]) + np.mean(still[23:46])) / 2  # frames 0-23, and 23-46: the last reaches back
     assert result["measures"]["temporal_flickering"]["value"] == pytest.approx(by_hand, abs=1e-6)
@@ -196,7 +195,9 @@ def test_a_film_is_scored_once(pair, tmp_path, monkeypatch):
     story = tmp_path / "story.yaml"
     story.write_text("version: 1\nchunks: [{caption: A swan., duration: 2}, {caption: A boat., duration: 2}]\n")
     asked = []
-    monkeypatch.setattr(many, "score", lambda film, settings, tell: asked.append(settings) or score_film(film, settings))
+    monkeypatch.setattr(
+        many, "score", lambda film, settings, tell: asked.append(settings) or score_film(film, settings)
+    )
 
     def ask(**changes):
         before = len(asked)
@@ -256,8 +257,8 @@ def test_what_is_wrong_is_told_in_a_sentence(pair, capsys, arguments, sentence):
 
 def test_the_probe_reads_whether_a_picture_book_film_shows_its_captions(tmp_path):
     from blockvid_cli.models.find import find_model
-    from blockvid_cli.storybook.rendering import render_story
     from blockvid_cli.storybook.edition import read_edition
+    from blockvid_cli.storybook.rendering import render_story
     from blockvid_cli.storybook.stories import HELD_OUT, opening_story
 
     card = find_model("storybook")

@@ -14,8 +14,8 @@ import numpy as np
 import pytest
 
 from blockvid_cli.errors import UsageError
-from blockvid_cli.evaluation.footage import frames, scan_video
 from blockvid_cli.evaluation.scores import EvalConfig, score_film
+from blockvid_cli.video.reader import decode_frames, scan_video
 
 COUNT, RATE, SIZE = 12, 12, (64, 48)
 H264 = ("-c:v", "libx264", "-pix_fmt", "yuv420p")
@@ -166,8 +166,8 @@ def the_rest(folder: Path, source: tuple[object, ...]) -> None:
 def shown(path: Path, **thinned: float) -> np.ndarray:
     """The frames that are measured; as many, as large as was said."""
     footage = scan_video(path).subsample(**thinned)
-    found = list(frames(footage))
-    assert [frame.number for frame in found] == list(range(footage.decode_frames))
+    found = list(decode_frames(footage))
+    assert [frame.number for frame in found] == list(range(footage.frames))
     assert all(frame.rgb.dtype == np.uint8 and frame.rgb.flags.c_contiguous for frame in found)
     pictures = np.stack([frame.rgb for frame in found]).astype(int)
     assert pictures.shape[1:] == (*footage.size[::-1], 3)
@@ -177,7 +177,7 @@ def shown(path: Path, **thinned: float) -> np.ndarray:
 @pytest.mark.parametrize("name", PLAIN)
 def test_a_film_is_the_same_in_any_container_and_pixel_format(films, name):
     footage, pictures = scan_video(films / name), shown(films / name)
-    assert (footage.decode_frames, footage.size, footage.notes) == (COUNT, SIZE, ())
+    assert (footage.frames, footage.size, footage.notes) == (COUNT, SIZE, ())
     near = 0.005 if name.endswith("gif") else 1e-9  # a GIF counts hundredths of a second
     assert footage.fps == pytest.approx(RATE, rel=near) and footage.seconds == pytest.approx(1, rel=near)
     true = np.stack([picture(number) for number in range(COUNT)]).astype(float)
@@ -209,7 +209,7 @@ def test_a_film_that_is_turned_or_mirrored_comes_out_as_it_is_shown(films, name)
 @pytest.mark.parametrize("name", UNEVEN)
 def test_the_rate_of_an_uneven_film_is_its_average(films, name):
     footage = scan_video(films / name)
-    assert footage.decode_frames == 16 and footage.fps == pytest.approx(15 / (35 / RATE), rel=0.005)
+    assert footage.frames == 16 and footage.fps == pytest.approx(15 / (35 / RATE), rel=0.005)
     assert footage.seconds == pytest.approx(16 / footage.fps) and "the frame rate varies" in footage.notes[0]
 
 
@@ -221,21 +221,21 @@ def test_odd_sizes_stay_odd(films, name):
 @pytest.mark.parametrize("name", SHORT)
 def test_one_frame_is_a_film_and_so_are_two(films, name):
     footage = scan_video(films / name)
-    assert footage.decode_frames == len(shown(films / name)) == (1 if name.startswith("one") else 2)
+    assert footage.frames == len(shown(films / name)) == (1 if name.startswith("one") else 2)
     assert footage.fps == pytest.approx({".gif": 12.5, ".png": 25}.get(Path(name).suffix, RATE))
-    assert footage.seconds == pytest.approx(footage.decode_frames / footage.fps)
+    assert footage.seconds == pytest.approx(footage.frames / footage.fps)
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_a_name_is_a_name(films, name, monkeypatch):
     monkeypatch.chdir(films)
-    assert scan_video(Path(name)).decode_frames == COUNT
+    assert scan_video(Path(name)).frames == COUNT
 
 
 @pytest.mark.parametrize("name", REFUSED)
 def test_what_is_no_film_gets_a_sentence(films, name):
     with pytest.raises(UsageError, match=REFUSED[name]) as error:
-        list(frames(scan_video(films / name)))
+        list(decode_frames(scan_video(films / name)))
     assert str(error.value).startswith(f"{films / name}: ") and "\n" not in str(error.value)
 
 
@@ -250,7 +250,7 @@ def test_a_film_that_may_not_be_read_gets_a_sentence(films, monkeypatch):
 
 def test_joined_films_have_one_size_and_one_clock(films):
     footage = scan_video(films / "joined.ts")
-    assert (footage.decode_frames, footage.fps, footage.seconds, footage.size) == (24, RATE, 2, SIZE)
+    assert (footage.frames, footage.fps, footage.seconds, footage.size) == (24, RATE, 2, SIZE)
     assert "the size changes at frame 13" in footage.notes[0]
     pictures = shown(films / "joined.ts")
     assert abs(pictures[12:] - pictures[:12]).mean() < 8
@@ -258,11 +258,11 @@ def test_joined_films_have_one_size_and_one_clock(films):
 
 def test_the_largest_film_of_a_file_is_measured_and_never_its_cover(films):
     assert scan_video(films / "largest.mkv").size == SIZE
-    assert scan_video(films / "covered.mp4").decode_frames == COUNT
+    assert scan_video(films / "covered.mp4").frames == COUNT
 
 
 def test_a_title_in_any_alphabet_is_no_trouble(films):
-    assert scan_video(films / "latin.avi").decode_frames == COUNT
+    assert scan_video(films / "latin.avi").frames == COUNT
 
 
 @pytest.mark.parametrize(("how", "picks"), [({"stride": 5}, [0, 5, 10]), ({"sample_fps": 4}, [0, 3, 6, 9]), ({}, None)])
@@ -284,7 +284,7 @@ def test_a_long_film_takes_no_more_memory(films):
     tracemalloc.start()
     try:
         footage = scan_video(films / "long.mp4")
-        assert sum(1 for _ in frames(footage)) == footage.decode_frames == 100 * COUNT  # 11 MB
+        assert sum(1 for _ in decode_frames(footage)) == footage.frames == 100 * COUNT  # 11 MB
         assert tracemalloc.get_traced_memory()[1] < 1_000_000
     finally:
         tracemalloc.stop()

@@ -21,11 +21,19 @@ from imageio_ffmpeg import count_frames_and_secs
 from blockvid_cli.errors import BlockvidError, PartialError, UsageError
 from blockvid_cli.storyboard.plan import Plan, PlannedChunk
 from blockvid_cli.storyboard.presentation import Audio
-from blockvid_cli.video import encode, ffmpeg
-from blockvid_cli.video.encode import exact_rate
-from blockvid_cli.video.metadata import COMMENT_BYTES, compact, read_metadata, read_tags
+from blockvid_cli.video import ffmpeg
+from blockvid_cli.video.ffmpeg import exact_rate
+from blockvid_cli.video.metadata import (
+    COMMENT_BYTES,
+    Chapter,
+    clip_chapters,
+    compact,
+    plan_chapters,
+    read_metadata,
+    read_tags,
+    srt,
+)
 from blockvid_cli.video.mux import write_film
-from blockvid_cli.video.subtitles import Chapter, chapters_of, srt, within
 
 SIZE = 64, 48
 BITS = 8
@@ -213,13 +221,13 @@ def test_strange_names(tmp_path):
 def processes(monkeypatch):
     """The ffmpeg processes that encoders started."""
     started = []
-    begin = encode.Encoder.__init__
+    begin = ffmpeg.VideoWriter.__init__
 
     def recorded(self, *arguments):
         begin(self, *arguments)
         started.append(self._process)
 
-    monkeypatch.setattr(encode.Encoder, "__init__", recorded)
+    monkeypatch.setattr(ffmpeg.VideoWriter, "__init__", recorded)
     return started
 
 
@@ -312,7 +320,7 @@ def test_a_wrong_ffmpeg_setting_is_a_sentence_too():
 def test_the_environment_stays_as_it_was(monkeypatch):
     monkeypatch.setenv("BLOCKVID_A", "before")
     monkeypatch.delenv("BLOCKVID_B", raising=False)
-    with ffmpeg.same_environment():
+    with ffmpeg.preserved_environment():
         os.environ.update(BLOCKVID_A="changed", BLOCKVID_B="new")
     assert os.environ["BLOCKVID_A"] == "before"
     assert "BLOCKVID_B" not in os.environ
@@ -466,19 +474,19 @@ def test_srt():
 
 
 def test_chapters_end_with_the_film():
-    assert within([Chapter(0, 3, "a"), Chapter(3, 6, "b"), Chapter(6, 9, "c")], 5) == [
+    assert clip_chapters([Chapter(0, 3, "a"), Chapter(3, 6, "b"), Chapter(6, 9, "c")], 5) == [
         Chapter(0, 3, "a"),
         Chapter(3, 5, "b"),
     ]
 
 
-def test_chapters_of_a_plan_are_where_the_frames_are():
+def test_plan_chapters_a_plan_are_where_the_frames_are():
     chunks = tuple(
         PlannedChunk(number, 1, caption, caption, "", 0.0, 0.0, first, end, 0, 0, 3, 0, False)
         for number, (caption, first, end) in enumerate([("a", 0, 45), ("b", 45, 100), ("c", 100, 120)], start=1)
     )
     plan = Plan(chunks, 12.0, SIZE, (16, 6, 8), 96, 0)
-    assert chapters_of(plan) == [Chapter(0, 3.75, "a"), Chapter(3.75, 8, "b")]
+    assert plan_chapters(plan) == [Chapter(0, 3.75, "a"), Chapter(3.75, 8, "b")]
 
 
 def test_rates_are_what_was_written():

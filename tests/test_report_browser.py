@@ -11,7 +11,7 @@ import pytest
 
 from blockvid_cli.report import report
 from blockvid_cli.report.report import write_report
-from blockvid_cli.video.encode import encode
+from blockvid_cli.video.ffmpeg import encode_video
 from tests.test_report import HOSTILE, small_report
 
 webdriver = pytest.importorskip("selenium.webdriver", reason="selenium is not installed: pip install '.[browser]'")
@@ -43,7 +43,7 @@ def film(path: Path) -> Path:
     for number in range(FPS * SECONDS):
         pictures.append(np.full((48, 64, 3), 40, np.uint8))
         pictures[-1][:, number * 64 // (FPS * SECONDS) :][:, :4] = 220
-    encode(pictures, path, rate=Fraction(FPS), size=(64, 48), total=len(pictures), crf=20)
+    encode_video(pictures, path, rate=Fraction(FPS), size=(64, 48), total=len(pictures), crf=20)
     return path
 
 

@@ -7,6 +7,7 @@ import pytest
 from PIL import Image, ImageFont
 
 from blockvid_cli.video.contact_sheet import PAPER, contact_sheet, thumbnail, wrap_text
+from blockvid_cli.video.overlays import with_glyphs
 
 COLOURS = [
     (200, 30, 30),
@@ -93,3 +94,52 @@ def test_a_wide_picture_is_shrunk_and_a_small_one_kept():
     wide, narrow = plain(COLOURS[0], 832, 480), plain(COLOURS[1])
     assert thumbnail(wide).shape == (185, 320, 3) and (thumbnail(wide) == COLOURS[0]).all()
     assert thumbnail(narrow) is narrow
+
+
+# ---- characters that a font lacks ------------------------------------------------------------------------
+
+
+def label_ink(tmp_path, label: str) -> np.ndarray:
+    """The rows and columns of ink (h, w) of bools that a label is drawn with."""
+    contact_sheet([plain(COLOURS[0], 160, 96)], [label], tmp_path / "sheet.png")
+    sheet = read(tmp_path / "sheet.png")
+    _, top, _, height = places(sheet, COLOURS[0])
+    ink = (sheet[top + height :] != PAPER).any(axis=2)
+    rows, columns = np.flatnonzero(ink.any(axis=1)), np.flatnonzero(ink.any(axis=0))
+    return ink[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
+
+
+@pytest.mark.parametrize("dash", ["\N{EN DASH}", "\N{EM DASH}", "\N{HORIZONTAL BAR}", "\N{MINUS SIGN}"])
+def test_a_dash_in_a_caption_is_a_line_and_no_box(tmp_path, dash):
+    ink = label_ink(tmp_path, dash)
+    assert ink.shape[0] <= 3 < ink.shape[1] and ink.all(axis=0).mean() > 0.5
+
+
+def test_a_character_outside_the_font_becomes_the_most_similar_one(tmp_path):
+    assert np.array_equal(label_ink(tmp_path, "\N{CJK UNIFIED IDEOGRAPH-6F22}"), label_ink(tmp_path, "?"))
+    assert np.array_equal(label_ink(tmp_path, "\N{FULLWIDTH LATIN CAPITAL LETTER A}"), label_ink(tmp_path, "A"))
+    assert np.array_equal(label_ink(tmp_path, "a\N{VARIATION SELECTOR-16}"), label_ink(tmp_path, "a"))
+
+
+@pytest.mark.parametrize(
+    ("char", "similar"),
+    [("\N{EM DASH}", "-"), ("\N{RIGHT SINGLE QUOTATION MARK}", '"'), ("\N{HORIZONTAL ELLIPSIS}", "..."), ("x", "x")],
+)
+def test_a_font_of_few_characters_gets_similar_ones(char, similar):
+    class Ascii:
+        """A font whose characters are those of ASCII; what it lacks is a box."""
+
+        def getmask(self, text):
+            return Mask(text if text.isascii() else "box")
+
+    class Mask(bytes):
+        """The pixels of a text."""
+
+        def __new__(cls, text):
+            return super().__new__(cls, text.encode())
+
+        @property
+        def size(self):
+            return len(self), 1
+
+    assert with_glyphs(f"a{char}b", Ascii()) == f"a{similar}b"

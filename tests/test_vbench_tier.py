@@ -31,7 +31,7 @@ from blockvid_cli.evaluation.backends.installed import installed
 from blockvid_cli.evaluation.backends.laion import Laion
 from blockvid_cli.evaluation.backends.raft import Raft
 from blockvid_cli.evaluation.backends.vbench import WHO, vbench
-from blockvid_cli.evaluation.footage import Frame
+from blockvid_cli.video.reader import Frame
 from blockvid_cli.models.hub import sha256
 
 SMALL = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 64}

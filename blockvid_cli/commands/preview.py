@@ -110,9 +110,9 @@ def _stills(job: RenderJob, pictures: dict[int, np.ndarray]) -> list[Path]:
 def _chunk(job: RenderJob, looks: Sequence[ChunkPreview], draft: bool, gif: bool) -> list[Path]:
     """A chunk as a film (and a GIF) and as a sheet of stills; several takes side by side."""
     from blockvid_cli.video.contact_sheet import contact_sheet, thumbnail
-    from blockvid_cli.video.encode import encode, exact_rate
+    from blockvid_cli.video.ffmpeg import encode_video, exact_rate
     from blockvid_cli.video.gif import write_gif
-    from blockvid_cli.video.side_by_side import side_by_side
+    from blockvid_cli.video.contact_sheet import side_by_side
 
     kind = ("-takes" if len(looks) > 1 else "") + ("-draft" if draft else "")
     stem = _folder(job) / f"chunk-{looks[0].chunk:03d}{kind}"
@@ -121,7 +121,7 @@ def _chunk(job: RenderJob, looks: Sequence[ChunkPreview], draft: bool, gif: bool
     size, rate = pictures[0].shape[1::-1], exact_rate(job.plan.fps)
     film, sheet = stem.with_suffix(".mp4"), stem.with_suffix(".png")
     film.parent.mkdir(parents=True, exist_ok=True)
-    encode(pictures, film, rate=rate, size=size, total=len(pictures), crf=16)
+    encode_video(pictures, film, rate=rate, size=size, total=len(pictures), crf=16)
     files = [film]
     if gif:
         write_gif(pictures, stem.with_suffix(".gif"), job.plan.fps)

@@ -16,7 +16,7 @@ import numpy as np
 
 from blockvid_cli.errors import BlockvidError
 from blockvid_cli.evaluation.backends.protocol import Texts
-from blockvid_cli.evaluation.footage import VideoInfo, Frame
+from blockvid_cli.video.reader import Frame, VideoInfo
 from blockvid_cli.evaluation.metrics.consistency import looks
 from blockvid_cli.evaluation.spans import Span, segments_at
 from blockvid_cli.models.card import ModelCard
@@ -43,7 +43,7 @@ class Adherence(Protocol):
 
 def adherence(story: Storyboard, footage: VideoInfo, texts: Texts | None) -> Adherence:
     """Who reads the film: CLIP where there is one, else the probe where the film may be a picture book's."""
-    spans = segments_at(footage.decode_frames, footage.fps, [0.0, *(float(chunk.end) for chunk in story.chunks)])
+    spans = segments_at(footage.frames, footage.fps, [0.0, *(float(chunk.end) for chunk in story.chunks)])
     if texts:
         return ByClip(story, spans, texts)
     with suppress(BlockvidError):  # a model that is not here draws no picture book

@@ -33,7 +33,7 @@ from blockvid_cli.storybook.drifts import DRIFTS, NO_DRIFT, Drift, split_into_bl
 from blockvid_cli.storybook.edition import Edition, read_edition
 from blockvid_cli.storybook.stories import HELD_OUT, Story
 from blockvid_cli.video.mux import write_film
-from blockvid_cli.video.subtitles import Chapter
+from blockvid_cli.video.metadata import Chapter
 
 CRF = 12  # H.264's quality, so fine that coding hides no drift
 KEPT = 192 * 2**20  # bytes of drawn pictures that are kept for a story's other films

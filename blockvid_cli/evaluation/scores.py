@@ -18,7 +18,7 @@ import numpy as np
 from blockvid_cli.errors import BlockvidError, UsageError
 from blockvid_cli.evaluation.adherence import adherence
 from blockvid_cli.evaluation.clips import clip_to_clip, clips_of, fused, mapped
-from blockvid_cli.evaluation.footage import VideoInfo, Frame, frames, scan_video
+from blockvid_cli.video.reader import Frame, VideoInfo, decode_frames, scan_video
 from blockvid_cli.evaluation.metrics.consistency import looks
 from blockvid_cli.evaluation.metrics.metric import Gauge, Measure
 from blockvid_cli.evaluation.spans import (
@@ -98,26 +98,26 @@ def score_film(path: Path, settings: EvalConfig, tell: Tell = lambda done: None)
     if min(footage.size) < SMALLEST:
         raise UsageError(f"{path}: {footage.size[0]}x{footage.size[1]} pixels are too few; {SMALLEST} a side at least.")
     spans = _segments(settings, footage, story)
-    clips = [Span(*clip) for clip in clips_of(footage.decode_frames, footage.fps)]
-    whole = clips if settings.protocol is Protocol.LONG else [Span(0, footage.decode_frames)]
+    clips = [Span(*clip) for clip in clips_of(footage.frames, footage.fps)]
+    whole = clips if settings.protocol is Protocol.LONG else [Span(0, footage.frames)]
     over_all = {name: MetricTrack(measure, footage, whole) for name, measure in tier.measures.items()}
     inside = {id(measure): MetricTrack(measure, footage, spans) for measure in tier.all}
     starts = Starts(tier, {clip.first for clip in clips} if settings.protocol is Protocol.LONG else set())
     follows = adherence(story, footage, tier.texts) if story else None
     seen, watching = 0, [*over_all.values(), *inside.values(), starts, *([follows] if follows else [])]
-    for batch in _batches(frames(footage), footage):
+    for batch in _batches(decode_frames(footage), footage):
         for measure in tier.all:
             measure.prepare(batch)
         for frame in batch:
             for watcher in watching:
                 watcher.see(frame)
         seen = batch[-1].number + 1
-        tell(seen / footage.decode_frames)
-    if seen != footage.decode_frames:
+        tell(seen / footage.frames)
+    if seen != footage.frames:
         raise BlockvidError(f"{path}: the file changed while it was measured; once more, please.")
     return {
         "film": str(path),
-        "frames": footage.decode_frames,
+        "frames": footage.frames,
         "fps": round(footage.fps, 4),
         "seconds": round(footage.seconds, 4),
         "size": list(footage.size),
@@ -166,12 +166,12 @@ class Starts:
 def _segments(settings: EvalConfig, footage: VideoInfo, story: Storyboard | None) -> list[Span]:
     number, seconds = parse_segments(settings.segments)
     if number:
-        return segments(footage.decode_frames, number, settings.bounds)
+        return segments(footage.frames, number, settings.bounds)
     if seconds:
-        return segments_of_seconds(footage.decode_frames, footage.fps, seconds, settings.bounds)
+        return segments_of_seconds(footage.frames, footage.fps, seconds, settings.bounds)
     if story is None:
         raise UsageError("--segments storyboard: which one? Name it with --storyboard story.yaml.")
-    return segments_at(footage.decode_frames, footage.fps, [0.0, *(float(chunk.end) for chunk in story.chunks)])
+    return segments_at(footage.frames, footage.fps, [0.0, *(float(chunk.end) for chunk in story.chunks)])
 
 
 def _batches(film: Iterable[Frame], footage: VideoInfo) -> Iterator[list[Frame]]:

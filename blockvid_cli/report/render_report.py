@@ -15,7 +15,7 @@ import torch
 from blockvid_cli import __version__
 from blockvid_cli.evaluation.bench.speed import peak_memory
 from blockvid_cli.evaluation.films import score_films
-from blockvid_cli.evaluation.footage import frames, scan_video
+from blockvid_cli.video.reader import decode_frames, scan_video
 from blockvid_cli.evaluation.scores import EvalConfig as Scoring
 from blockvid_cli.job import RenderJob
 from blockvid_cli.manifest import manifest
@@ -147,7 +147,7 @@ def _stills(job: RenderJob, pictures: Path) -> dict[int, np.ndarray]:
     """The middle picture of each chunk."""
     middles = {(chunk.first_frame + chunk.end_frame) // 2: chunk.number for chunk in job.plan.chunks}
     footage = scan_video(pictures)
-    return {middles[frame.number]: frame.rgb for frame in frames(footage) if frame.number in middles}
+    return {middles[frame.number]: frame.rgb for frame in decode_frames(footage) if frame.number in middles}
 
 
 def _curves(pictures: Path, chunks: int) -> dict[str, Curve]:

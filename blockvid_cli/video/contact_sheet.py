@@ -1,24 +1,27 @@
-"""Contact sheets: thumbnails in rows, a caption under each, in one PNG."""
+"""Several pictures on one page: contact sheets (thumbnails with captions, a PNG), and takes side by side (frames)."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Iterable, Iterator, Sequence
 from io import BytesIO
 from pathlib import Path
 from typing import Protocol
 
 import numpy as np
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw
 
 from blockvid_cli.project.atomic_files import write_atomically
+from blockvid_cli.video.overlays import load_font, with_glyphs
 
 PAPER, INK = (250, 250, 248), (40, 40, 40)
-LINES = 2
-THUMBNAIL = 320  # pixels; wider films are shrunk to it
+LINES = 2  # of a caption
+THUMBNAIL = 320  # pixels; wider frames are shrunk to it
+GAP = 4  # pixels between tiles
 
 
-class Font(Protocol):
-    """What is asked of a font."""
+class TextMeasure(Protocol):
+    """The part of a font that breaking text needs."""
 
     def getlength(self, text: str) -> float:
         """Width of the text in pixels."""
@@ -27,7 +30,7 @@ class Font(Protocol):
 def contact_sheet(
     frames: Sequence[np.ndarray], labels: Sequence[str], path: Path, columns: int = 5, scale: int = 1
 ) -> None:
-    """Writes the frames (uint8, H x W x 3, all of one size) as a PNG, ``scale`` times as large, row by row.
+    """Writes frames (H, W, 3) uint8 of one size, with a label each, as a PNG, ``scale`` times as large, row by row.
 
     Raises:
         BlockvidError: the file cannot be written (``PartialError``: the disk is full).
@@ -36,9 +39,9 @@ def contact_sheet(
         raise ValueError(f"a contact sheet needs a label a frame, not {len(labels)} labels for {len(frames)} frames")
     height, width = (side * scale for side in frames[0].shape[:2])
     columns = max(1, min(columns, len(frames)))
-    letters = min(18, max(10, width // 16))
-    font = ImageFont.load_default(letters)
-    margin, line = max(4, letters // 2), letters + 3
+    pixels = _letter_pixels(width)
+    font = load_font(pixels)
+    margin, line = max(4, pixels // 2), pixels + 3
     across, down = width + margin, height + LINES * line + margin
     rows = -(-len(frames) // columns)
     sheet = Image.new("RGB", (columns * across + margin, rows * down + margin), PAPER)
@@ -47,15 +50,15 @@ def contact_sheet(
         left, top = margin + number % columns * across, margin + number // columns * down
         picture = Image.fromarray(frame)
         sheet.paste(picture.resize((width, height), Image.Resampling.NEAREST), (left, top))
-        for row, text in enumerate(wrap_text(label, font, width)):
+        for row, text in enumerate(wrap_text(with_glyphs(label, font), font, width)):
             pen.text((left, top + height + 2 + row * line), text, fill=INK, font=font)
     png = BytesIO()
     sheet.save(png, "PNG")
     write_atomically(path, png.getvalue())
 
 
-def wrap_text(text: str, font: Font, width: float, lines: int = LINES) -> list[str]:
-    """Text broken at spaces into at most ``lines`` of ``width`` pixels; an ellipsis is the rest."""
+def wrap_text(text: str, font: TextMeasure, width: float, lines: int = LINES) -> list[str]:
+    """Breaks text at spaces into at most ``lines`` rows of ``width`` pixels; an ellipsis stands for the rest."""
     words, rows = text.split(), []
     while words and len(rows) < lines:
         count = 1
@@ -65,23 +68,80 @@ def wrap_text(text: str, font: Font, width: float, lines: int = LINES) -> list[s
         words = words[count:]
     if words:
         rows[-1] += "…"
-    return [_fitted(row, font, width) for row in rows]
+    return [_shorten(row, font, width) for row in rows]
 
 
-def _fitted(row: str, font: Font, width: float) -> str:
-    """A row cut, with an ellipsis, to ``width`` pixels."""
+def _shorten(row: str, font: TextMeasure, width: float) -> str:
+    """Cuts a row to ``width`` pixels, with an ellipsis."""
     if font.getlength(row) <= width:
         return row
-    kept = row.rstrip("…")
-    while kept and font.getlength(f"{kept}…") > width:
-        kept = kept[:-1].rstrip()
-    return f"{kept}…"
+    start = row.rstrip("…")
+    while start and font.getlength(f"{start}…") > width:
+        start = start[:-1].rstrip()
+    return f"{start}…"
 
 
 def thumbnail(frame: np.ndarray) -> np.ndarray:
-    """A frame (H, W, 3) uint8 no wider than a thumbnail."""
+    """Returns a frame (H, W, 3) uint8 no wider than a thumbnail."""
     height, width = frame.shape[:2]
     if width <= THUMBNAIL:
         return frame
     size = THUMBNAIL, round(height * THUMBNAIL / width)
     return np.asarray(Image.fromarray(frame).resize(size, Image.Resampling.LANCZOS))
+
+
+def side_by_side(
+    takes: Sequence[Iterable[np.ndarray]], labels: Sequence[str], columns: int | None = None
+) -> Iterator[np.ndarray]:
+    """Yields frames (H', W', 3) uint8 that show a frame of every take; H' and W' are even, as a film's must be.
+
+    Args:
+        takes: frames (H, W, 3) uint8 of each, all of one size, equally many; read together, one at a time.
+        labels: the text above each take; cut where it is too long.
+        columns: takes in a row; by default as near to a square as possible, at most three in a row.
+
+    Raises:
+        ValueError: there is no take, or not a label per take; or, while reading, a take ends early or differs in size.
+    """
+    if not takes or len(takes) != len(labels):
+        raise ValueError(f"every take needs a label, not {len(labels)} labels for {len(takes)} takes")
+    across = min(columns or min(3, math.ceil(math.sqrt(len(takes)))), len(takes))
+    if across < 1:
+        raise ValueError(f"takes cannot stand in {across} columns")
+    return _tile(takes, labels, across)
+
+
+def _tile(takes: Sequence[Iterable[np.ndarray]], labels: Sequence[str], across: int) -> Iterator[np.ndarray]:
+    background, corners = np.empty(0, np.uint8), []
+    for frames in zip(*takes, strict=True):
+        height, width = frames[0].shape[:2]
+        if not corners:
+            background, corners = _background((height, width), labels, across)
+        page = background.copy()
+        for frame, (top, left) in zip(frames, corners, strict=True):
+            if frame.shape != frames[0].shape:
+                raise ValueError(f"takes of different sizes: {frame.shape[:2]} beside {frames[0].shape[:2]}")
+            page[top : top + height, left : left + width] = frame
+        yield page
+
+
+def _background(size: tuple[int, int], labels: Sequence[str], across: int) -> tuple[np.ndarray, list[tuple[int, int]]]:
+    """Returns the page with its labels and without frames, and the top left corner of each frame."""
+    height, width = size
+    pixels = _letter_pixels(width)
+    font, strip = load_font(pixels), pixels + 6
+    down = math.ceil(len(labels) / across)
+    sides = across * (width + GAP) - GAP, down * (height + strip)
+    page = Image.new("RGB", (sides[0] + sides[0] % 2, sides[1] + sides[1] % 2), PAPER)
+    pen = ImageDraw.Draw(page)
+    corners = []
+    for number, label in enumerate(labels):
+        left, top = number % across * (width + GAP), number // across * (height + strip)
+        for text in wrap_text(with_glyphs(label, font), font, width - 4, lines=1):
+            pen.text((left + 2, top + 2), text, fill=INK, font=font)
+        corners.append((top + strip, left))
+    return np.asarray(page), corners
+
+
+def _letter_pixels(width: int) -> int:
+    return min(18, max(10, width // 16))

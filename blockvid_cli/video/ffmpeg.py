@@ -1,24 +1,34 @@
-"""The one ffmpeg that is used: found through moviepy, its complaints made into sentences."""
+"""Runs moviepy's ffmpeg: writes frames as H.264 through moviepy's writer, and runs single commands (sound, muxing).
+
+Errors of ffmpeg become sentences. Frames are read back by ``reader`` (PyAV), not here.
+"""
 
 from __future__ import annotations
 
 import os
 import subprocess
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+import tempfile
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from fractions import Fraction
+from itertools import islice
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, TracebackType
+from typing import IO
+
+import numpy as np
 
 from blockvid_cli.errors import BlockvidError
-from blockvid_cli.project.atomic_files import disk_full_error
+from blockvid_cli.project.atomic_files import disk_errors, disk_full_error
 
-MEND = "pip install --force-reinstall imageio-ffmpeg"
-NO_ROOM = ("No space left on device", "Disk quota exceeded")
+REINSTALL = "pip install --force-reinstall imageio-ffmpeg"
+DISK_FULL_MESSAGES = ("No space left on device", "Disk quota exceeded")
+SECONDS_BETWEEN_KEYFRAMES = 4
 
 
 @contextmanager
-def same_environment() -> Iterator[None]:
-    """Undoes changes to the environment: importing moviepy reads the nearest ``.env`` into it."""
+def preserved_environment() -> Iterator[None]:
+    """Restores the environment variables on exit: importing moviepy reads the nearest ``.env`` into them."""
     before = dict(os.environ)
     try:
         yield
@@ -29,7 +39,7 @@ def same_environment() -> Iterator[None]:
 
 
 def moviepy_module(name: str) -> ModuleType:
-    """A module of moviepy, imported when it is first needed because that is slow.
+    """Imports a module of moviepy on first use, because that is slow.
 
     Raises:
         BlockvidError: moviepy finds no ffmpeg.
@@ -37,14 +47,14 @@ def moviepy_module(name: str) -> ModuleType:
     import importlib
 
     try:
-        with same_environment():
+        with preserved_environment():
             return importlib.import_module(f"moviepy.{name}")
-    except (OSError, RuntimeError) as error:  # how moviepy and imageio say that there is no ffmpeg
+    except (OSError, RuntimeError) as error:  # what moviepy and imageio raise where there is no ffmpeg
         raise missing_ffmpeg() from error
 
 
 def binary() -> str:
-    """The ffmpeg that moviepy uses: ``FFMPEG_BINARY`` if set, else the one that comes with imageio-ffmpeg.
+    """Returns the ffmpeg that moviepy uses: ``FFMPEG_BINARY`` if set, else the one that comes with imageio-ffmpeg.
 
     Raises:
         BlockvidError: there is none.
@@ -53,33 +63,136 @@ def binary() -> str:
 
 
 def missing_ffmpeg() -> BlockvidError:
-    """What is said when there is no ffmpeg."""
+    """The error for a machine without ffmpeg."""
     return BlockvidError(
-        f"ffmpeg is missing. '{MEND}' brings it; or set FFMPEG_BINARY to the path of one that has libx264."
+        f"ffmpeg is missing. '{REINSTALL}' brings it; or set FFMPEG_BINARY to the path of one that has libx264."
     )
 
 
-def run_ffmpeg(arguments: Sequence[str], given: bytes = b"") -> subprocess.CompletedProcess[bytes]:
-    """Runs ffmpeg to its end, ``given`` on its standard input; the caller looks at ``returncode``.
+def run_ffmpeg(arguments: Sequence[str], stdin: bytes = b"") -> subprocess.CompletedProcess[bytes]:
+    """Runs ffmpeg until it ends; the caller checks ``returncode``.
 
     Raises:
         BlockvidError: there is no ffmpeg.
     """
     command = [binary(), "-hide_banner", "-nostats", "-loglevel", "error", *arguments]
     try:
-        return subprocess.run(command, input=given, capture_output=True, check=False)
+        return subprocess.run(command, input=stdin, capture_output=True, check=False)
     except OSError as error:
         raise missing_ffmpeg() from error
 
 
-def failure(path: Path, complaint: str) -> BlockvidError:
-    """Why ffmpeg could not write ``path``: a full disk is told apart, being resumable."""
-    if any(reason in complaint for reason in NO_ROOM):
+def write_error(path: Path, stderr: str) -> BlockvidError:
+    """Says why ffmpeg could not write ``path``; a full disk is a ``PartialError``, because the render can go on."""
+    if any(message in stderr for message in DISK_FULL_MESSAGES):
         return disk_full_error(path)
-    return BlockvidError(f"ffmpeg could not write {path}: {last_line(complaint)}.")
+    return BlockvidError(f"ffmpeg could not write {path}: {last_line(stderr)}.")
 
 
-def last_line(complaint: str) -> str:
-    """The last line that says something."""
-    lines = [line.strip() for line in complaint.splitlines() if line.strip()]
+def last_line(stderr: str) -> str:
+    """Returns the last line that is not empty, without its full stop."""
+    lines = [line.strip() for line in stderr.splitlines() if line.strip()]
     return lines[-1].rstrip(".") if lines else "it gave no reason"
+
+
+def exact_rate(fps: float) -> Fraction:
+    """Frames per second as a fraction that a container can hold: 12.5 -> 25/2, 23.976 -> 2997/125."""
+    return Fraction(fps).limit_denominator(1001)
+
+
+def encode_video(
+    frames: Iterable[np.ndarray], path: Path, *, rate: Fraction, size: tuple[int, int], total: int, crf: int
+) -> None:
+    """Writes the first ``total`` frames (H, W, 3) uint8 as an mp4 that can be played while it grows.
+
+    Args:
+        size: width and height in pixels, both even.
+        crf: H.264's quality, 0 (lossless) to 51.
+
+    Raises:
+        BlockvidError: there are too few frames, or ffmpeg is missing or fails (``PartialError``: the disk is full).
+    """
+    width, height = size
+    count = 0
+    with VideoWriter(path, rate, size, crf) as writer:
+        for frame in islice(frames, total):
+            if frame.shape != (height, width, 3) or frame.dtype != np.uint8:
+                raise ValueError(f"a frame is uint8 {(height, width, 3)}, not {frame.dtype} {frame.shape}")
+            writer.write(frame)
+            count += 1
+        if count < total:
+            raise BlockvidError(f"the film ends early: there are {count} frames of {total}.")
+        writer.finish()
+
+
+class VideoWriter:
+    """moviepy's writer with an exact frame rate, a checked exit status, and no process left behind."""
+
+    def __init__(self, path: Path, rate: Fraction, size: tuple[int, int], crf: int) -> None:
+        self.path = path
+        writer_type = moviepy_module("video.io.ffmpeg_writer").FFMPEG_VideoWriter
+        with disk_errors(path):
+            self._stderr: IO[str] = tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace")  # noqa: SIM115
+        try:
+            self._writer = writer_type(
+                str(path.absolute()),
+                size,
+                float(rate),
+                logfile=self._stderr,
+                ffmpeg_params=_encoder_options(rate, crf),
+            )
+        except OSError as error:
+            self._stderr.close()
+            raise missing_ffmpeg() from error
+        self._process = self._writer.proc
+
+    def __enter__(self) -> VideoWriter:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._process.poll() is None:
+            self._process.kill()
+        with suppress(OSError):  # from what was still in the pipe
+            self._process.stdin.close()
+        self._process.wait()
+        self._stderr.close()
+
+    def write(self, frame: np.ndarray) -> None:
+        """Hands one frame to ffmpeg; blocks while ffmpeg is busy."""
+        try:
+            self._writer.write_frame(frame)
+        except OSError as error:
+            raise self._error() from error
+
+    def finish(self) -> None:
+        """Waits until the file is complete."""
+        try:
+            self._writer.close()
+        except OSError as error:
+            raise self._error() from error
+        if self._process.returncode != 0:
+            raise self._error()
+
+    def _error(self) -> BlockvidError:
+        self._stderr.seek(0)
+        return write_error(self.path, self._stderr.read())
+
+
+def _encoder_options(rate: Fraction, crf: int) -> list[str]:
+    """ffmpeg's options: frame n is shown at exactly n / rate, because moviepy rounds its own rate to 0.01.
+
+    Colours are converted to BT.709 and labelled so, which is what players assume. Without B-frames the time of every
+    frame survives copying; fragments make the file playable before it is finished.
+    """
+    timing = f"settb={rate.denominator}/{rate.numerator},setpts=N"
+    labels = "setparams=colorspace=bt709:color_primaries=bt709:color_trc=bt709"
+    colours = f"scale=out_color_matrix=bt709:out_range=tv,format=yuv420p,{labels}"
+    keyframes = max(1, round(SECONDS_BETWEEN_KEYFRAMES * rate))
+    return [
+        *("-nostats", "-loglevel", "error"),
+        *("-vf", f"{timing},{colours}", "-r", f"{rate.numerator}/{rate.denominator}"),
+        *("-crf", str(crf), "-bf", "0", "-g", str(keyframes)),
+        *("-movflags", "+frag_keyframe+empty_moov", "-flush_packets", "1"),
+    ]

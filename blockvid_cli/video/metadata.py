@@ -1,6 +1,7 @@
-"""What a film says of itself: title, chapters, and how it was made (as JSON in the comment).
+"""What a film carries beside frames and sound: subtitles (``.srt``), chapters, and tags (title, how it was made).
 
-ffmpeg takes and gives these as its ffmetadata text (https://ffmpeg.org/ffmpeg-formats.html#Metadata-2):
+ffmpeg reads and writes chapters and tags as ffmetadata text (https://ffmpeg.org/ffmpeg-formats.html#Metadata-2); the
+comment holds JSON:
 
     ;FFMETADATA1
     title=A day
@@ -17,18 +18,80 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from blockvid_cli.errors import BlockvidError
+from blockvid_cli.storyboard.plan import Plan
+from blockvid_cli.storyboard.storyboard import Storyboard
 from blockvid_cli.video.ffmpeg import last_line, run_ffmpeg
-from blockvid_cli.video.subtitles import Chapter, printable
 
 COMMENT_BYTES = 60_000
 
 
+@dataclass(frozen=True)
+class Chapter:
+    """A caption and when it is on screen, in seconds; ``subtitle`` replaces the caption in subtitles."""
+
+    start: float
+    end: float
+    text: str
+    subtitle: str | None = None
+
+    @property
+    def subtitle_text(self) -> str:
+        """The text of its subtitle; empty for none."""
+        return self.text if self.subtitle is None else self.subtitle
+
+
+def plan_chapters(plan: Plan, storyboard: Storyboard | None = None) -> list[Chapter]:
+    """Returns a chapter for each chunk of a plan, with the borders and the end that the film has after rounding.
+
+    With a storyboard, the chapters have its subtitles.
+    """
+    subtitles = [chunk.subtitle for chunk in storyboard.chunks] if storyboard else [None] * len(plan.chunks)
+    return [
+        Chapter(chunk.first_frame / plan.fps, min(chunk.end_frame, plan.frames) / plan.fps, chunk.caption, subtitle)
+        for chunk, subtitle in zip(plan.chunks, subtitles, strict=True)
+        if chunk.first_frame < plan.frames
+    ]
+
+
+def clip_chapters(chapters: Sequence[Chapter], seconds: float) -> list[Chapter]:
+    """Returns the chapters that begin in a film of ``seconds``; none lasts longer than the film."""
+    return [replace(chapter, end=min(chapter.end, seconds)) for chapter in chapters if chapter.start < seconds]
+
+
+def srt(chapters: Sequence[Chapter]) -> str:
+    """Returns the subtitles as SubRip text; blank lines and arrows, which would end a cue, are removed from it."""
+    texts = [(chapter, _cue_text(chapter.subtitle_text)) for chapter in chapters]
+    cues = [
+        f"{number}\n{_timestamp(chapter.start)} --> {_timestamp(chapter.end)}\n{text}\n"
+        for number, (chapter, text) in enumerate(((c, text) for c, text in texts if text), start=1)
+    ]
+    return "\n".join(cues)
+
+
+def _cue_text(text: str) -> str:
+    lines = (line.strip() for line in printable(text).replace("-->", "→").splitlines())
+    return "\n".join(line for line in lines if line)
+
+
+def _timestamp(seconds: float) -> str:
+    """``3661.5`` -> ``01:01:01,500``."""
+    milliseconds = round(seconds * 1000)
+    minutes, milliseconds = divmod(milliseconds, 60_000)
+    return f"{minutes // 60:02d}:{minutes % 60:02d}:{milliseconds // 1000:02d},{milliseconds % 1000:03d}"
+
+
+def printable(text: str) -> str:
+    """Returns the text without control characters, which no player shows; line ends become newlines."""
+    return re.sub(r"[\x00-\x08\x0b-\x1f\x7f]", "", re.sub(r"\r\n?", "\n", text))
+
+
 def ffmetadata(chapters: Sequence[Chapter], metadata: Mapping[str, Any] | None, title: str) -> str:
-    """The text that ffmpeg reads; without ``metadata`` it holds chapters alone, no title and no comment."""
+    """Returns the text that ffmpeg reads; without ``metadata`` it holds chapters alone, no title and no comment."""
     lines = [";FFMETADATA1"]
     if metadata is not None:
         lines += [f"title={_escape(printable(title))}"] if title else []
@@ -41,47 +104,47 @@ def ffmetadata(chapters: Sequence[Chapter], metadata: Mapping[str, Any] | None, 
 
 
 def compact(metadata: Mapping[str, Any]) -> str:
-    """One line of JSON of at most ``COMMENT_BYTES``; else its longest entries are left out, and named."""
-    kept, left_out = dict(metadata), []
-    text = _dump(kept)
-    while len(text.encode()) > COMMENT_BYTES and kept:
-        longest = max(kept, key=lambda name: len(_dump(kept[name])))
+    """One line of JSON of at most ``COMMENT_BYTES``; where it is too long, the longest entries are only named."""
+    entries, left_out = dict(metadata), []
+    text = _dump(entries)
+    while len(text.encode()) > COMMENT_BYTES and entries:
+        longest = max(entries, key=lambda name: len(_dump(entries[name])))
         left_out.append(longest)
-        del kept[longest]
-        text = _dump({**kept, "left_out": left_out})
+        del entries[longest]
+        text = _dump({**entries, "left_out": left_out})
     return text
 
 
 def read_metadata(path: Path) -> dict[str, Any] | None:
-    """The metadata that was put into a film; None if it holds none.
+    """Returns the metadata that was put into a film; None if it holds none.
 
     Raises:
         BlockvidError: there is no such film, or it cannot be read.
     """
-    text, _ = read_tags(path)
+    tags, _ = read_tags(path)
     try:
-        found = json.loads(text.get("comment", ""))
+        metadata = json.loads(tags.get("comment", ""))
     except (ValueError, RecursionError):
         return None
-    return found if isinstance(found, dict) else None
+    return metadata if isinstance(metadata, dict) else None
 
 
 def read_tags(path: Path) -> tuple[dict[str, str], list[Chapter]]:
-    """A film's tags by name, and its chapters.
+    """Returns a film's tags by name, and its chapters.
 
     Raises:
         BlockvidError: there is no such film, or it cannot be read.
     """
     if not path.is_file():
         raise BlockvidError(f"there is no film {path}.")
-    done = run_ffmpeg(["-i", str(path.absolute()), "-f", "ffmetadata", "-"])
-    if done.returncode != 0:
-        reason = last_line(done.stderr.decode("utf-8", "replace"))
+    process = run_ffmpeg(["-i", str(path.absolute()), "-f", "ffmetadata", "-"])
+    if process.returncode != 0:
+        reason = last_line(process.stderr.decode("utf-8", "replace"))
         raise BlockvidError(f"{path} cannot be read as a film: {reason}.")
-    return _parsed(done.stdout.decode("utf-8", "replace"))
+    return _parse(process.stdout.decode("utf-8", "replace"))
 
 
-def _parsed(text: str) -> tuple[dict[str, str], list[Chapter]]:
+def _parse(text: str) -> tuple[dict[str, str], list[Chapter]]:
     """Tags and chapters of an ffmetadata text; a backslash takes the meaning from the character after it."""
     sections: list[dict[str, str]] = [{}]
     for line in re.findall(r"(?:\\.|[^\\\n])+", text, re.DOTALL):
@@ -100,7 +163,7 @@ def _chapter(pairs: Mapping[str, str]) -> Chapter:
 
 
 def _escape(text: str) -> str:
-    """Text as a value."""
+    """The text as an ffmetadata value."""
     ending = " " if text.endswith("\\") else ""  # ffmpeg joins a line that ends in a backslash to the next
     return re.sub(r"([=;#\\\n])", r"\\\1", text) + ending
 
@@ -110,6 +173,6 @@ def _unescape(text: str) -> str:
 
 
 def _dump(value: object) -> str:
-    """JSON in one line; halves of characters, which no encoding knows, stay escaped."""
+    """JSON in one line; halves of surrogate pairs, which no encoding knows, stay escaped."""
     text = json.dumps(value, ensure_ascii=False, separators=(",", ":"))
     return text.encode("utf-8", "backslashreplace").decode()

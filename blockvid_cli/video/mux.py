@@ -1,35 +1,40 @@
-"""Pictures become a film: drawn pictures are kept, and a film is put together from them as often as its look changes.
+"""Frames become a film: they are encoded once, and muxed into a film as often as sound, subtitles or cards change.
 
     frames -> pictures.part.mp4 (playable as it grows) -> pictures.mp4         write_video, once
     pictures.mp4 -> film.whole.part.mp4 -> film.mp4, film.srt                  mux_film: copied, sound and tags added
-    pictures.mp4 -> frames -> dressed -> film.part.mp4 -> the same             where something is drawn into pictures
+    pictures.mp4 -> frames -> overlays -> film.part.mp4 -> the same            where something is drawn into frames
 
-A few frames are held at a time. What is unfinished is removed whatever happens; the names pictures.mp4 and film.mp4
-appear when they are whole.
+A few frames are held at a time. Unfinished files are removed whatever happens; the names pictures.mp4 and film.mp4
+appear when the files are complete.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from blockvid_cli.errors import BlockvidError, UsageError
-from blockvid_cli.project.atomic_files import write_atomically, disk_errors
+from blockvid_cli.project.atomic_files import disk_errors, write_atomically
+from blockvid_cli.storyboard.plan import Plan
 from blockvid_cli.storyboard.presentation import Audio
-from blockvid_cli.video.audio import Sound, Track, inputs, outputs, try_sounds
-from blockvid_cli.video.decode import read_frames
-from blockvid_cli.video.encode import encode, exact_rate
-from blockvid_cli.video.ffmpeg import failure, run_ffmpeg
-from blockvid_cli.video.metadata import ffmetadata
-from blockvid_cli.video.overlays import dressed, try_letters
+from blockvid_cli.video.audio import AudioClip, AudioTrack, check_audio, input_arguments, output_arguments
+from blockvid_cli.video.contact_sheet import thumbnail
+from blockvid_cli.video.ffmpeg import encode_video, exact_rate, run_ffmpeg, write_error
+from blockvid_cli.video.metadata import Chapter, ffmetadata, srt
+from blockvid_cli.video.overlays import apply_overlays, check_text
+from blockvid_cli.video.reader import read_frames
 from blockvid_cli.video.spec import CRF, VideoSpec
-from blockvid_cli.video.subtitles import Chapter, srt
+
+if TYPE_CHECKING:
+    import torch
+
+BLACK, FROZEN = 0.02, 1e-4  # of full brightness
 
 
 @dataclass(frozen=True)
@@ -42,12 +47,38 @@ class Film:
     bytes: int
 
 
+def warn_degenerate_blocks(
+    decoded: Iterator[torch.Tensor], plan: Plan, notify: Callable[[str], None]
+) -> Iterator[torch.Tensor]:
+    """Yields the same frames, a block (F, 3, H, W) in 0..1 at a time; notifies of each black or frozen block."""
+    for block, frames in zip(plan.blocks, decoded, strict=True):
+        frozen = len(frames) > 1 and float((frames[1:] - frames[:-1]).abs().amax()) < FROZEN
+        fault = "black" if float(frames.amax()) < BLACK else "frozen" if frozen else ""
+        if fault:
+            notify(f"chunk {block.chunk}: block {block.number + 1} came out {fault}.")
+        yield frames
+
+
+def uint8_frames(decoded: Iterator[torch.Tensor], plan: Plan, stills: dict[int, np.ndarray]) -> Iterator[np.ndarray]:
+    """Yields frames (H, W, 3) uint8 one by one; puts a thumbnail of each chunk's middle frame into ``stills``."""
+    from blockvid_cli.models.vae import to_uint8
+
+    middles = {(chunk.first_frame + chunk.end_frame) // 2: chunk.number for chunk in plan.chunks}
+    number = 0
+    for block in decoded:
+        for frame in to_uint8(block):
+            if number in middles:
+                stills[middles[number]] = thumbnail(frame).copy()
+            yield frame
+            number += 1
+
+
 def write_video(
     frames: Iterable[np.ndarray], path: Path, *, fps: float, size: tuple[int, int], frames_total: int, crf: int = CRF
 ) -> None:
-    """Keeps ``frames`` (uint8, H x W x 3) as an mp4 of exactly ``frames_total`` pictures, without sound or tags.
+    """Writes frames (H, W, 3) uint8 as an mp4 of exactly ``frames_total`` frames, without sound or tags.
 
-    Frames are taken one at a time, as the encoder has room. While it grows it can be watched as ``.part.mp4``.
+    Frames are taken one at a time, as the encoder is ready. While the file grows it can be played as ``.part.mp4``.
 
     Args:
         size: width and height in pixels, both even.
@@ -57,44 +88,44 @@ def write_video(
         BlockvidError: there are too few frames, or ffmpeg is missing or fails (``PartialError``: the disk is full).
     """
     growing = path.with_suffix(".part.mp4")
-    with _room_for(path, growing):
-        encode(frames, growing, rate=exact_rate(fps), size=size, total=frames_total, crf=crf)
+    with _clean_folder(path, growing):
+        encode_video(frames, growing, rate=exact_rate(fps), size=size, total=frames_total, crf=crf)
         with disk_errors(path):
             os.replace(growing, path)
 
 
-def check_video_spec(look: VideoSpec) -> list[Sound]:
-    """Makes sure that a film can have this look, before anything is drawn for it; returns the sounds it will have.
+def check_video_spec(spec: VideoSpec) -> list[AudioClip]:
+    """Makes sure, before anything is rendered, that the film can be muxed; returns the audio it will have.
 
     Raises:
-        BlockvidError: a sound or the font cannot be used, or a card has too many words.
+        BlockvidError: an audio file or the font cannot be used, or a card has too much text.
     """
-    try_letters(look)
-    return try_sounds(look.tracks, look.before, look.seconds)
+    check_text(spec)
+    return check_audio(spec.tracks, spec.title_seconds, spec.seconds)
 
 
-def mux_film(pictures: Path, film: Path, look: VideoSpec) -> Film:
-    """Makes the film of the kept ``pictures``, of which it takes the first ``look.frames``.
+def mux_film(video: Path, film: Path, spec: VideoSpec) -> Film:
+    """Makes a film of the first ``spec.frames`` frames of an mp4 that ``write_video`` wrote.
 
-    Where nothing is drawn into pictures they are copied bit for bit; else they are decoded, dressed frame by frame
-    and encoded again. The film lasts as long as the pictures and the cards, exactly, whatever its sounds do. An
-    ``.srt`` lies beside it, unless there are no subtitles, or they are in the pictures.
+    Where nothing is drawn into frames they are copied bit for bit; otherwise they are decoded, changed one by one and
+    encoded again. The film lasts exactly as long as the frames and the cards, however long its sounds are. An ``.srt``
+    is written beside it, unless there are no subtitles or they are burned in.
 
     Raises:
         UsageError: the film's name does not end in .mp4.
-        BlockvidError: the pictures are missing, damaged or too few, a sound or the font cannot be used, or ffmpeg is
-            missing or fails (``PartialError``: the disk is full).
+        BlockvidError: the video is missing, damaged or too short, an audio file or the font cannot be used, or ffmpeg
+            is missing or fails (``PartialError``: the disk is full).
     """
     _check_name(film)
-    sounds = check_video_spec(look)
-    if not pictures.is_file():
-        raise BlockvidError(f"the pictures {pictures} do not exist.")
-    with _room_for(film, *_stages(film)):
-        source = pictures
-        if look.changes_pictures:
-            source, frames = _stages(film)[0], dressed(read_frames(pictures, look.size), look)
-            encode(frames, source, rate=look.rate, size=look.size, total=look.film_frames, crf=look.crf)
-        return _finished(source, film, look, sounds)
+    clips = check_video_spec(spec)
+    if not video.is_file():
+        raise BlockvidError(f"the pictures {video} do not exist.")
+    with _clean_folder(film, *_temporary_files(film)):
+        source = video
+        if spec.needs_encoding:
+            source, frames = _temporary_files(film)[0], apply_overlays(read_frames(video, spec.size), spec)
+            encode_video(frames, source, rate=spec.rate, size=spec.size, total=spec.film_frames, crf=spec.crf)
+        return _finish(source, film, spec, clips)
 
 
 def write_film(
@@ -110,23 +141,22 @@ def write_film(
     title: str = "",
     crf: int = CRF,
 ) -> Film:
-    """Writes ``frames`` (uint8, H x W x 3) as a film of exactly ``frames_total`` frames, with an ``.srt``; keeps none.
+    """Writes frames (H, W, 3) uint8 as a film of exactly ``frames_total`` frames, with an ``.srt``, in one go.
 
-    The audio is tried before the first frame is asked for. Without ``metadata`` the film holds neither title nor
-    comment.
+    The audio is checked before the first frame is taken. Without ``metadata`` the film has neither title nor comment.
 
     Raises:
         UsageError: the film's name does not end in .mp4.
         BlockvidError: as ``write_video`` and ``mux_film``.
     """
-    tracks = (Track(audio),) if audio else ()
-    look = VideoSpec(fps, size, frames_total, tuple(chapters), (), tracks, title=title, metadata=metadata, crf=crf)
+    tracks = (AudioTrack(audio),) if audio else ()
+    spec = VideoSpec(fps, size, frames_total, tuple(chapters), tracks=tracks, title=title, metadata=metadata, crf=crf)
     _check_name(path)
-    sounds = check_video_spec(look)
-    with _room_for(path, *_stages(path)):
-        drawn = _stages(path)[0]
-        encode(frames, drawn, rate=look.rate, size=size, total=frames_total, crf=crf)
-        return _finished(drawn, path, look, sounds)
+    clips = check_video_spec(spec)
+    with _clean_folder(path, *_temporary_files(path)):
+        video = _temporary_files(path)[0]
+        encode_video(frames, video, rate=spec.rate, size=size, total=frames_total, crf=crf)
+        return _finish(video, path, spec, clips)
 
 
 def _check_name(film: Path) -> None:
@@ -134,14 +164,14 @@ def _check_name(film: Path) -> None:
         raise UsageError(f"a film's name ends in .mp4, like {film.with_suffix('.mp4').name}; not {film.name}.")
 
 
-def _stages(film: Path) -> tuple[Path, Path, Path]:
-    """What a film is while it is made: its pictures, the whole of it, its subtitles."""
+def _temporary_files(film: Path) -> tuple[Path, Path, Path]:
+    """The files of an unfinished film: its frames, the muxed film, its subtitles."""
     return film.with_suffix(".part.mp4"), film.with_suffix(".whole.part.mp4"), film.with_suffix(".part.srt")
 
 
 @contextmanager
-def _room_for(path: Path, *unfinished: Path) -> Iterator[None]:
-    """A folder for ``path``; whatever happens inside, nothing unfinished is left."""
+def _clean_folder(path: Path, *unfinished: Path) -> Iterator[None]:
+    """Makes the folder of ``path``; on exit, whatever happened, removes the unfinished files."""
     try:
         with disk_errors(path):
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -152,46 +182,49 @@ def _room_for(path: Path, *unfinished: Path) -> Iterator[None]:
                 file.unlink(missing_ok=True)
 
 
-def _finished(source: Path, film: Path, look: VideoSpec, sounds: Sequence[Sound]) -> Film:
-    """Copies the pictures of ``source`` into a film, and adds what is not pictures."""
-    _, whole, words = _stages(film)
-    chapters = look.film_chapters()
+def _finish(video: Path, film: Path, spec: VideoSpec, clips: Sequence[AudioClip]) -> Film:
+    """Copies the frames of ``video`` into a film, and adds sound, subtitles, chapters and tags."""
+    _, muxed, srt_file = _temporary_files(film)
+    chapters = spec.film_chapters()
     subtitles = srt(chapters).encode("utf-8", "replace")
-    soft = look.subtitles == "soft" and bool(subtitles)
+    soft = spec.subtitles == "soft" and bool(subtitles)
     if soft:
-        write_atomically(words, subtitles)
-    frames = _mux(source, whole, look, sounds, ffmetadata(chapters, look.metadata, look.title), words if soft else None)
-    if frames < look.film_frames:
-        raise BlockvidError(f"{source} holds {frames} pictures of {look.film_frames}; remove it to have it made anew.")
-    _lay_beside(film.with_suffix(".srt"), subtitles, look.subtitles in ("beside", "soft"))
+        write_atomically(srt_file, subtitles)
+    tags = ffmetadata(chapters, spec.metadata, spec.title)
+    frames = _mux(video, muxed, spec, clips, tags, srt_file if soft else None)
+    if frames < spec.film_frames:
+        raise BlockvidError(f"{video} holds {frames} pictures of {spec.film_frames}; remove it to have it made anew.")
+    _update_srt(film.with_suffix(".srt"), subtitles, spec.subtitles in ("beside", "soft"))
     with disk_errors(film):
-        os.replace(whole, film)
-    return Film(film, look.film_frames, look.seconds, film.stat().st_size)
+        os.replace(muxed, film)
+    return Film(film, spec.film_frames, spec.seconds, film.stat().st_size)
 
 
-def _mux(source: Path, whole: Path, look: VideoSpec, sounds: Sequence[Sound], tags: str, words: Path | None) -> int:
-    """Runs ffmpeg, the index at the front of the file; returns how many pictures were copied."""
-    opened = ["-i", str(source.absolute()), "-f", "ffmetadata", "-i", "pipe:0"]
-    made = ["-map", "0:v:0", "-c:v", "copy", "-map_metadata", "1", "-map_chapters", "1"]
-    made += ["-frames:v", str(look.film_frames)]
-    if words:
-        opened += ["-f", "srt", "-i", str(words.absolute())]
-        made += ["-map", "2:s:0", "-c:s", "mov_text"]
-    if sounds:
-        opened += inputs(sounds)
-        made += outputs(sounds, 3 if words else 2, look.seconds)
-    made += ["-movflags", "+faststart", "-progress", "pipe:1", str(whole.absolute())]
-    done = run_ffmpeg(["-y", *opened, *made], tags.encode("utf-8", "replace"))
-    if done.returncode != 0:
-        raise failure(whole, done.stderr.decode("utf-8", "replace"))
-    told = done.stdout.decode("utf-8", "replace").splitlines()
-    counts = [line.removeprefix("frame=") for line in told if line.startswith("frame=")]
+def _mux(
+    video: Path, muxed: Path, spec: VideoSpec, clips: Sequence[AudioClip], tags: str, srt_file: Path | None
+) -> int:
+    """Runs ffmpeg, the index at the front of the file; returns how many frames were copied."""
+    inputs = ["-i", str(video.absolute()), "-f", "ffmetadata", "-i", "pipe:0"]
+    outputs = ["-map", "0:v:0", "-c:v", "copy", "-map_metadata", "1", "-map_chapters", "1"]
+    outputs += ["-frames:v", str(spec.film_frames)]
+    if srt_file:
+        inputs += ["-f", "srt", "-i", str(srt_file.absolute())]
+        outputs += ["-map", "2:s:0", "-c:s", "mov_text"]
+    if clips:
+        inputs += input_arguments(clips)
+        outputs += output_arguments(clips, 3 if srt_file else 2, spec.seconds)
+    outputs += ["-movflags", "+faststart", "-progress", "pipe:1", str(muxed.absolute())]
+    process = run_ffmpeg(["-y", *inputs, *outputs], tags.encode("utf-8", "replace"))
+    if process.returncode != 0:
+        raise write_error(muxed, process.stderr.decode("utf-8", "replace"))
+    progress = process.stdout.decode("utf-8", "replace").splitlines()
+    counts = [line.removeprefix("frame=") for line in progress if line.startswith("frame=")]
     return int(counts[-1]) if counts else 0
 
 
-def _lay_beside(path: Path, subtitles: bytes, wanted: bool) -> None:
-    """Writes the ``.srt``; where none is wanted, the one that said the same is removed, as players would show both."""
-    if wanted:
+def _update_srt(path: Path, subtitles: bytes, beside: bool) -> None:
+    """Writes the ``.srt``; without ``beside`` one of the same content is removed, as players would show both."""
+    if beside:
         write_atomically(path, subtitles)
     elif path.is_file() and path.read_bytes() == subtitles:
         with suppress(OSError):

@@ -1,4 +1,4 @@
-"""Guidance pictures: read with care, turned upright, laid on white, and cropped to the film's size."""
+"""Reads the images that chunks begin or end with: checked, turned upright, put on white, cropped to the film's size."""
 
 from __future__ import annotations
 
@@ -16,98 +16,102 @@ from PIL import Image, ImageOps
 from blockvid_cli.errors import UsageError
 
 FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", "PPM")  # none that runs a program of its own
-LARGEST = 64_000_000  # pixels; a small file may claim many more
-HEAVIEST = 256 * 2**20  # bytes
-TOLD = 0.005  # a smaller share may be cropped without a word
-ENLARGED = 1.5  # a picture that must grow by more is told of
+MAX_PIXELS = 64_000_000  # a small file may claim many more
+MAX_BYTES = 256 * 2**20
+CROP_NOTE = 0.005  # a smaller share may be cropped without a note
+ENLARGE_NOTE = 1.5  # a larger factor is noted
 DEEP = 257  # 65535 / 255
-DAMAGED = (OSError, SyntaxError, ValueError, EOFError, TypeError, KeyError, IndexError, struct.error, zlib.error)
+DECODE_ERRORS = (OSError, SyntaxError, ValueError, EOFError, TypeError, KeyError, IndexError, struct.error, zlib.error)
 
 
 @dataclass(frozen=True, eq=False)
 class ReferenceImage:
-    """A picture that a film is to show: its pixels (H, W, 3) uint8 at the film's size, and the hash of its file."""
+    """An image that a film is to show: its pixels (H, W, 3) uint8 at the film's size, and the hash of its file."""
 
     file: Path
     sha256: str
     pixels: np.ndarray
-    notes: tuple[str, ...] = ()  # what was done to it that one may not expect
+    notes: tuple[str, ...] = ()  # what was changed that a person may not expect
 
 
 def read_reference_image(file: Path, size: tuple[int, int]) -> ReferenceImage:
-    """A picture at a film's size (width, height): upright as its camera says, transparent parts white, cropped around
-    the middle.
+    """Reads an image at a film's size (width, height): upright by its EXIF tag, transparent parts white, cropped
+    around the middle.
 
     Raises:
-        UsageError: it cannot be read, is no still picture, or is too large.
+        UsageError: it cannot be read, is no still image, or is too large.
     """
     try:
-        heavy = file.stat().st_size > HEAVIEST
-        data = b"" if heavy else file.read_bytes()
+        too_large = file.stat().st_size > MAX_BYTES
+        data = b"" if too_large else file.read_bytes()
     except OSError as error:
         raise UsageError(f"{file.name} cannot be read ({error.strerror}).") from error
-    if heavy or not data:
-        what = f"is larger than {HEAVIEST >> 20} MiB" if heavy else "is empty"
+    if too_large or not data:
+        what = f"is larger than {MAX_BYTES >> 20} MiB" if too_large else "is empty"
         raise UsageError(f"{file.name} {what}; give a picture like a PNG or JPEG.")
-    picture = _upright(data, file.name)
-    clear = picture.has_transparency_data
-    fitted = ImageOps.fit(_on_white(picture) if clear else picture.convert("RGB"), size, Image.Resampling.LANCZOS)
-    notes = (*_notes(picture.size, size), *(["its transparent parts are white"] if clear else []))
+    image = _decode(data, file.name)
+    transparent = image.has_transparency_data
+    rgb = _on_white(image) if transparent else image.convert("RGB")
+    pixels = np.array(ImageOps.fit(rgb, size, Image.Resampling.LANCZOS))
+    notes = (*_notes(image.size, size), *(["its transparent parts are white"] if transparent else []))
     return ReferenceImage(
-        file, hashlib.sha256(data).hexdigest(), np.array(fitted), tuple(f"{file.name}: {note}" for note in notes)
+        file, hashlib.sha256(data).hexdigest(), pixels, tuple(f"{file.name}: {note}" for note in notes)
     )
 
 
-def _upright(data: bytes, name: str) -> Image.Image:
-    """The picture that a file holds, as its camera was held, 8 bits a channel."""
+def _decode(data: bytes, name: str) -> Image.Image:
+    """Decodes an image file, upright, 8 bits per channel."""
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # there is a limit of our own
-            picture = Image.open(io.BytesIO(data), formats=FORMATS)
-        if picture.width * picture.height > LARGEST:
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # MAX_PIXELS is the limit here
+            image = Image.open(io.BytesIO(data), formats=FORMATS)
+        if image.width * image.height > MAX_PIXELS:
             raise UsageError(
-                f"{name} has {picture.width}x{picture.height} pixels, more than {LARGEST // 10**6} million;"
+                f"{name} has {image.width}x{image.height} pixels, more than {MAX_PIXELS // 10**6} million;"
                 " give a smaller copy of it."
             )
-        if picture.format != "MPO" and getattr(picture, "n_frames", 1) > 1:  # an MPO's others are copies, for a screen
+        if image.format != "MPO" and getattr(image, "n_frames", 1) > 1:  # an MPO's others are copies, for a screen
             raise UsageError(f"{name} holds more than one picture; give one that stands still.")
-        return _eight_bits(ImageOps.exif_transpose(picture), name)
+        return _eight_bits(ImageOps.exif_transpose(image), name)
     except Image.DecompressionBombError as error:
-        raise UsageError(f"{name} has far more than {LARGEST // 10**6} million pixels; give a small copy.") from error
-    except DAMAGED as error:
+        raise UsageError(
+            f"{name} has far more than {MAX_PIXELS // 10**6} million pixels; give a small copy."
+        ) from error
+    except DECODE_ERRORS as error:
         raise UsageError(
             f"{name} is not a picture, or is damaged; give a {', '.join(FORMATS[:-1])} or {FORMATS[-1]}."
         ) from error
 
 
-def _eight_bits(picture: Image.Image, name: str) -> Image.Image:
-    """The same with 8 bits a channel; Pillow itself would clip what is deeper to white."""
-    if picture.mode == "F":
+def _eight_bits(image: Image.Image, name: str) -> Image.Image:
+    """Returns the image with 8 bits per channel; Pillow itself would clip deeper ones to white."""
+    if image.mode == "F":
         raise UsageError(f"{name} holds fractions; save it as a PNG of 8 or 16 bits.")
-    if picture.mode.startswith("I"):
-        values = np.asarray(picture).astype(np.int64).clip(0, 255 * DEEP)
+    if image.mode.startswith("I"):
+        values = np.asarray(image).astype(np.int64).clip(0, 255 * DEEP)
         return Image.fromarray(((values + DEEP // 2) // DEEP).astype(np.uint8))
-    picture.load()
-    return picture
+    image.load()
+    return image
 
 
-def _on_white(picture: Image.Image) -> Image.Image:
-    """A picture with transparent parts as it lies on paper."""
-    layer = picture.convert("RGBA")
+def _on_white(image: Image.Image) -> Image.Image:
+    """Puts an image with transparent parts on a white background."""
+    layer = image.convert("RGBA")
     return Image.alpha_composite(Image.new("RGBA", layer.size, "white"), layer).convert("RGB")
 
 
-def _notes(own: tuple[int, int], film: tuple[int, int]) -> list[str]:
-    """What happened to a picture of one size (width, height) to bring it to another."""
-    (width, height), (across, down) = own, film
-    scale = max(across / width, down / height)
-    lost = (1 - across / (width * scale), 1 - down / (height * scale))
+def _notes(image: tuple[int, int], film: tuple[int, int]) -> list[str]:
+    """What it takes to bring an image of one size (width, height) to another."""
+    (width, height), (film_width, film_height) = image, film
+    scale = max(film_width / width, film_height / height)
+    cropped = (1 - film_width / (width * scale), 1 - film_height / (height * scale))
     notes = []
-    if max(lost) > TOLD:
-        side = "width" if lost[0] > lost[1] else "height"
+    if max(cropped) > CROP_NOTE:
+        side = "width" if cropped[0] > cropped[1] else "height"
         notes.append(
-            f"{width}x{height} is cropped to the shape of {across}x{down}, {max(lost):.0%} of its {side} is lost"
+            f"{width}x{height} is cropped to the shape of {film_width}x{film_height},"
+            f" {max(cropped):.0%} of its {side} is lost"
         )
-    if scale > ENLARGED:
+    if scale > ENLARGE_NOTE:
         notes.append(f"{width}x{height} is enlarged {scale:.1f} times")
     return notes

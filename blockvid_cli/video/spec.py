@@ -1,6 +1,6 @@
-"""How a film is to look and sound, given its pictures: all that a new mux of the same pictures needs to know.
+"""``VideoSpec``: everything that a film is made of beside its frames, so that the same frames can be muxed anew.
 
-Moments count from the first picture; the title card, which comes before it, moves everything as far as it lasts.
+Times count from the first frame; the title card, which comes before it, delays everything by its own length.
 """
 
 from __future__ import annotations
@@ -12,19 +12,19 @@ from math import inf
 from pathlib import Path
 from typing import Any
 
-from blockvid_cli.storyboard.presentation import Audio, TitleCard
 from blockvid_cli.storyboard.plan import Plan
+from blockvid_cli.storyboard.presentation import Audio, TitleCard
 from blockvid_cli.storyboard.storyboard import Storyboard
-from blockvid_cli.video.audio import Track
-from blockvid_cli.video.encode import exact_rate
-from blockvid_cli.video.subtitles import Chapter, chapters_of, within
+from blockvid_cli.video.audio import AudioTrack
+from blockvid_cli.video.ffmpeg import exact_rate
+from blockvid_cli.video.metadata import Chapter, clip_chapters, plan_chapters
 
 CRF = 18  # H.264's quality, 0 (lossless) to 51: looks like the original
 
 
 @dataclass(frozen=True)
 class Transition:
-    """How the shot that begins with picture ``frame`` follows the one before: fade or dissolve, ``frames`` long."""
+    """How the shot that begins with frame ``frame`` follows the one before: fade or dissolve, ``frames`` long."""
 
     frame: int
     kind: str
@@ -33,13 +33,13 @@ class Transition:
 
 @dataclass(frozen=True)
 class VideoSpec:
-    """``frames`` pictures of ``size`` (width, height), ``fps`` a second, and what is laid under and over them.
+    """``frames`` frames of ``size`` (width, height) at ``fps``, and what goes under and over them.
 
     Args:
-        subtitles: beside (an .srt), none, soft (in the film too) or burned (drawn into the pictures).
-        font: a font file for words in pictures; None is the one that comes along.
-        metadata: how the film was made; without it the film holds neither title nor comment.
-        crf: of pictures that are encoded again because something is drawn into them.
+        subtitles: beside (an .srt), none, soft (in the film too) or burned (drawn into the frames).
+        font: a font file for text in frames; None is the default font.
+        metadata: how the film was made; without it the film has neither title nor comment.
+        crf: of frames that are encoded again because something is drawn into them.
     """
 
     fps: float
@@ -47,7 +47,7 @@ class VideoSpec:
     frames: int
     chapters: tuple[Chapter, ...] = ()
     transitions: tuple[Transition, ...] = ()
-    tracks: tuple[Track, ...] = ()
+    tracks: tuple[AudioTrack, ...] = ()
     subtitles: str = "beside"
     title_card: TitleCard | None = None
     end_card: TitleCard | None = None
@@ -58,18 +58,18 @@ class VideoSpec:
 
     @property
     def rate(self) -> Fraction:
-        """Frames a second, exactly."""
+        """Frames per second, exactly."""
         return exact_rate(self.fps)
 
     @property
     def film_frames(self) -> int:
-        """Frames of the film: the pictures and both cards."""
-        return self.frames_of(self.title_card) + self.frames + self.frames_of(self.end_card)
+        """Frames of the film, both cards included."""
+        return self.card_frames(self.title_card) + self.frames + self.card_frames(self.end_card)
 
     @property
-    def before(self) -> float:
-        """Seconds of title card."""
-        return float(self.frames_of(self.title_card) / self.rate)
+    def title_seconds(self) -> float:
+        """How long the title card is shown."""
+        return float(self.card_frames(self.title_card) / self.rate)
 
     @property
     def seconds(self) -> float:
@@ -77,34 +77,37 @@ class VideoSpec:
         return float(self.film_frames / self.rate)
 
     @property
-    def changes_pictures(self) -> bool:
-        """Whether anything is drawn into pictures, or pictures are added: then they are encoded again."""
-        burned = self.subtitles == "burned" and any(chapter.words for chapter in self.chapters)
+    def needs_encoding(self) -> bool:
+        """Whether anything is drawn into frames, or frames are added; otherwise the encoded frames are copied."""
+        burned = self.subtitles == "burned" and any(chapter.subtitle_text for chapter in self.chapters)
         return bool(burned or self.transitions or self.title_card or self.end_card)
 
-    def frames_of(self, card: TitleCard | None) -> int:
-        """How many frames a card is seen."""
+    def card_frames(self, card: TitleCard | None) -> int:
+        """How many frames a card is shown; 0 without one."""
         return max(1, round(card.seconds * self.rate)) if card else 0
 
     def film_chapters(self) -> list[Chapter]:
-        """The chapters in the film's own time, the cards' among them; a card has no subtitle."""
-        pictures = float(self.frames / self.rate)
-        moved = [
-            Chapter(each.start + self.before, each.end + self.before, each.text, each.subtitle)
-            for each in within(self.chapters, pictures)
+        """The chapters in the film's own time, cards included; a card has no subtitle."""
+        seconds = float(self.frames / self.rate)
+        chapters = [
+            Chapter(each.start + self.title_seconds, each.end + self.title_seconds, each.text, each.subtitle)
+            for each in clip_chapters(self.chapters, seconds)
         ]
-        first = [Chapter(0.0, self.before, _line(self.title_card), "")] if self.title_card else []
-        last = [Chapter(self.before + pictures, self.seconds, _line(self.end_card), "")] if self.end_card else []
-        return [*first, *moved, *last]
+        end_start = self.title_seconds + seconds
+        title = [Chapter(0.0, self.title_seconds, _one_line(self.title_card), "")] if self.title_card else []
+        end = [Chapter(end_start, self.seconds, _one_line(self.end_card), "")] if self.end_card else []
+        return [*title, *chapters, *end]
 
 
-def video_spec(storyboard: Storyboard, plan: Plan, metadata: Mapping[str, Any] | None = None, crf: int = CRF) -> VideoSpec:
-    """The look that a storyboard asks for, of the pictures that its plan draws."""
+def video_spec(
+    storyboard: Storyboard, plan: Plan, metadata: Mapping[str, Any] | None = None, crf: int = CRF
+) -> VideoSpec:
+    """Returns the spec of a storyboard's film, whose frames are rendered by this plan."""
     return VideoSpec(
         fps=plan.fps,
         size=plan.size,
         frames=plan.frames,
-        chapters=tuple(chapters_of(plan, storyboard)),
+        chapters=tuple(plan_chapters(plan, storyboard)),
         transitions=tuple(_transitions(storyboard, plan)),
         tracks=tuple(_tracks(storyboard, plan)),
         subtitles=storyboard.subtitles,
@@ -118,27 +121,25 @@ def video_spec(storyboard: Storyboard, plan: Plan, metadata: Mapping[str, Any] |
 
 
 def _transitions(storyboard: Storyboard, plan: Plan) -> Iterator[Transition]:
-    for written, chunk in zip(storyboard.chunks, plan.chunks, strict=True):
-        if written.transition != "cut" and 0 < chunk.first_frame < plan.frames:
-            yield Transition(
-                chunk.first_frame, written.transition, max(1, round(written.transition_seconds * plan.fps))
-            )
+    for chunk, planned in zip(storyboard.chunks, plan.chunks, strict=True):
+        if chunk.transition != "cut" and 0 < planned.first_frame < plan.frames:
+            yield Transition(planned.first_frame, chunk.transition, max(1, round(chunk.transition_seconds * plan.fps)))
 
 
-def _tracks(storyboard: Storyboard, plan: Plan) -> Iterator[Track]:
-    """The film's sound, and those of chunks: a chunk's ends with it unless a length of its own is given."""
+def _tracks(storyboard: Storyboard, plan: Plan) -> Iterator[AudioTrack]:
+    """The film's audio, and that of chunks: a chunk's ends with the chunk unless it has a length of its own."""
     if storyboard.audio:
         yield _track(storyboard.audio, 0.0, inf)
-    for written, chunk in zip(storyboard.chunks, plan.chunks, strict=True):
-        if audio := written.audio:
-            own = audio.duration is not None or (audio.end is not None and not audio.loop)
-            yield _track(audio, chunk.first_frame / plan.fps, inf if own else chunk.end_frame / plan.fps)
+    for chunk, planned in zip(storyboard.chunks, plan.chunks, strict=True):
+        if audio := chunk.audio:
+            has_length = audio.duration is not None or (audio.end is not None and not audio.loop)
+            yield _track(audio, planned.first_frame / plan.fps, inf if has_length else planned.end_frame / plan.fps)
 
 
-def _track(audio: Audio, start: float, end: float) -> Track:
+def _track(audio: Audio, start: float, end: float) -> AudioTrack:
     begin = start + audio.at
-    return Track(audio, begin, min(end, begin + (inf if audio.duration is None else audio.duration)))
+    return AudioTrack(audio, begin, min(end, begin + (inf if audio.duration is None else audio.duration)))
 
 
-def _line(card: TitleCard) -> str:
+def _one_line(card: TitleCard) -> str:
     return " ".join(card.text.split())

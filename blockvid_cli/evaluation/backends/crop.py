@@ -9,7 +9,7 @@ import numpy as np
 
 from blockvid_cli.evaluation.backends.looks import small
 from blockvid_cli.evaluation.backends.protocol import Encoder
-from blockvid_cli.evaluation.footage import Frame
+from blockvid_cli.video.reader import Frame
 
 SIDE = 224  # pixels of the square that is shown
 SPREAD = 2.0  # standard deviations from the subject's middle to the edges of its box

@@ -23,7 +23,7 @@ from torch.nn import functional
 
 from blockvid_cli.errors import MissingModelError
 from blockvid_cli.evaluation.backends.checkpoints import DINO, DINOV2, SAFETENSORS, Checkpoint, find
-from blockvid_cli.evaluation.footage import Frame
+from blockvid_cli.video.reader import Frame
 from blockvid_cli.models.checkpoint import DAMAGED
 
 if TYPE_CHECKING:

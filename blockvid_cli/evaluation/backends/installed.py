@@ -19,7 +19,7 @@ import numpy as np
 
 from blockvid_cli.errors import MissingModelError, UsageError, lookup, closest_name
 from blockvid_cli.evaluation.backends.protocol import Backend
-from blockvid_cli.evaluation.footage import Frame
+from blockvid_cli.video.reader import Frame
 
 if TYPE_CHECKING:
     import torch

@@ -13,7 +13,7 @@ import cv2
 import numpy as np
 
 from blockvid_cli.evaluation.backends.flow import grey, shrunk
-from blockvid_cli.evaluation.footage import Frame
+from blockvid_cli.video.reader import Frame
 
 SIDE = 360  # pixels of the short side at which frames are judged
 BLUR = 9  # pixels of the second blur

@@ -13,7 +13,7 @@ from torch.nn import functional
 from blockvid_cli.evaluation.backends.checkpoints import CLIP_LARGE, LAION, find
 from blockvid_cli.evaluation.backends.clip import Clip
 from blockvid_cli.evaluation.backends.dino import reading
-from blockvid_cli.evaluation.footage import Frame
+from blockvid_cli.video.reader import Frame
 
 
 class Laion:

@@ -15,7 +15,7 @@ import cv2
 import numpy as np
 
 from blockvid_cli.evaluation.backends.flow import shrunk
-from blockvid_cli.evaluation.footage import Frame
+from blockvid_cli.video.reader import Frame
 
 SIDE = 112  # pixels of the short side at which frames are looked at
 RIM = 0.12  # of the picture, on every side

@@ -10,7 +10,7 @@ from typing import Protocol
 
 import numpy as np
 
-from blockvid_cli.evaluation.footage import Frame
+from blockvid_cli.video.reader import Frame
 
 
 class Backend(Protocol):

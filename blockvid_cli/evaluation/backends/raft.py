@@ -16,7 +16,7 @@ from torch.nn import functional
 from blockvid_cli.errors import MissingModelError
 from blockvid_cli.evaluation.backends.checkpoints import RAFT, find
 from blockvid_cli.evaluation.backends.dino import normed, pictures, reading
-from blockvid_cli.evaluation.footage import Frame
+from blockvid_cli.video.reader import Frame
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -144,9 +144,9 @@ def as_many_tokens(card: ModelCard) -> dict[str, Any]:
         UsageError: the card's memory is another, or remembers whole chunks.
     """
     memory = make_recipe(card.recipe).kv_cache()
-    if not isinstance(memory, SemanticCache) or memory.blocks is None:
+    if not isinstance(memory, SemanticCache) or memory.last_blocks is None:
         raise UsageError(f"the memory of '{card.name}' is not semantic with a number of blocks; nothing to compare.")
-    entries = (memory.recent + memory.top + 1) * memory.blocks
+    entries = (memory.recent + memory.top + 1) * memory.last_blocks
     return {"name": "window", "window": (entries + 1) * card.block, "sink": 0}
 
 

@@ -14,7 +14,7 @@ from functools import partial
 import numpy as np
 
 from blockvid_cli.evaluation.backends.protocol import Encoder
-from blockvid_cli.evaluation.footage import Frame
+from blockvid_cli.video.reader import Frame
 from blockvid_cli.evaluation.metrics.metric import Measure
 
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 import numpy as np
 
 from blockvid_cli.evaluation.backends.protocol import Flow
-from blockvid_cli.evaluation.footage import Frame
+from blockvid_cli.video.reader import Frame
 from blockvid_cli.evaluation.metrics.metric import Measure
 
 RATE = 8  # frames a second that are compared

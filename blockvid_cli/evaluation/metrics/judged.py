@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from functools import partial
 
 from blockvid_cli.evaluation.backends.protocol import Judge
-from blockvid_cli.evaluation.footage import Frame
+from blockvid_cli.video.reader import Frame
 from blockvid_cli.evaluation.metrics.metric import Mean, Measure
 
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from blockvid_cli.evaluation.backends.protocol import Backend
-from blockvid_cli.evaluation.footage import VideoInfo, Frame
+from blockvid_cli.video.reader import Frame, VideoInfo
 
 
 class Gauge(Protocol):

@@ -18,7 +18,7 @@ import cv2
 import numpy as np
 
 from blockvid_cli.evaluation.backends.protocol import Encoder, Flow
-from blockvid_cli.evaluation.footage import VideoInfo, Frame
+from blockvid_cli.video.reader import Frame, VideoInfo
 from blockvid_cli.evaluation.metrics.consistency import looks
 from blockvid_cli.evaluation.metrics.dynamic import speed
 from blockvid_cli.evaluation.metrics.metric import Mean, MeanOfPairs, Measure

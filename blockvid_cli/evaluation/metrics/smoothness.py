@@ -9,7 +9,7 @@ first frame.
 from __future__ import annotations
 
 from blockvid_cli.evaluation.backends.protocol import Interpolator
-from blockvid_cli.evaluation.footage import Frame
+from blockvid_cli.video.reader import Frame
 from blockvid_cli.evaluation.metrics.flickering import alike
 from blockvid_cli.evaluation.metrics.metric import Measure
 
