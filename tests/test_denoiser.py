@@ -7,12 +7,12 @@ import torch
 from diffusers.models.transformers.transformer_wan import WanRotaryPosEmbed
 
 from blockvid_cli.errors import UsageError
-from blockvid_cli.models.flow_matching import predict_x0, make_sigmas, add_noise, shift_sigmas, velocity_from_x0
-from blockvid_cli.models.wan.attention import CachedSelfAttnProcessor, Recalled, attend
+from blockvid_cli.models.flow_matching import add_noise, make_sigmas, predict_x0, shift_sigmas, velocity_from_x0
+from blockvid_cli.models.wan.attention import CachedSelfAttnProcessor, TokenKV, attend
 from blockvid_cli.models.wan.denoiser import WanDenoiser, coordinate_channels, timestep
-from blockvid_cli.models.wan.rope import Rope, token_grid, apply_rope
+from blockvid_cli.models.wan.rope import Rope, apply_rope, token_grid
 from blockvid_cli.rollout.guidance import GuidedDenoiser
-from blockvid_cli.rollout.kv_cache.base import KVView
+from blockvid_cli.rollout.kv_cache.base import KVView, resident_entry
 from tests import small
 
 
@@ -86,11 +86,12 @@ def test_rope_is_relative_and_composes():
 def test_remembered_keys_follow_their_times():
     """The rotation is made once for as long as the times stay the same, and anew when they change."""
     rope, keys, where = Rope(24), torch.randn(1, 12, 2, 24), token_grid(2, 2, 3)
-    recalled = Recalled(keys, keys, where)
-    once = recalled.turned(rope, torch.tensor([0.0, 1.0]))
+    view = KVView([resident_entry((0, 1), [TokenKV(keys, keys, where)])])
+    tokens = view.read(0)
+    once = view.rotated_keys(0, tokens, rope, torch.tensor([0.0, 1.0]))
     assert torch.equal(once, apply_rope(keys, rope.cos_sin(where)))
-    assert recalled.turned(rope, torch.tensor([0.0, 1.0])) is once
-    assert not torch.allclose(once, recalled.turned(rope, torch.tensor([0.0, 5.0])))
+    assert view.read(0) is tokens and view.rotated_keys(0, tokens, rope, torch.tensor([0.0, 1.0])) is once
+    assert not torch.allclose(once, view.rotated_keys(0, tokens, rope, torch.tensor([0.0, 5.0])))
 
 
 def test_bias_of_merged_keys_is_exact():
@@ -121,7 +122,9 @@ def test_guidance_of_one_is_none():
     )
     assert torch.allclose(plain, guided, atol=1e-6)
     assert layers[0].keys.shape[0] == 2
-    stronger, _ = GuidedDenoiser(small.denoiser(), 3.0)(x, torch.full((2,), 0.6), text, torch.arange(2), KVView(record=True))
+    stronger, _ = GuidedDenoiser(small.denoiser(), 3.0)(
+        x, torch.full((2,), 0.6), text, torch.arange(2), KVView(record=True)
+    )
     negative, _ = small.denoiser()(x, torch.full((2,), 0.6), text[1:], torch.arange(2), KVView())
     assert torch.allclose(stronger, negative + 3 * (plain - negative), atol=1e-5)
 
@@ -159,7 +162,7 @@ def test_a_network_that_predicts_clean_latents_says_which_velocity_leads_there()
     out, _ = velocity(x, level, text, times, KVView())
     got, _ = predicted(x, level, text, times, KVView())
     assert torch.allclose(got, (x - out) / each, atol=1e-5)
-    with pytest.raises(UsageError, match=r"network\.predicts"):
+    with pytest.raises(UsageError, match=r"transformer\.predicts"):
         WanDenoiser(velocity.network, "noise")
 
 

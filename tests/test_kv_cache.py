@@ -1,4 +1,4 @@
-"""Memories: what each keeps and recalls, on plans drawn by hand."""
+"""KV caches: what each stores and what a block attends to, on plans made by hand."""
 
 from __future__ import annotations
 
@@ -6,14 +6,12 @@ import pytest
 import torch
 
 from blockvid_cli.errors import UsageError
-from blockvid_cli.models.similarity import top_k_similar
+from blockvid_cli.models.sentence_encoder import top_k_similar
 from blockvid_cli.models.wan.attention import LayerQKV
 from blockvid_cli.models.wan.rope import Rope, token_grid
-from blockvid_cli.rollout.kv_cache.base import CacheEntry, TokenKV
-from blockvid_cli.rollout.kv_cache.full import FullCache
-from blockvid_cli.rollout.kv_cache.semantic import SemanticCache, top_p_tokens, probe_rows, attention_mass
+from blockvid_cli.rollout.kv_cache.base import CacheEntry, FullCache, TokenKV
+from blockvid_cli.rollout.kv_cache.semantic import SemanticCache, attention_mass, probe_rows, top_p_tokens
 from blockvid_cli.rollout.kv_cache.window import WindowCache
-from blockvid_cli.rollout.positions import absolute, packed
 from blockvid_cli.rollout.recipe import KV_CACHES, make_recipe
 from tests import small
 
@@ -21,30 +19,32 @@ ROWS, COLUMNS = 2, 3
 
 
 def layers(block, heads: int = 2, width: int = 24, rows: int = 1) -> list[LayerQKV]:
-    """Two layers of made-up queries, keys and values, a pure function of the block."""
-    dice = torch.Generator().manual_seed(block.number)
+    """Two layers of random queries, keys and values, a pure function of the block."""
+    generator = torch.Generator().manual_seed(block.number)
     count = block.frames * ROWS * COLUMNS
-    return [LayerQKV(*(torch.randn(rows, count, heads, width, generator=dice) for _ in range(3))) for _ in range(2)]
+    return [
+        LayerQKV(*(torch.randn(rows, count, heads, width, generator=generator) for _ in range(3))) for _ in range(2)
+    ]
 
 
-def filled(memory, film, upto: int):
-    """A memory after blocks 0..upto-1."""
-    memory.begin(film.chunks, Rope(24))
+def filled(cache, film, upto: int):
+    """A cache after blocks 0..upto-1."""
+    cache.begin(film.chunks, Rope(24))
     for block in film.blocks[:upto]:
-        memory.update(block, layers(block), token_grid(block.frames, ROWS, COLUMNS))
-    return memory
+        cache.update(block, layers(block), token_grid(block.frames, ROWS, COLUMNS))
+    return cache
 
 
-def test_everything_sees_all_earlier_blocks():
+def test_full_attends_to_all_earlier_blocks():
     film = small.plan((2, 2))
-    memory = filled(FullCache(), film, 3)
-    assert memory.view(film.blocks[3:]).frames == (0, 1, 2, 3, 4, 5)
-    assert memory.view(film.blocks[1:2]).frames == (0, 1)
-    assert memory.view(film.blocks[:1]).read(0) is None
+    cache = filled(FullCache(), film, 3)
+    assert cache.view(film.blocks[3:]).frames == (0, 1, 2, 3, 4, 5)
+    assert cache.view(film.blocks[1:2]).frames == (0, 1)
+    assert cache.view(film.blocks[:1]).read(0) is None
 
 
 @pytest.mark.parametrize(
-    ("window", "sink", "seen"),
+    ("window", "sink", "frames"),
     [
         (None, 0, (0, 1, 2, 3, 4, 5, 6, 7)),
         (10, 0, (0, 1, 2, 3, 4, 5, 6, 7)),
@@ -55,36 +55,36 @@ def test_everything_sees_all_earlier_blocks():
         (2, 1, (0,)),
     ],
 )
-def test_window_keeps_sink_and_recent_frames(window, sink, seen):
+def test_window_attends_to_sink_and_recent_frames(window, sink, frames):
     film = small.plan((1, 1, 1, 1, 1))
     view = filled(WindowCache(window, sink), film, 4).view(film.blocks[4:])
-    assert view.frames == seen
-    recalled = view.read(1)
-    assert recalled.keys.shape[1] == len(seen) * ROWS * COLUMNS
-    assert recalled.coordinates[:, 0].unique().tolist() == list(range(len(seen)))
+    assert view.frames == frames
+    tokens = view.read(1)
+    assert tokens.keys.shape[1] == len(frames) * ROWS * COLUMNS
+    assert tokens.coordinates[:, 0].unique().tolist() == list(range(len(frames)))
     whole = torch.cat([layers(block)[1].keys for block in film.blocks[:4]], 1).unflatten(1, (-1, ROWS * COLUMNS))
-    assert torch.equal(recalled.keys, whole[:, list(seen)].flatten(1, 2))
+    assert torch.equal(tokens.keys, whole[:, list(frames)].flatten(1, 2))
 
 
-def test_window_forgets_what_it_can_never_see():
+def test_window_forgets_what_it_will_never_attend_to():
     film = small.plan((1,) * 12)
-    memory = WindowCache(6, 2)
-    memory.begin(film.chunks, Rope(24))
+    cache = WindowCache(6, 2)
+    cache.begin(film.chunks, Rope(24))
     for block in film.blocks:
         past = range(block.first)
-        assert memory.view((block,)).frames == tuple(past if block.first <= 4 else [*past[:2], *past[-2:]])
-        memory.update(block, layers(block), token_grid(block.frames, ROWS, COLUMNS))
-    assert len(memory.entries) <= 5
+        assert cache.view((block,)).frames == tuple(past if block.first <= 4 else [*past[:2], *past[-2:]])
+        cache.update(block, layers(block), token_grid(block.frames, ROWS, COLUMNS))
+    assert len(cache.entries) <= 5
 
 
 @pytest.mark.parametrize("limit", [99, None])
-def test_window_without_limit_draws_the_film_of_everything(limit):
+def test_window_that_is_large_enough_gives_the_film_of_full(limit):
     film = small.plan((2, 2))
-    everything = small.film_latents(film, small.denoiser(), small.recipe())
+    full = small.film_latents(film, small.denoiser(), small.recipe())
     window = small.film_latents(
         film, small.denoiser(), small.recipe(kv_cache={"name": "window", "window": limit, "sink": 0})
     )
-    assert all(torch.equal(everything[n], window[n]) for n in everything)
+    assert all(torch.equal(full[n], window[n]) for n in full)
 
 
 def test_a_window_must_hold_more_than_its_sink():
@@ -93,34 +93,34 @@ def test_a_window_must_hold_more_than_its_sink():
 
 
 @pytest.fixture
-def spoken(monkeypatch):
-    """Captions are lists of numbers: their own embeddings."""
+def numeric_captions(monkeypatch):
+    """Captions are lists of numbers, which are their embeddings."""
     monkeypatch.setattr(
         "blockvid_cli.rollout.kv_cache.semantic.embed",
         lambda captions, model: torch.tensor([[float(x) for x in c.split()] for c in captions]),
     )
 
 
-def test_semantic_sees_recalled_recent_and_its_own_blocks(spoken):
-    words = ["1 0", "0 1", "1 0.1", "0.7 0.7", "0 1", "1 0"]
-    film = small.plan((1, 1, 1, 1, 1, 2), captions=words)
-    memory = filled(SemanticCache(recent=2, top=2, tau=1.0), film, 6)
-    assert memory.retrieve(6) == ((1, 3), (4, 5))
-    assert memory.view(film.blocks[5:6]).frames == (0, 1, 4, 5, 6, 7, 8, 9)
-    assert memory.view(film.blocks[6:]).frames == (0, 1, 4, 5, 6, 7, 8, 9, 10, 11)
-    assert SemanticCache(recent=1, top=1).blocks is None
+def test_semantic_attends_to_retrieved_recent_and_its_own_blocks(numeric_captions):
+    captions = ["1 0", "0 1", "1 0.1", "0.7 0.7", "0 1", "1 0"]
+    film = small.plan((1, 1, 1, 1, 1, 2), captions=captions)
+    cache = filled(SemanticCache(recent=2, top=2, tau=1.0), film, 6)
+    assert cache.retrieve(6) == ((1, 3), (4, 5))
+    assert cache.view(film.blocks[5:6]).frames == (0, 1, 4, 5, 6, 7, 8, 9)
+    assert cache.view(film.blocks[6:]).frames == (0, 1, 4, 5, 6, 7, 8, 9, 10, 11)
+    assert SemanticCache(recent=1, top=1).last_blocks is None
 
 
 @pytest.mark.parametrize(
-    ("upto", "chunk", "recalled", "recent"),
+    ("upto", "chunk", "retrieved", "recent"),
     [(0, 1, (), ()), (1, 2, (), (1,)), (2, 3, (), (1, 2)), (3, 4, (1,), (2, 3)), (5, 6, (1, 2), (4, 5))],
 )
-def test_short_histories(spoken, upto, chunk, recalled, recent):
+def test_short_histories(numeric_captions, upto, chunk, retrieved, recent):
     film = small.plan((1,) * 6, captions=["1 0"] * 6)
-    assert filled(SemanticCache(recent=2, top=2), film, upto).retrieve(chunk) == (recalled, recent)
+    assert filled(SemanticCache(recent=2, top=2), film, upto).retrieve(chunk) == (retrieved, recent)
 
 
-def test_ties_go_to_the_earlier_chunk_and_zero_captions_are_no_trouble():
+def test_ties_go_to_the_earlier_chunk_and_zero_embeddings_raise_nothing():
     same = torch.ones(6, 3)
     assert top_k_similar(same, [0, 1, 2], 5, 2) == (0, 1)
     assert top_k_similar(torch.tensor([[1.0, 0], [0, 1], [1, 0], [1, 0.001]]), [0, 1, 2], 3, 1) == (0,)
@@ -128,11 +128,11 @@ def test_ties_go_to_the_earlier_chunk_and_zero_captions_are_no_trouble():
     assert top_k_similar(same, [], 0, 2) == ()
 
 
-def test_a_cut_ends_what_is_recent_and_captions_recall_across_it(spoken):
+def test_a_cut_ends_what_is_recent_and_captions_retrieve_across_it(numeric_captions):
     film = small.plan((1,) * 5, captions=["1 0", "0 1", "0 1", "1 0", "1 0"], cuts=(False, True, False, True, False))
-    memory = SemanticCache(recent=2, top=1)
-    memory.begin(film.chunks, Rope(24))
-    seen = [memory.retrieve(chunk, range(1, chunk)) for chunk in range(1, 6)]
+    cache = SemanticCache(recent=2, top=1)
+    cache.begin(film.chunks, Rope(24))
+    seen = [cache.retrieve(chunk, range(1, chunk)) for chunk in range(1, 6)]
     assert seen == [((), ()), ((1,), ()), ((1,), (2,)), ((1,), ()), ((1,), (4,))]
 
 
@@ -140,20 +140,20 @@ def both(entry: CacheEntry) -> list[TokenKV]:
     return [entry.layer(0), entry.layer(1)]
 
 
-def test_elsewhere_recalls_other_shots_alone(spoken):
+def test_other_shots_only_retrieves_no_chunk_of_this_shot(numeric_captions):
     film = small.plan((1,) * 5, captions=["1 0", "0 1", "1 0", "1 0", "1 0"], cuts=(False, True, False, True, False))
-    memory = SemanticCache(recent=1, top=2, other_shots_only=True)
-    memory.begin(film.chunks, Rope(24))
-    seen = [memory.retrieve(chunk, range(1, chunk)) for chunk in range(1, 6)]
+    cache = SemanticCache(recent=1, top=2, other_shots_only=True)
+    cache.begin(film.chunks, Rope(24))
+    seen = [cache.retrieve(chunk, range(1, chunk)) for chunk in range(1, 6)]
     assert seen == [((), ()), ((1,), ()), ((1,), (2,)), ((1, 3), ()), ((1, 3), (4,))]
 
 
-def test_tau_of_one_keeps_all_and_less_keeps_fewer_in_place(spoken):
+def test_tau_of_one_keeps_all_and_less_keeps_fewer_in_place(numeric_captions):
     film = small.plan((2, 1), captions=["1 0", "0 1"])
-    whole = filled(SemanticCache(tau=1.0), film, 2).bank[1]
+    whole = filled(SemanticCache(tau=1.0), film, 2).entries[1]
     assert all(kept.keys.shape[1] == 4 * ROWS * COLUMNS for kept in both(whole))
     assert torch.equal(whole.layer(0).keys[:, :12], layers(film.blocks[0])[0].keys)
-    sparse = filled(SemanticCache(tau=0.5), film, 2).bank[1]
+    sparse = filled(SemanticCache(tau=0.5), film, 2).entries[1]
     for number, kept in enumerate(both(sparse)):
         count = kept.keys.shape[1]
         assert 0 < count < 24
@@ -165,7 +165,7 @@ def test_tau_of_one_keeps_all_and_less_keeps_fewer_in_place(spoken):
     assert sparse.frames == whole.frames == (0, 1, 2, 3)
 
 
-def test_exactly_the_salient_tokens_are_kept(spoken):
+def test_exactly_the_salient_tokens_are_cached(numeric_captions):
     """Keys that every query points at get all attention: tokens 2 and 9 of 12, and no other."""
     film = small.plan((1, 1), captions=["1 0", "0 1"])
     seen = []
@@ -174,30 +174,30 @@ def test_exactly_the_salient_tokens_are_kept(spoken):
         keys = torch.zeros(1, 12, 2, 24)
         queries[..., 23] = keys[:, [2, 9], :, 23] = 12.0  # the slowest pair of the columns: barely rotated
         seen.append(LayerQKV(queries, keys, torch.randn(1, 12, 2, 24)))
-    memory = SemanticCache(tau=0.98, probes=4)
-    memory.begin(film.chunks, Rope(24))
-    memory.update(film.blocks[0], seen, token_grid(2, ROWS, COLUMNS))
-    for kept in both(memory.bank[1]):
+    cache = SemanticCache(tau=0.98, probes=4)
+    cache.begin(film.chunks, Rope(24))
+    cache.update(film.blocks[0], seen, token_grid(2, ROWS, COLUMNS))
+    for kept in both(cache.entries[1]):
         assert kept.coordinates.tolist() == token_grid(2, ROWS, COLUMNS)[[2, 9]].tolist()
 
 
-def test_only_the_last_blocks_of_a_chunk_are_banked(spoken):
+def test_only_the_last_blocks_of_a_chunk_are_cached(numeric_captions):
     film = small.plan((3, 3), captions=["1 0", "0 1"])
-    memory = filled(SemanticCache(tau=1.0, last_blocks=1), film, 5)
-    assert memory.bank[1].frames == (4, 5)
-    assert memory.view(film.blocks[5:]).frames == (4, 5, 8, 9)
+    cache = filled(SemanticCache(tau=1.0, last_blocks=1), film, 5)
+    assert cache.entries[1].frames == (4, 5)
+    assert cache.view(film.blocks[5:]).frames == (4, 5, 8, 9)
 
 
-def test_the_conditional_row_decides_for_both(spoken):
+def test_the_conditional_row_decides_for_both(numeric_captions):
     film = small.plan((1, 1), captions=["1 0", "0 1"])
     one, two = SemanticCache(tau=0.6), SemanticCache(tau=0.6)
-    for memory, rows in ((one, 1), (two, 2)):
-        memory.begin(film.chunks, Rope(24))
+    for cache, rows in ((one, 1), (two, 2)):
+        cache.begin(film.chunks, Rope(24))
         seen = layers(film.blocks[0])
         if rows == 2:
             seen = [LayerQKV(*(torch.cat([x, torch.randn_like(x)]) for x in layer)) for layer in seen]
-        memory.update(film.blocks[0], seen, token_grid(2, ROWS, COLUMNS))
-    for a, b in zip(both(one.bank[1]), both(two.bank[1]), strict=True):
+        cache.update(film.blocks[0], seen, token_grid(2, ROWS, COLUMNS))
+    for a, b in zip(both(one.entries[1]), both(two.entries[1]), strict=True):
         assert torch.equal(a.coordinates, b.coordinates) and torch.equal(a.keys[0], b.keys[0])
         assert b.keys.shape[0] == 2
 
@@ -211,7 +211,7 @@ def test_probes_are_the_last_rows_and_as_many_random_others():
     assert probe_rows(10, 64, seed=1).tolist() == list(range(10))
 
 
-def test_salience_counts_only_probes_that_can_see_a_token():
+def test_attention_mass_counts_only_probes_that_can_see_a_token():
     """Two blocks of one token: the first is seen by both probes, the second by one; the mean is per probe that sees."""
     queries, keys = torch.zeros(2, 1, 4), torch.zeros(2, 1, 4)
     visible = torch.tensor([[True, False], [True, True]])
@@ -219,7 +219,7 @@ def test_salience_counts_only_probes_that_can_see_a_token():
 
 
 @pytest.mark.parametrize(
-    ("mass", "tau", "kept"),
+    ("mass", "tau", "indices"),
     [
         ([0.5, 0.3, 0.15, 0.05], 0.5, [0]),
         ([0.5, 0.3, 0.15, 0.05], 0.8, [0, 1]),
@@ -229,37 +229,32 @@ def test_salience_counts_only_probes_that_can_see_a_token():
         ([0.0, 1.0, 0.0], 1.0, [0, 1, 2]),
     ],
 )
-def test_the_fewest_tokens_that_cover_tau(mass, tau, kept):
-    assert top_p_tokens(torch.tensor(mass), tau).tolist() == kept
-
-
-def test_times():
-    assert absolute((3, 4, 21), (24, 25)).tolist() == [3, 4, 21, 24, 25]
-    assert packed((3, 4, 21), (24, 25)).tolist() == [0, 1, 2, 3, 4]
+def test_the_fewest_tokens_that_cover_tau(mass, tau, indices):
+    assert top_p_tokens(torch.tensor(mass), tau).tolist() == indices
 
 
 @pytest.mark.parametrize("name", sorted(KV_CACHES))
-def test_every_memory_draws_a_film(name, spoken):
+def test_every_cache_generates_a_film(name, numeric_captions):
     film = small.plan((2, 1, 2), captions=["1 0", "0 1", "1 1"])
-    drawn = small.film_latents(film, small.denoiser(), small.recipe(kv_cache=name, positions="packed"))
-    assert sorted(drawn) == [0, 1, 2, 3, 4]
-    assert all(torch.isfinite(latents).all() for latents in drawn.values())
+    latents = small.film_latents(film, small.denoiser(), small.recipe(kv_cache=name, positions="packed"))
+    assert sorted(latents) == [0, 1, 2, 3, 4]
+    assert all(torch.isfinite(block).all() for block in latents.values())
 
 
 @pytest.mark.parametrize(
-    ("memory", "said"),
+    ("cache", "message"),
     [
-        ("elephant", "everything, nothing, semantic, window"),
+        ("elephant", "full, none, semantic, window"),
         ("sematic", "semantic"),
         ({"name": "semantic", "taus": 0.9}, "tau"),
         ({"name": "semantic", "tau": 1.5}, "tau"),
-        ({"name": "semantic", "last_blocks": 0}, "blocks"),
+        ({"name": "semantic", "last_blocks": 0}, "last_blocks"),
         ({"name": "window", "sink": "three"}, "recipe.kv_cache.sink"),
         ({"name": "window", "window": True}, "recipe.kv_cache.window"),
         (["semantic"], "recipe.kv_cache"),
         ({"top": 2}, "recipe.kv_cache"),
     ],
 )
-def test_a_wrong_memory_gets_a_sentence(memory, said):
-    with pytest.raises(UsageError, match=said):
-        make_recipe({**small.RECIPE, "kv_cache": memory})
+def test_a_wrong_cache_gets_a_sentence(cache, message):
+    with pytest.raises(UsageError, match=message):
+        make_recipe({**small.RECIPE, "kv_cache": cache})

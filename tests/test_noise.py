@@ -16,10 +16,9 @@ from tests import small
 FILM = small.plan((3, 3, 3), frames=3)
 
 
-def chunk_noise(noise, number: int, film=FILM, seed: int = 5) -> torch.Tensor:
+def chunk_noise(noise, number: int, film=FILM) -> torch.Tensor:
     blocks = film.chunks[number - 1].blocks
-    span = range(blocks[0].first, blocks[-1].first + blocks[-1].frames)
-    return torch.cat([noise(block, span, seed, film.latent) for block in blocks])
+    return torch.cat([noise(block, film, {}) for block in blocks])
 
 
 def test_gaussian_is_named_and_normal():

@@ -7,7 +7,7 @@ import torch
 
 from blockvid_cli.errors import BlockvidError, UsageError
 from blockvid_cli.job import RenderRequest, prepare
-from blockvid_cli.rollout.kv_cache.storage import pack, make_storage, unpack
+from blockvid_cli.rollout.kv_cache.storage import make_storage, pack, unpack
 from blockvid_cli.rollout.rollout import RolloutSegment
 from blockvid_cli.runtime.presets import RuntimeOptions
 from tests.small import denoiser, plan, recipe, rollout
@@ -70,6 +70,11 @@ def test_int8_is_within_half_a_step_of_each_tokens_head():
 def test_latents_need_a_commit_that_is_alone(story, model):
     with pytest.raises(UsageError, match="alone: true"):
         prepare(RenderRequest(story, model=str(model), runtime=RuntimeOptions(kv_storage="latents")))
-    for wrong in (RuntimeOptions(kv_storage="cloud"), RuntimeOptions(kv_dtype="int4"), RuntimeOptions(offload="sometimes"), RuntimeOptions("9gb")):
+    for wrong in (
+        RuntimeOptions(kv_storage="cloud"),
+        RuntimeOptions(kv_dtype="int4"),
+        RuntimeOptions(offload="sometimes"),
+        RuntimeOptions("9gb"),
+    ):
         with pytest.raises(UsageError):
             prepare(RenderRequest(story, model=str(model), runtime=wrong))

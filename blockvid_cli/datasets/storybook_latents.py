@@ -11,8 +11,8 @@ import torch
 from torch.nn.functional import avg_pool2d
 
 from blockvid_cli.models.sentence_encoder import embed
-from blockvid_cli.models.similarity import top_k_similar
-from blockvid_cli.models.text_encoders import TextEncoder
+from blockvid_cli.models.sentence_encoder import top_k_similar
+from blockvid_cli.models.sentence_encoder import TextEncoder
 from blockvid_cli.models.tiny_vae import PATCH, TinyVAE, fold
 from blockvid_cli.storybook.rendering import render_story
 from blockvid_cli.storybook.edition import Edition

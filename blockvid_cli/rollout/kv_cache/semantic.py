@@ -1,40 +1,54 @@
-"""Semantic sparse KV memory: the salient tokens of past chunks, recalled by what their captions say.
+"""Semantic sparse KV cache: the salient tokens of past chunks, retrieved by the similarity of their captions.
 
-    bank    chunk 1   chunk 2   chunk 3   chunk 4   chunk 5   (6: being drawn)
-            :.:. .    .. ::     :  .:.    :.: .     .:::.         tokens that cover tau of the probes' attention
-    seen    [top-l alike: 1, 3]           [recent: 4, 5]  [finished blocks of 6] + the block itself
+    cached       chunk 1   chunk 2   chunk 3   chunk 4   chunk 5   (6: being denoised)
+                 :.:. .    .. ::     :  .:.    :.: .     .:::.        tokens that cover tau of the probes' attention
+    attended to  [top-l similar: 1, 3]         [recent: 4, 5]    [finished blocks of 6] + the block itself
 
-BlockVid section 3.4, Eq. 6-10, Algorithms 1 and 2. A chunk of several blocks enters the bank when its last block is
-finished; until then its finished blocks are seen whole. A cut ends what is recent: chunks of another shot are seen only
-if a caption recalls them.
+BlockVid section 3.4, Eq. 6-10, Algorithms 1 and 2. A chunk of several blocks becomes one entry when its last block is
+finished; until then its finished blocks are attended to whole. A cut ends what is recent: chunks of another shot are
+attended to only if their captions are retrieved.
 """
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 
 from blockvid_cli.errors import UsageError
-from blockvid_cli.models.sentence_encoder import DEFAULT, embed
-from blockvid_cli.models.similarity import top_k_similar
-from blockvid_cli.models.wan.attention import LayerQKV
+from blockvid_cli.models.sentence_encoder import DEFAULT, embed, top_k_similar
+from blockvid_cli.models.wan.attention import LayerQKV, TokenKV
 from blockvid_cli.models.wan.rope import Rope, apply_rope
-from blockvid_cli.rollout.kv_cache.base import CacheEntry, TokenKV, KVCache, KVView, block_tokens
+from blockvid_cli.rollout.kv_cache.base import CacheEntry, KVCache, KVView, block_tokens
 from blockvid_cli.rollout.noise import gaussian
 from blockvid_cli.storyboard.plan import Block, Plan, PlannedChunk
 
 
+@dataclass(frozen=True)
+class FinishedBlock:
+    """A finished block of an unfinished chunk: its tokens, and each layer's queries (P, H, D) at the probe rows."""
+
+    block: Block
+    entry: CacheEntry
+    probes: list[torch.Tensor]
+    tokens: int
+
+
 class SemanticCache(KVCache):
     """Args:
-    recent: how many of the latest finished chunks of the same shot are always seen.
-    top: how many other chunks are recalled by their captions' likeness (l).
-    tau: the share of the probes' attention that the kept tokens of a chunk cover; 1 keeps all.
+    recent: how many of the latest finished chunks of the same shot are always attended to.
+    top: how many other chunks are retrieved by their captions' similarity (l).
+    tau: the share of the probes' attention that the cached tokens of a chunk cover; 1 keeps all tokens.
     probes: query rows that look for salient tokens: this many of the chunk's last, and as many random others.
-    last_blocks: a chunk is remembered by this many of its last blocks; None for all (a long chunk then costs more).
-    other_shots_only: recall chunks of other shots only; what this shot looks like, the recent chunks show.
+    last_blocks: a chunk is cached by this many of its last blocks; None for all (a long chunk then costs more).
+    other_shots_only: retrieve chunks of other shots only; the recent chunks show what this shot looks like.
     sentence_model: the sentence-transformers model that compares captions.
     """
+
+    per_film: ClassVar[bool] = True
 
     def __init__(
         self,
@@ -48,103 +62,142 @@ class SemanticCache(KVCache):
     ) -> None:
         if recent < 0 or top < 0 or probes < 1 or (last_blocks is not None and last_blocks < 1) or not 0 < tau <= 1:
             raise UsageError(
-                "a semantic memory needs recent and top of 0 or more, probes and blocks of 1 or more,"
+                "a semantic KV cache needs recent and top of 0 or more, probes and last_blocks of 1 or more,"
                 f" and tau above 0 and at most 1; not {recent}, {top}, {probes}, {last_blocks} and {tau}."
             )
-        self.recent, self.top, self.tau, self.probes, self.blocks = recent, top, tau, probes, last_blocks
+        self.recent, self.top, self.tau, self.probes = recent, top, tau, probes
+        self.last_blocks = last_blocks
         self.other_shots_only, self.sentence_model = other_shots_only, sentence_model
-        self._shares: dict[int, tuple[int, int]] = {}
-        self.bank: dict[int, CacheEntry] = {}  # by chunk
-        self._unfinished: list[tuple[Block, CacheEntry, list[torch.Tensor]]] = []  # with each layer's queries (T, H, D)
+        self.entries: dict[int, CacheEntry] = {}  # by chunk
+        self._token_counts: dict[int, tuple[int, int]] = {}
+        self._chunks: dict[int, PlannedChunk] = {}
+        self._open: dict[int, FinishedBlock] = {}  # by number of the block
+        self._unfinished: dict[int, set[int]] = {}  # numbers of blocks, by chunk
 
     @property
     def token_counts(self) -> Mapping[int, tuple[int, int]]:
-        """See ``Memory``; in the mean over layers."""
-        return self._shares
+        """The mean over layers."""
+        return self._token_counts
 
     def begin(self, chunks: Sequence[PlannedChunk], rope: Rope) -> None:
-        """See ``Memory``."""
-        self.bank, self._unfinished, self.rope = {}, [], rope
-        self._shares.clear()
-        self.last = {chunk.number: chunk.blocks[-1].number for chunk in chunks}
-        self.seeds = {chunk.number: chunk.seed for chunk in chunks}
-        self.shots = {chunk.number: chunk.shot for chunk in chunks}
+        """Embeds all captions."""
+        self.entries, self._open, self.rope = {}, {}, rope
+        self._token_counts.clear()
+        self._chunks = {chunk.number: chunk for chunk in chunks}
+        self._unfinished = {chunk.number: {block.number for block in chunk.blocks} for chunk in chunks}
         self.embeddings = embed([chunk.retrieval_text for chunk in chunks], self.sentence_model)
+        self.version += 1
 
     def update(self, block: Block, layers: Sequence[LayerQKV], coordinates: torch.Tensor) -> None:
-        """See ``Memory``; the last block of a chunk makes the chunk's entry."""
-        own = self.storage.store(*block_tokens(block, layers, coordinates), [block])
-        self._unfinished.append((block, own, [layer.queries[0].cpu() for layer in layers]))
-        if block.number != self.last[block.chunk]:
-            self._unfinished = self._unfinished[-(self.blocks or 0) :]
-            return
-        parts = [part for part in self._unfinished if part[0].chunk == block.chunk][-(self.blocks or 0) :]
-        self._unfinished = [part for part in self._unfinished if part[0].chunk != block.chunk]
-        frames, kept = self._sparse(parts, self.seeds[block.chunk])
-        whole = sum(len(queries[0]) for _, _, queries in parts)
-        self._shares[block.chunk] = round(sum(len(tokens.coordinates) for tokens in kept) / len(kept)), whole
-        self.bank[block.chunk] = self.storage.store(frames, kept, [part[0] for part in parts])
+        """Stores the block whole; the last block of a chunk to finish makes the chunk's entry."""
+        self.version += 1
+        entry = self.storage.store(*block_tokens(block, layers, coordinates), [block])
+        rows = self._probe_rows(block, len(coordinates) // block.frames)
+        probes = [layer.queries[0, rows.to(layer.queries.device)].cpu() for layer in layers]
+        self._open[block.number] = FinishedBlock(block, entry, probes, len(coordinates))
+        unfinished, cached = self._unfinished[block.chunk], self._cached_blocks(block.chunk)
+        unfinished.discard(block.number)
+        finished = [number for number, part in self._open.items() if part.block.chunk == block.chunk]
+        if unfinished:
+            latest = sorted(finished)[-(self.last_blocks or 0) :]
+            stale = set(finished) - set(latest) - {part.number for part in cached}
+        else:
+            self._close(block.chunk, [self._open[part.number] for part in cached])
+            stale = set(finished)
+        for number in stale:
+            del self._open[number]
 
     def view(self, blocks: Sequence[Block]) -> KVView:
-        """See ``Memory``: recalled chunks, recent chunks, then the finished blocks of the chunk being drawn."""
-        recalled, recent = self.retrieve(blocks[0].chunk)
-        own = [entry for block, entry, _ in self._unfinished if block.number < blocks[0].number]
-        return KVView([*(self.bank[chunk] for chunk in (*recalled, *recent)), *own[-(self.blocks or 0) :]])
+        """Retrieved chunks, recent chunks, then the finished blocks of the chunk being generated."""
+        retrieved, recent = self.retrieve(blocks[0].chunk)
+        numbers, shots = {block.number for block in blocks}, {block.shot for block in blocks}
+        before = sorted(itertools.takewhile(lambda number: number not in numbers, self._open))  # as they were finished
+        own = [self._open[number].entry for number in before if self._open[number].block.shot in shots]
+        return KVView([*(self.entries[chunk] for chunk in (*retrieved, *recent)), *own[-(self.last_blocks or 0) :]])
 
     def retrieve(self, chunk: int, finished: Iterable[int] | None = None) -> tuple[tuple[int, ...], tuple[int, ...]]:
-        """The chunks that ``chunk`` recalls by caption, and the recent ones it sees (Eq. 8 and 9).
+        """The chunks that ``chunk`` retrieves by caption, and the recent ones it attends to (Eq. 8 and 9).
 
-        ``finished`` are the chunks to choose from; the bank's when not given.
+        ``finished`` are the chunks to choose from; the cached ones by default.
         """
-        past = [number for number in sorted(self.bank if finished is None else finished) if number < chunk]
-        split = max(len(past) - self.recent, 0)
-        recent = tuple(number for number in past[split:] if self.shots[number] == self.shots[chunk])
-        here = self.shots[chunk] if self.other_shots_only else None
-        others = [number - 1 for number in past if number not in recent and self.shots[number] != here]
-        alike = top_k_similar(self.embeddings, others, chunk - 1, self.top)
-        return tuple(number + 1 for number in alike), recent
+        past = [number for number in sorted(self.entries if finished is None else finished) if number < chunk]
+        split, shot = max(len(past) - self.recent, 0), self._chunks[chunk].shot
+        recent = tuple(number for number in past[split:] if self._chunks[number].shot == shot)
+        excluded = shot if self.other_shots_only else None
+        others = [number - 1 for number in past if number not in recent and self._chunks[number].shot != excluded]
+        similar = top_k_similar(self.embeddings, others, chunk - 1, self.top)
+        return tuple(number + 1 for number in similar), recent
 
     def max_cached_frames(self, plan: Plan) -> tuple[int, int]:
-        """See ``Memory``; as if no token were left out."""
-        frames = [sum(block.frames for block in chunk.blocks[-(self.blocks or 0) :]) for chunk in plan.chunks]
+        """As if no token were left out."""
+        frames = [sum(block.frames for block in chunk.blocks[-(self.last_blocks or 0) :]) for chunk in plan.chunks]
         return sum(sorted(frames)[-(self.recent + self.top + 1) :]), sum(frames)
 
-    def _sparse(
-        self, parts: Sequence[tuple[Block, CacheEntry, list[torch.Tensor]]], seed: int
-    ) -> tuple[tuple[int, ...], list[TokenKV]]:
+    def _cached_blocks(self, chunk: int) -> tuple[Block, ...]:
+        """The blocks that a chunk is cached by."""
+        return self._chunks[chunk].blocks[-(self.last_blocks or 0) :]
+
+    def _probe_rows(self, block: Block, frame_tokens: int) -> torch.Tensor:
+        """Which of a block's query rows are probes of its chunk; known beforehand, so that no other row is kept."""
+        blocks = self._cached_blocks(block.chunk)
+        if self.tau >= 1 or block.number not in {part.number for part in blocks}:
+            return torch.empty(0, dtype=torch.long)
+        total = frame_tokens * sum(part.frames for part in blocks)
+        first = frame_tokens * sum(part.frames for part in blocks if part.number < block.number)
+        rows = probe_rows(total, self.probes, self._chunks[block.chunk].seed) - first
+        return rows[(rows >= 0) & (rows < frame_tokens * block.frames)]
+
+    def _close(self, chunk: int, parts: Sequence[FinishedBlock]) -> None:
+        """Makes a finished chunk's entry."""
+        frames, tokens = self._sparse(parts, self._chunks[chunk].seed)
+        total = sum(part.tokens for part in parts)
+        self._token_counts[chunk] = round(sum(len(layer.coordinates) for layer in tokens) / len(tokens)), total
+        self.entries[chunk] = self.storage.store(frames, tokens, [part.block for part in parts])
+
+    def _sparse(self, parts: Sequence[FinishedBlock], seed: int) -> tuple[tuple[int, ...], list[TokenKV]]:
         """Algorithm 2 over a chunk's blocks: a layer keeps the fewest tokens that cover tau."""
-        whole = KVView([entry for _, entry, _ in parts])
-        of_block = torch.cat([torch.full((len(queries[0]),), i) for i, (_, _, queries) in enumerate(parts)])
+        whole = KVView([part.entry for part in parts])
+        of_block = torch.cat([torch.full((part.tokens,), i) for i, part in enumerate(parts)])
         rows = probe_rows(len(of_block), self.probes, seed)
-        kept = []
-        for number in range(len(parts[0][2])):
-            tokens = whole.tokens(number)
-            queries = torch.cat([queries[number] for _, _, queries in parts])[rows].to(tokens.keys.device)
-            turns = self.rope.cos_sin(tokens.coordinates, tokens.keys.device)
-            keys = apply_rope(tokens.keys[:1], turns)[0]
-            probes = apply_rope(queries[None], tuple(t[rows.to(t.device)] for t in turns))[0]
-            mass = attention_mass(probes, keys, (of_block[rows][:, None] >= of_block[None]).to(keys.device))
-            kept.append(tokens.select(top_p_tokens(mass, self.tau).cpu()))
-        return whole.frames, kept
+        sparse = []
+        for layer in range(len(parts[0].probes)):
+            tokens = whole.read(layer)
+            if tokens is None:
+                raise ValueError("a finished chunk has frames")
+            if self.tau >= 1:
+                sparse.append(tokens)
+                continue
+            device = tokens.keys.device
+            cos_sin = self.rope.cos_sin(tokens.coordinates, device=device)
+            keys = apply_rope(tokens.keys[:1], cos_sin)[0]
+            queries = torch.cat([part.probes[layer] for part in parts]).to(device)
+            cos, sin = (table[rows.to(device)] for table in cos_sin)
+            probes = apply_rope(queries[None], (cos, sin))[0]
+            mass = attention_mass(probes, keys, (of_block[rows][:, None] >= of_block[None]).to(device))
+            sparse.append(tokens.select(top_p_tokens(mass, self.tau).cpu()))
+        return whole.frames, sparse
 
 
-def retrieved_chunks(plan: Plan, memory: KVCache) -> list[tuple[int, ...]]:
-    """For each chunk of a plan, the numbers (from 1) of the earlier chunks that a memory will recall for it."""
-    if not isinstance(memory, SemanticCache):
+def retrieved_chunks(plan: Plan, cache: KVCache) -> list[tuple[int, ...]]:
+    """For each chunk of a plan, the numbers (from 1) of the earlier chunks that a cache will retrieve for it."""
+    if not isinstance(cache, SemanticCache):
         return [() for _ in plan.chunks]
-    memory.begin(plan.chunks, Rope(6))
-    return [memory.retrieve(chunk.number, range(1, chunk.number))[0] for chunk in plan.chunks]
+    cache.begin(plan.chunks, Rope(6))
+    return [cache.retrieve(chunk.number, range(1, chunk.number))[0] for chunk in plan.chunks]
 
 
 def probe_rows(tokens: int, probes: int, seed: int) -> torch.Tensor:
-    """Which of a chunk's query rows probe: the last ``probes``, and as many random others (Algorithm 2, line 6)."""
+    """Which of a chunk's query rows are probes: the last ``probes``, and as many random others, in ascending order.
+
+    Algorithm 2, line 6.
+    """
     recent = min(probes, tokens)
     others = gaussian((tokens - recent,), "probes", seed).argsort()[:probes].sort().values
     return torch.cat([others, torch.arange(tokens - recent, tokens)])
 
 
 def attention_mass(queries: torch.Tensor, keys: torch.Tensor, visible: torch.Tensor) -> torch.Tensor:
-    """How much each token is looked at (T,): attention summed over heads and probes, over the probes that can see it.
+    """How much each token is attended to (T,): summed over heads and probes, over the probes that can see it.
 
     Args:
         queries: (P, H, D) of the probes, rotated.
