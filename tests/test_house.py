@@ -87,7 +87,7 @@ def test_every_module_says_what_it_is():
 def test_from_the_command_to_the_attention_is_a_short_read():
     way = [
         render.render,
-        film.draw,
+        film.render_film,
         pipeline.render,
         pipeline._render,
         pipeline._draw,
@@ -99,7 +99,7 @@ def test_from_the_command_to_the_attention_is_a_short_read():
         loop.Rollout.run,
         loop.Rollout._run,
         wan.WanDenoiser.__call__,
-        attention.LookingBack.__call__,
+        attention.CachedSelfAttnProcessor.__call__,
         attention.attend,
     ]
     assert sum(len(inspect.getsource(part).splitlines()) for part in way) <= 300

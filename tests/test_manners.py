@@ -14,9 +14,7 @@ from pathlib import Path
 import pytest
 import typer.main
 
-from blockvid_cli.commands import completion as complete
-from blockvid_cli.commands import display as show
-from blockvid_cli.commands import film, hint
+from blockvid_cli.commands import display, film, options
 from blockvid_cli.commands.app import app
 from blockvid_cli.models.card import bundled_models, packaged_folder
 from blockvid_cli.storyboard.seconds import format_duration
@@ -98,31 +96,31 @@ def test_the_words_offered_are_those_of_the_tables():
     from blockvid_cli.models.precision import PRECISIONS
     from blockvid_cli.rollout.kv_cache.storage import DTYPES, LOCATIONS
     from blockvid_cli.rollout.recipe import KV_CACHES
-    from blockvid_cli.runtime.presets import PRESETS, OFFLOADS
+    from blockvid_cli.runtime.presets import OFFLOADS, PRESETS
     from blockvid_cli.training.storybook import OBJECTIVES
 
     for offer, table in (
-        (complete.memories, KV_CACHES),
-        (complete.precisions, PRECISIONS),
-        (complete.profiles, ["auto", *PRESETS]),
-        (complete.offloads, OFFLOADS),
-        (complete.storages, LOCATIONS),
-        (complete.memory_dtypes, DTYPES),
-        (complete.objectives, OBJECTIVES),
-        (complete.weight_names, convert.NAMES),
-        (complete.weight_dtypes, convert.DTYPES),
-        (complete.models, bundled_models()),
+        (options.complete_kv_cache, KV_CACHES),
+        (options.complete_precision, PRECISIONS),
+        (options.complete_preset, ["auto", *PRESETS]),
+        (options.complete_offload, OFFLOADS),
+        (options.complete_kv_storage, LOCATIONS),
+        (options.complete_kv_dtype, DTYPES),
+        (options.complete_objective, OBJECTIVES),
+        (options.complete_key_layout, convert.NAMES),
+        (options.complete_weight_dtype, convert.DTYPES),
+        (options.complete_model, bundled_models()),
     ):
         assert called(offer) == sorted(table)
-    assert called(complete.profiles, "8") == ["8gb"] and called(complete.models, "nowhere") == []
+    assert called(options.complete_preset, "8") == ["8gb"] and called(options.complete_model, "nowhere") == []
 
 
 def test_offers_are_made_at_once(tmp_path):
     for number in range(1000):
         (tmp_path / f"{number}.yaml").touch()
     began = time.process_time()
-    assert len(complete.storyboards(f"{tmp_path}/")) == 1000 and complete.storyboards("/nowhere/") == []
-    assert complete.models("") and time.process_time() - began < 0.3
+    assert len(options.complete_storyboard(f"{tmp_path}/")) == 1000 and options.complete_storyboard("/nowhere/") == []
+    assert options.complete_model("") and time.process_time() - began < 0.3
 
 
 def test_completion_can_be_installed():
@@ -133,10 +131,10 @@ def test_completion_can_be_installed():
 @pytest.fixture
 def terminal(monkeypatch, tmp_path):
     """A person at a terminal, on a machine where nothing was ever drawn, and where drawing takes no time."""
-    drawn = Film(Path("story.mp4"), 60, 5.0, 9)
-    monkeypatch.setattr(film, "draw", lambda job, form, report: film.Drawn(drawn, job, PhaseTimer()))
+    rendered = Film(Path("story.mp4"), 60, 5.0, 9)
+    monkeypatch.setattr(film, "render_film", lambda job, form, report: film.RenderResult(rendered, job, PhaseTimer()))
     monkeypatch.setenv("BLOCKVID_HOME", str(tmp_path / "home"))
-    monkeypatch.setattr(show, "watched", lambda: True)
+    monkeypatch.setattr(display, "is_interactive", lambda: True)
 
 
 def test_the_first_film_on_a_machine_ends_with_a_hint_and_the_second_does_not(story, model, blockvid, terminal):
@@ -148,20 +146,20 @@ def test_the_first_film_on_a_machine_ends_with_a_hint_and_the_second_does_not(st
 
 
 def test_no_hint_where_nobody_looks(story, model, blockvid, terminal, monkeypatch):
-    monkeypatch.setattr(show, "watched", lambda: False)
+    monkeypatch.setattr(display, "is_interactive", lambda: False)
     assert "next:" not in blockvid("render", story, "--model", model).err
-    assert not (Path(os.environ["BLOCKVID_HOME"]) / hint.SAID).exists()
+    assert not (Path(os.environ["BLOCKVID_HOME"]) / display.HINT_MARKER).exists()
 
 
 def test_the_hint_names_commands_that_parse():
-    for line in hint.NEXT:
+    for line in display.HINTS:
         command, rest, name = resolved(shlex.split(line.format(story="a.yaml", film="a.mp4"))[1:])
         command.make_context(name, rest)
 
 
 @pytest.mark.parametrize("storage", ["disk", "device"])
 def test_nothing_is_left_lying_about(story, model, blockvid, storage):
-    recipe = ("--memory", "full", "--memory-storage", storage)
+    recipe = ("--kv-cache", "full", "--kv-storage", storage)
     assert blockvid("render", story, "--model", model, *recipe).code == 0
     left = {path.name for path in story.parent.rglob("*") if path.is_file()} - {"card.yaml"}
     texts = {path.name for path in story.parent.rglob("history/*")}

@@ -11,13 +11,13 @@ import pytest
 from imageio_ffmpeg import count_frames_and_secs
 from PIL import Image
 
-from blockvid_cli.commands import last
+from blockvid_cli.commands import options
 from blockvid_cli.errors import UsageError
 from blockvid_cli.job import RenderRequest, prepare
 from blockvid_cli.preview import PreviewOptions, preview_chunk, preview_stills
 from blockvid_cli.project.cache_keys import read_take_choices
 from blockvid_cli.render import stream_frames, render
-from blockvid_cli.video.decode import read_frames
+from blockvid_cli.video.reader import read_frames
 
 
 def job_of(story: Path, model: Path, **options):
@@ -115,24 +115,24 @@ def test_what_cannot_be_looked_at(blockvid, story, model, arguments, sentence):
 def test_which_storyboard_is_meant(tmp_path, monkeypatch):
     monkeypatch.setenv("BLOCKVID_HOME", str(tmp_path / "home"))
     with pytest.raises(UsageError, match="there is none here; write: blockvid preview"):
-        last.storyboard(tmp_path)
+        options.default_storyboard(tmp_path)
     (tmp_path / "notes.yaml").write_text("a: 1\n")
     (tmp_path / "storyboards").mkdir()
     (tmp_path / "storyboards" / "swan.yaml").write_text("chunks: [A swan.]\n")
     with pytest.raises(UsageError, match=r"write: blockvid preview storyboards/swan\.yaml --chunk 5"):
-        last.storyboard(tmp_path)
+        options.default_storyboard(tmp_path)
     one = tmp_path / "one.yaml"
     one.write_text("chunks: [A swan.]\n")
-    assert last.storyboard(tmp_path) == one
+    assert options.default_storyboard(tmp_path) == one
     (tmp_path / "two.yml").write_text("chunks: [A boat.]\n")
     with pytest.raises(UsageError, match=r"there are one\.yaml, two\.yml"):
-        last.storyboard(tmp_path)
+        options.default_storyboard(tmp_path)
     (tmp_path / "story.yaml").write_text("chunks: [A cat.]\n")
-    assert last.storyboard(tmp_path).name == "story.yaml"
+    assert options.default_storyboard(tmp_path).name == "story.yaml"
     elsewhere = tmp_path / "elsewhere"
     elsewhere.mkdir()
-    last.remember(one)
-    assert last.storyboard(elsewhere) == one
+    options.save_last_storyboard(one)
+    assert options.default_storyboard(elsewhere) == one
 
 
 def test_render_draws_again_what_is_asked_for(blockvid, story, model):

@@ -407,7 +407,7 @@ def test_import_writes_a_storyboard(tmp_path):
 def test_check_prints_the_plan(tmp_path, monkeypatch):
     from blockvid_cli.rollout.kv_cache import semantic
 
-    monkeypatch.setattr(semantic, "recalled_chunks", lambda plan, memory: [(), (), (1,)])
+    monkeypatch.setattr(semantic, "retrieved_chunks", lambda plan, cache: [(), (), (1,)])
     path = written(tmp_path, STARTER.format(name="mine.yaml"))
     said = CliRunner().invoke(app, ["check", str(path), "--set", "chunks.1.caption=[red] boat"])
     assert said.exit_code == 0

@@ -1,4 +1,4 @@
-"""All commands under one name; nothing here imports torch."""
+"""All commands of ``blockvid``; nothing here imports torch."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     help="A storyboard of timed captions becomes a coherent, minute-long video.\n\n"
     "Try first: [bold]blockvid storyboard new my.yaml[/] writes a small storyboard, [bold]blockvid storyboard check "
-    "my.yaml[/] shows its plan, [bold]blockvid render my.yaml[/] draws it, on a laptop.\n\n"
+    "my.yaml[/] shows its plan, [bold]blockvid render my.yaml[/] renders it, on a laptop.\n\n"
     "Example: blockvid render storyboards/swan.yaml",
 )
 app.command()(render.render)
@@ -32,8 +32,8 @@ app.command()(bench.bench)
 app.add_typer(train.app, name="train")
 
 
-def _version(asked: bool) -> None:
-    if asked:
+def _version(requested: bool) -> None:
+    if requested:
         typer.echo(f"blockvid {__version__}")
         raise typer.Exit
 
@@ -44,4 +44,4 @@ def root(
         bool, typer.Option("--version", callback=_version, is_eager=True, help="print the version and exit")
     ] = False,
 ) -> None:
-    """Only the options that stand before a command."""
+    """Options before a command."""

@@ -1,4 +1,4 @@
-"""``blockvid bench``: how fast a model draws on this machine, and where the time goes."""
+"""``blockvid bench``: measures how fast a model is on this machine, or how good its films are."""
 
 from __future__ import annotations
 
@@ -8,32 +8,32 @@ from typing import Annotated
 
 import typer
 
-from blockvid_cli.commands import display as show
-from blockvid_cli.commands import options
-from blockvid_cli.commands.options import recipe_of
+from blockvid_cli.commands import display, options
 from blockvid_cli.errors import UsageError
 
 
 def bench(
     model: options.Model = None,
-    seconds: Annotated[int | None, typer.Option(min=4, help="of film to draw; 20, or 60 with --quality")] = None,
+    seconds: Annotated[
+        int | None, typer.Option(min=4, help="length of the film; else 20, or 60 with --quality")
+    ] = None,
     size: options.Size = None,
-    memory: options.Memory = None,
+    kv_cache: options.KVCache = None,
     device: options.Device = "auto",
     precision: options.Precision = "auto",
-    profile: options.Profile = "auto",
+    preset: options.Preset = "auto",
     offload: options.Offload = None,
-    memory_storage: options.MemoryStorage = None,
-    memory_dtype: options.MemoryDtype = None,
-    quality: Annotated[bool, typer.Option("--quality", help="measure what is drawn, not how fast")] = False,
-    films: Annotated[int | None, typer.Option(min=2, help="with --quality: held-out stories to draw; 100")] = None,
+    kv_storage: options.KVStorage = None,
+    kv_dtype: options.KVDtype = None,
+    quality: Annotated[bool, typer.Option("--quality", help="measure how good the films are, not how fast")] = False,
+    films: Annotated[int | None, typer.Option(min=2, help="with --quality: how many stories; else 100")] = None,
     as_json: options.AsJson = False,
 ) -> None:
-    """Draw a film and measure it, all in one run: seconds by phase, film seconds a second, peak memory, time a block,
+    """Render a film and measure the render: seconds by phase, film seconds per second, peak memory, time per block,
     and the denoiser's rate beside a matrix product of the same dtype.
 
-    With --quality a picture-book model draws held-out stories, and its probe reads whether the films show what their
-    captions asked for, to the last second. 100 stories of a minute take about half an hour on two cores.
+    With --quality a picture-book model renders held-out stories, and its probe measures whether the films show what
+    their captions ask for, to the last second. 100 stories of a minute take about half an hour on two cores.
 
     Example: blockvid bench --model storybook --seconds 60
 
@@ -41,24 +41,26 @@ def bench(
     """
     from blockvid_cli.runtime.presets import RuntimeOptions
 
-    means = RuntimeOptions(profile, precision, offload, memory_storage, memory_dtype)
+    runtime, recipe = (
+        RuntimeOptions(preset, precision, offload, kv_storage, kv_dtype),
+        options.recipe_options(kv_cache=kv_cache),
+    )
     if quality:
         from blockvid_cli.evaluation.bench.quality import measure_quality
 
         if size:
             raise UsageError("--size: --quality measures a model at the size of its edition.")
-        recipe = recipe_of(memory=memory)
         figures = measure_quality(
-            model or "storybook", films or 100, seconds or 60, device, means, recipe, tell_progress=_tell
+            model or "storybook", films or 100, seconds or 60, device, runtime, recipe, tell_progress=_print_progress
         )
     else:
         from blockvid_cli.evaluation.bench.speed import measure_speed
 
         if films:
             raise UsageError("--films goes with --quality.")
-        figures = measure_speed(model, seconds or 20, size, device, means, recipe_of(memory=memory))
-    print(json.dumps(figures) if as_json else show.lines(figures))
+        figures = measure_speed(model, seconds or 20, size, device, runtime, recipe)
+    print(json.dumps(figures) if as_json else display.lines(figures))
 
 
-def _tell(line: str) -> None:
+def _print_progress(line: str) -> None:
     print(line, file=sys.stderr, flush=True)

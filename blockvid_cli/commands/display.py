@@ -1,21 +1,24 @@
-"""The only file that draws on the terminal: progress to stderr, results to stdout."""
+"""The only module that draws on the terminal: progress on stderr, results on stdout."""
 
 from __future__ import annotations
 
 import json
 import sys
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from enum import StrEnum
+from pathlib import Path
+from shlex import quote
 from typing import TYPE_CHECKING, Any
 
 from rich import box
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn
+from rich.progress import BarColumn, Progress, TaskID, TaskProgressColumn, TextColumn
 from rich.table import Table
 from rich.text import Text
 
+from blockvid_cli.models.hub import cache_folder
 from blockvid_cli.storyboard.plan import Plan, PlannedChunk
 from blockvid_cli.storyboard.seconds import format_clock, format_duration
 from blockvid_cli.storyboard.storyboard import Storyboard
@@ -24,12 +27,19 @@ if TYPE_CHECKING:
     from blockvid_cli.job import RenderJob
     from blockvid_cli.session import Event, EventListener
 
-MOST_NOTES = 4  # printed under the table
-PHASES = {"text": "reading captions", "load": "loading the model", "draw": "drawing"}
+MAX_NOTES = 4  # printed under the table
+HINT_MARKER = "first-film"  # a file in blockvid's cache: the hint was printed
+HINTS = (
+    "blockvid storyboard new my.yaml",
+    "blockvid preview {story} --chunk 3 --takes 4",
+    "blockvid eval {film}",
+    "blockvid history {story}",
+)
+PHASES = {"text": "encoding prompts", "load": "loading the model", "denoise": "denoising"}
 
 
 class ProgressForm(StrEnum):
-    """How progress is told."""
+    """How progress is shown."""
 
     AUTO = "auto"
     PLAIN = "plain"
@@ -37,64 +47,60 @@ class ProgressForm(StrEnum):
     NONE = "none"
 
 
-class Teller:
-    """Keeps count of a render and says it: where it is, how fast, how long still."""
+class ProgressCounter:
+    """Counts the finished blocks of a render, and says how fast it is and how long it will still take."""
 
     def __init__(self, job: RenderJob) -> None:
         self.plan = job.plan
-        self.began: float | None = None
-        self.drawn = 0  # blocks drawn in this run, not resumed
-        self.ended: set[int] = set()  # blocks; some are told of again when a render goes on with another profile
+        self.start: float | None = None  # seconds, when the first block of this run began
+        self.rendered = 0  # blocks of this run, without those resumed from an earlier one
+        self.finished: set[int] = set()  # blocks; some finish twice when a render continues with a lower preset
 
     def figures(self, event: Event) -> dict[str, Any]:
-        """An event as plain values: phase, chunk, block, done (0..1), speed (film seconds a second), eta (seconds)."""
+        """Returns an event as plain values; done is 0 to 1, speed is seconds of film per second, eta is in seconds."""
         out: dict[str, Any] = {"event": "note" if event.note else "progress", "phase": event.phase}
         if event.note:
             return {**out, "note": event.note}
-        moment = event.step
-        if moment is None:
+        step = event.step
+        if step is None:
             return out
-        if not moment.resumed:
-            self.began = self.began or time.monotonic()
-        self.ended |= {block.number for block, _ in moment.finished}
-        self.drawn += 0 if moment.resumed else len(moment.finished)
-        blocks, block = len(self.plan.blocks), moment.blocks[0]
-        part = 0.0 if moment.finished else moment.progress * len(moment.blocks)
-        done = min((len(self.ended) + part) / blocks, 1.0)
-        spent = time.monotonic() - self.began if self.began else 0.0
+        if not step.resumed:
+            self.start = self.start or time.monotonic()
+        self.finished |= {block.number for block, _ in step.finished}
+        self.rendered += 0 if step.resumed else len(step.finished)
+        blocks, block = len(self.plan.blocks), step.blocks[0]
+        unfinished = 0.0 if step.finished else step.progress * len(step.blocks)
         out |= {
             "chunk": block.chunk,
             "chunks": len(self.plan.chunks),
             "block": block.number + 1,
             "blocks": blocks,
-            "done": round(done, 4),
-            "resumed": moment.resumed,
+            "done": round(min((len(self.finished) + unfinished) / blocks, 1.0), 4),
+            "resumed": step.resumed,
         }
-        if self.drawn and spent > 0:
-            rate = self.drawn / spent
+        elapsed = time.monotonic() - self.start if self.start else 0.0
+        if self.rendered and elapsed > 0:
+            rate = self.rendered / elapsed  # blocks per second
             seconds = self.plan.frames / self.plan.fps / blocks
-            out |= {"speed": round(rate * seconds, 2), "eta": round((blocks - len(self.ended)) / rate, 1)}
+            out |= {"speed": round(rate * seconds, 2), "eta": round((blocks - len(self.finished)) / rate, 1)}
         return out
 
 
 @contextmanager
 def progress(job: RenderJob, form: ProgressForm) -> Iterator[EventListener]:
-    """A function to tell a render's events to, drawn as ``form`` says."""
-    teller = Teller(job)
+    """Yields a listener that shows a render's events as ``form`` says; on a pipe ``auto`` shows only notes."""
+    counter = ProgressCounter(job)
     console = Console(stderr=True)
-    if form is ProgressForm.AUTO:
-        form = ProgressForm.NONE if not console.is_terminal else ProgressForm.AUTO
-        if form is ProgressForm.NONE:
-            yield lambda event: _plain(teller, event, notes_only=True)
-            return
-    if form is ProgressForm.AUTO:
+    if form is ProgressForm.AUTO and not console.is_terminal:
+        yield lambda event: _print_plain(counter, event, notes_only=True)
+    elif form is ProgressForm.AUTO:
         with _bar(console) as bar:
             task = bar.add_task("", total=1.0, what="starting", rest="")
-            yield lambda event: _draw(bar, task, teller.figures(event), console)
+            yield lambda event: _update_bar(bar, task, counter.figures(event), console)
     elif form is ProgressForm.JSON:
-        yield lambda event: print(json.dumps(teller.figures(event)), file=sys.stderr, flush=True)
+        yield lambda event: print(json.dumps(counter.figures(event)), file=sys.stderr, flush=True)
     elif form is ProgressForm.PLAIN:
-        yield lambda event: _plain(teller, event)
+        yield lambda event: _print_plain(counter, event)
     else:
         yield lambda event: None
 
@@ -110,7 +116,7 @@ def _bar(console: Console) -> Progress:
     )
 
 
-def _draw(bar: Progress, task: Any, figures: dict[str, Any], console: Console) -> None:  # noqa: ANN401
+def _update_bar(bar: Progress, task: TaskID, figures: Mapping[str, Any], console: Console) -> None:
     if "note" in figures:
         console.print(f"note: {figures['note']}", highlight=False, markup=False)
         return
@@ -118,18 +124,18 @@ def _draw(bar: Progress, task: Any, figures: dict[str, Any], console: Console) -
     bar.update(task, what=what, completed=figures.get("done", 0.0), rest=_rest(figures))
 
 
-def _rest(figures: dict[str, Any]) -> str:
+def _rest(figures: Mapping[str, Any]) -> str:
     if "block" not in figures:
         return ""
     text = f"chunk {figures['chunk']} of {figures['chunks']}, block {figures['block']} of {figures['blocks']}"
     if "eta" in figures:
-        text += f", {figures['speed']:.1f} s of film a second, {format_duration(figures['eta'])} left"
+        text += f", {figures['speed']:.1f} s of film per second, {format_duration(figures['eta'])} left"
     return text
 
 
-def _plain(teller: Teller, event: Event, notes_only: bool = False) -> None:
-    """A line for each note, phase and finished block."""
-    figures = teller.figures(event)
+def _print_plain(counter: ProgressCounter, event: Event, notes_only: bool = False) -> None:
+    """Prints a line for each note, phase and finished block."""
+    figures = counter.figures(event)
     if "note" in figures:
         print(f"note: {figures['note']}", file=sys.stderr, flush=True)
     elif not notes_only and (event.step is None or event.step.finished):
@@ -137,23 +143,30 @@ def _plain(teller: Teller, event: Event, notes_only: bool = False) -> None:
         print(f"{what} {_rest(figures)}".rstrip(), file=sys.stderr, flush=True)
 
 
-def result(values: dict[str, Any], sentence: str, as_json: bool) -> None:
-    """What came of a command: one sentence, or JSON, to stdout."""
+def result(values: Mapping[str, Any], sentence: str, as_json: bool) -> None:
+    """Prints a command's result to stdout: one sentence, or JSON."""
     print(json.dumps(values, ensure_ascii=False) if as_json else sentence, flush=True)
 
 
-def watched() -> bool:
-    """Whether a person sees what is said on stderr."""
+def is_interactive() -> bool:
+    """Whether stderr is a terminal."""
     return sys.stderr.isatty()
 
 
-def aside(sentence: str) -> None:
-    """A remark on stderr that is no result and no note."""
-    Console(stderr=True, highlight=False).print(Text(sentence, style="dim"), soft_wrap=True)
+def first_film_hint(story: Path, film: Path) -> None:
+    """Prints on a terminal what to try next, once on a machine; does nothing where the cache cannot be written to."""
+    marker = cache_folder() / HINT_MARKER
+    if marker.exists() or not is_interactive():
+        return
+    with suppress(OSError):
+        marker.parent.mkdir(parents=True, exist_ok=True)
+        marker.touch()
+        sentence = f"next: {' · '.join(HINTS)}".format(story=quote(str(story)), film=quote(str(film)))
+        Console(stderr=True, highlight=False).print(Text(sentence, style="dim"), soft_wrap=True)
 
 
-def lines(values: dict[str, Any], indent: str = "") -> str:
-    """Values as lines, nested ones indented, lists one below another."""
+def lines(values: Mapping[str, Any], indent: str = "") -> str:
+    """Returns values as lines, nested ones indented, lists one below another."""
     out = []
     for name, value in values.items():
         words = name.replace("_", " ")
@@ -167,38 +180,38 @@ def lines(values: dict[str, Any], indent: str = "") -> str:
 
 
 def table(names: tuple[str, ...], rows: list[tuple[str, ...]]) -> None:
-    """Rows under names, to stdout."""
-    shown = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
+    """Prints rows under column names to stdout."""
+    grid = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
     for name in names:
-        shown.add_column(name, overflow="fold")
+        grid.add_column(name, overflow="fold")
     for row in rows:
-        shown.add_row(*(Text(cell) for cell in row))
-    Console(highlight=False).print(shown)
+        grid.add_row(*(Text(cell) for cell in row))
+    Console(highlight=False).print(grid)
 
 
-def _drawn_as(chunk: PlannedChunk) -> str:
-    """The sentence the network reads instead of a caption, on a line of its own; nothing where it reads the caption."""
+def _rewritten(chunk: PlannedChunk) -> str:
+    """The prompt on a line of its own, where a rewriter made one of the caption."""
     return f"\n-> {chunk.prompt}" if chunk.rewritten else ""
 
 
 def plan_table(
-    storyboard: Storyboard, model: str, plan: Plan, recalled: list[tuple[int, ...]], notes: list[str], needs: str
+    storyboard: Storyboard, model: str, plan: Plan, retrieved: list[tuple[int, ...]], notes: list[str], needs: str
 ) -> None:
-    """The plan as a table; captions are printed as they are, never read as markup."""
+    """Prints the plan as a table; captions are printed as they are, never read as markup."""
     console = Console(highlight=False)
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
-    for name in ("chunk", "shot", "span", "blocks", "frames", "recalls"):
+    for name in ("chunk", "shot", "span", "blocks", "frames", "retrieves"):
         table.add_column(name, justify="right", no_wrap=True)
     table.add_column("caption", overflow="fold")
-    for asked, chunk, before in zip(storyboard.chunks, plan.chunks, recalled, strict=True):
+    for written, chunk, others in zip(storyboard.chunks, plan.chunks, retrieved, strict=True):
         table.add_row(
             str(chunk.number),
             str(chunk.shot),
-            f"{format_clock(asked.start)}-{format_clock(asked.end)}",
+            f"{format_clock(written.start)}-{format_clock(written.end)}",
             str(len(chunk.blocks)),
             str(chunk.end_frame - chunk.first_frame),
-            " ".join(map(str, before)) or "-",
-            Text.assemble(chunk.caption, (_drawn_as(chunk), "dim")),
+            " ".join(map(str, others)) or "-",
+            Text.assemble(chunk.caption, (_rewritten(chunk), "dim")),
         )
     width, height = plan.size
     seconds = plan.frames / plan.fps
@@ -207,11 +220,11 @@ def plan_table(
     console.print(
         Text(
             f"{len(plan.chunks)} chunks, {len(plan.blocks)} blocks, {plan.frames} frames, {seconds:g} s "
-            f"at {plan.fps:g} fps and {width}x{height}, drawn by {model}"
+            f"at {plan.fps:g} fps and {width}x{height}, with the model {model}"
         )
     )
     console.print(Text(needs))
-    if len(notes) > MOST_NOTES:
-        notes = [*notes[: MOST_NOTES - 1], f"... and {len(notes) - MOST_NOTES + 1} more; --json has them all"]
+    if len(notes) > MAX_NOTES:
+        notes = [*notes[: MAX_NOTES - 1], f"... and {len(notes) - MAX_NOTES + 1} more; --json has them all"]
     for note in notes:
         console.print(Text(note, style="dim"))

@@ -1,4 +1,4 @@
-"""``blockvid doctor``: what this machine has, and the command that mends what it lacks."""
+"""``blockvid doctor``: checks this machine, and names the command that adds what is missing."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from blockvid_cli.commands import options
 
 
 def doctor(as_json: options.AsJson = False) -> None:
-    """Look at this machine: device, memory, attention, ffmpeg, sentence model, disk, hub. Exit code 1 if it lacks
-    something that is needed.
+    """Check this machine: device, memory, attention, ffmpeg, sentence model, disk, hub. Exit code 1 if something
+    that blockvid needs is missing.
 
     Example: blockvid doctor
     """
@@ -23,9 +23,9 @@ def doctor(as_json: options.AsJson = False) -> None:
         print(json.dumps([asdict(check) for check in checks]))
     else:
         for check in checks:
-            mark = "ok  " if check.ok else "LACK" if check.required else "-   "
+            mark = "ok  " if check.ok else "MISS" if check.required else "-   "
             print(f"{mark} {check.name:18} {check.message}")
             if not check.ok and check.fix:
-                print(f"     {'':18} mend: {check.fix}")
+                print(f"     {'':18} fix: {check.fix}")
     if any(check.required and not check.ok for check in checks):
         raise typer.Exit(1)

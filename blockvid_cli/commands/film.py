@@ -1,92 +1,206 @@
-"""One film, drawn while a person looks on: progress, history, Ctrl-C, and what is said in the end."""
+"""Renders one film for a command: progress on stderr, a line in the project's history, a report, and the result."""
 
 from __future__ import annotations
 
+import os
 import shlex
 import sys
-from dataclasses import dataclass
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from blockvid_cli.commands import display as show
-from blockvid_cli.commands import hint, last
-from blockvid_cli.commands.history_log import recorded
-from blockvid_cli.errors import BlockvidError, Interrupted
+from blockvid_cli.commands import display, options
+from blockvid_cli.errors import BlockvidError, Interrupted, UsageError, from_os_error
 from blockvid_cli.timing import PhaseTimer
 
 if TYPE_CHECKING:
     from blockvid_cli.job import RenderJob
     from blockvid_cli.report.render_report import RenderLog
+    from blockvid_cli.session import Event, EventListener
     from blockvid_cli.video.mux import Film
+
+NOT_RECORDED = ("storyboard", "output", "fresh", "retry")  # paths, and what matters only for this attempt
 
 
 @dataclass(frozen=True)
-class Drawn:
-    """A finished film, what it was drawn from, and the seconds that took."""
+class RenderResult:
+    """A finished film, its job, and the seconds of each phase."""
 
     film: Film
     job: RenderJob
-    clock: PhaseTimer
-    page: Path | None = None  # its report
+    timer: PhaseTimer
+    report: Path | None = None
 
     @property
-    def spent(self) -> float:
+    def seconds(self) -> float:
         """Seconds of all phases."""
-        return sum(self.clock.seconds.values())
+        return sum(self.timer.seconds.values())
 
     def values(self) -> dict[str, Any]:
-        """What came of it, for programs."""
+        """Returns the result as plain values, for programs."""
         return {
             "film": str(self.film.path),
-            "report": str(self.page) if self.page else None,
+            "report": str(self.report) if self.report else None,
             "seconds": self.film.seconds,
             "frames": self.film.frames,
             "seed": self.job.plan.seed,
-            "rendering_seconds": round(self.spent, 1),
-            "phases": {name: round(seconds, 2) for name, seconds in self.clock.seconds.items()},
+            "render_seconds": round(self.seconds, 1),
+            "phases": {name: round(seconds, 2) for name, seconds in self.timer.seconds.items()},
         }
 
     def __str__(self) -> str:
         film, seed = self.film, self.job.plan.seed
-        return f"{film.path}: {film.seconds:.3f} s, {film.frames} frames, seed {seed}, drawn in {self.spent:.1f} s"
+        return f"{film.path}: {film.seconds:.3f} s, {film.frames} frames, seed {seed}, rendered in {self.seconds:.1f} s"
 
 
-def draw(job: RenderJob, form: show.ProgressForm, with_report: bool = True) -> Drawn:
-    """Draws what is missing of a film, and writes its report; one that cannot be written costs no film, but is told.
+def render_film(job: RenderJob, form: display.ProgressForm, with_report: bool = True) -> RenderResult:
+    """Renders the chunks of a film that are missing, and writes its report.
 
     Raises:
-        Interrupted: by Ctrl-C; what is finished is kept.
-        BlockvidError: with the exit code that fits.
+        Interrupted: by Ctrl-C; everything finished is kept.
+        BlockvidError: with the exit code that fits. A report that cannot be written is only a note.
     """
     from blockvid_cli.render import render
     from blockvid_cli.report.render_report import RenderLog
 
-    clock = PhaseTimer()
+    timer = PhaseTimer()
     try:
-        with show.progress(job, form) as tell:
-            with recorded(job, tell) as told:
-                diary = RenderLog(told)
-                film = render(job, diary, clock)
-            page = _reported(job, diary, clock) if with_report else None
+        with display.progress(job, form) as listener:
+            with recorded_in_history(job, listener) as counter:
+                log = RenderLog(counter)
+                film = render(job, log, timer)
+            report = _write_report(job, log, timer) if with_report else None
     except KeyboardInterrupt as stop:
-        raise Interrupted("interrupted; everything finished is kept, the same command goes on.") from stop
-    last.remember(job.storyboard.source)
-    return Drawn(film, job, clock, page)
+        raise Interrupted("interrupted; everything finished is kept, and the same command continues.") from stop
+    options.save_last_storyboard(job.storyboard.source)
+    return RenderResult(film, job, timer, report)
 
 
-def _reported(job: RenderJob, diary: RenderLog, clock: PhaseTimer) -> Path | None:
-    from blockvid_cli.report.render_report import write_render_report as write
+def _write_report(job: RenderJob, log: RenderLog, timer: PhaseTimer) -> Path | None:
+    from blockvid_cli.report.render_report import write_render_report
     from blockvid_cli.session import Event
 
     try:
-        return write(job, diary, clock, shlex.join(["blockvid", *sys.argv[1:]]))
+        return write_render_report(job, log, timer, shlex.join(["blockvid", *sys.argv[1:]]))
     except (BlockvidError, OSError) as error:
-        diary.tell(Event("note", f"there is no report: {error}"))
+        log(Event("note", f"there is no report: {error}"))
         return None
 
 
-def report(drawn: Drawn, form: show.ProgressForm, as_json: bool) -> None:
-    """What came of it, to stdout; after the first film on a machine also what to try next."""
-    show.result(drawn.values(), str(drawn), as_json)
-    if form is show.ProgressForm.AUTO and not as_json:
-        hint.after_the_first(drawn.job.storyboard.source, drawn.film.path)
+def print_result(result: RenderResult, form: display.ProgressForm, as_json: bool) -> None:
+    """Prints the result to stdout; after the first film on a machine also what to try next."""
+    display.result(result.values(), str(result), as_json)
+    if form is display.ProgressForm.AUTO and not as_json:
+        display.first_film_hint(result.job.storyboard.source, result.film.path)
+
+
+@contextmanager
+def recorded_in_history(job: RenderJob, listener: EventListener) -> Iterator[ChunkCounter]:
+    """Adds a line to the project's history when the render inside ends, however it ends; yields its listener.
+
+    A render that is refused before anything is rendered, or has no project folder yet, is not recorded. A history
+    that cannot be written is only a note.
+    """
+    from blockvid_cli.project.history import DONE, FAILED, INTERRUPTED
+    from blockvid_cli.project.project import project_folder
+
+    text, began, start = job.storyboard.source.read_bytes(), datetime.now(UTC), time.monotonic()
+    counter, result = ChunkCounter(listener), f"{FAILED}: it broke off"
+    try:
+        yield counter
+        result = DONE
+    except KeyboardInterrupt:
+        result = INTERRUPTED
+        raise
+    except OSError as error:
+        result = f"{FAILED}: {from_os_error(error)}"
+        raise
+    except UsageError:
+        result = ""
+        raise
+    except BlockvidError as error:
+        result = f"{FAILED}: {error}"
+        raise
+    finally:
+        if result and project_folder(job.output).is_dir():
+            _append_record(job, text, began, round(time.monotonic() - start, 1), counter, result)
+
+
+class ChunkCounter:
+    """Passes events on, and counts chunks: those with a block rendered now, and those resumed from an earlier run."""
+
+    def __init__(self, listener: EventListener) -> None:
+        self.listener = listener
+        self.rendered: set[int] = set()
+        self.resumed: set[int] = set()
+
+    def __call__(self, event: Event) -> None:
+        """Counts the chunks whose blocks are finished."""
+        if event.step:
+            chunks = {block.chunk for block, _ in event.step.finished}
+            (self.resumed if event.step.resumed else self.rendered).update(chunks)
+        self.listener(event)
+
+
+def _append_record(
+    job: RenderJob, text: bytes, began: datetime, seconds: float, counter: ChunkCounter, result: str
+) -> None:
+    from blockvid_cli.models.hub import fingerprint
+    from blockvid_cli.project.history import DONE, RenderRecord, append_record, save_storyboard_text
+    from blockvid_cli.project.project import project_folder
+    from blockvid_cli.session import Event
+
+    folder, source, chunks = project_folder(job.output), job.storyboard.source, len(job.plan.chunks)
+    resumed = chunks - len(counter.rendered) if result == DONE else len(counter.resumed - counter.rendered)
+    try:
+        record = RenderRecord(
+            time=began.strftime("%Y-%m-%dT%H:%M:%SZ"),
+            film=job.output.name,
+            storyboard=_relative(source.resolve(), folder.parent.resolve()),
+            text=save_storyboard_text(folder, text, source.suffix),
+            options=_options(job),
+            model=job.card.name,
+            weights=fingerprint(job.card),
+            seed=job.plan.seed,
+            size=job.plan.size,
+            fps=job.plan.fps,
+            recipe=job.recipe_values,
+            precision=job.preset.precision.name,
+            kv_dtype=job.preset.kv_dtype,
+            chunks=chunks,
+            rendered=len(counter.rendered),
+            resumed=resumed,
+            seconds=seconds,
+            result=result,
+        )
+        append_record(folder, record)
+    except BlockvidError as error:
+        counter.listener(Event("note", f"this render is missing in the history: {error}"))
+
+
+def _options(job: RenderJob) -> dict[str, Any]:
+    """The fields of the request that differ from their defaults; a model in a folder or file by its absolute path."""
+    from blockvid_cli.job import RenderRequest
+
+    request, default = asdict(job.request), asdict(RenderRequest(job.request.storyboard))
+    values = {name: value for name, value in request.items() if name not in NOT_RECORDED and value != default[name]}
+    if "runtime" in values:
+        runtime = default["runtime"]
+        values["runtime"] = {name: value for name, value in values["runtime"].items() if value != runtime[name]}
+    if job.takes:
+        values["takes"] = {str(chunk): asdict(choice) for chunk, choice in job.takes.items()}
+    if "model" in values and job.card.origin != "bundled":
+        values["model"] = str(Path(values["model"]).resolve())
+    return values
+
+
+def _relative(path: Path, folder: Path) -> str:
+    """The path as seen from a folder, so that both may be moved together."""
+    try:
+        return Path(os.path.relpath(path, folder)).as_posix()
+    except ValueError:  # another drive
+        return path.as_posix()

@@ -1,184 +1,232 @@
-"""``blockvid history``: the renders of a project, and any one of them again."""
+"""``blockvid history``: lists the renders of a project, and renders any one of them again."""
 
 from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Iterator
-from dataclasses import asdict
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, fields, replace
 from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from pydantic import TypeAdapter, ValidationError
 
-from blockvid_cli.commands import completion as complete
-from blockvid_cli.commands import display as show
-from blockvid_cli.commands import film, options
-from blockvid_cli.commands.history_log import again
+from blockvid_cli.commands import display, film, options
 from blockvid_cli.errors import UsageError
 
 if TYPE_CHECKING:
+    from blockvid_cli.job import RenderJob, RenderRequest
     from blockvid_cli.project.history import RenderRecord
 
-PROJECT = ".blockvid"
-Place = Annotated[
+Target = Annotated[
     Path,
     typer.Argument(
         metavar="[STORY|FOLDER]",
-        help="a storyboard, a film, a project, or a folder of projects; default: here",
-        autocompletion=complete.projects,
+        help="a storyboard, a film, a project, or a folder of projects; default: this folder",
+        autocompletion=options.complete_project,
     ),
 ]
 
 
 def history(
-    place: Place = Path("."),
-    redraw: Annotated[int | None, typer.Option(min=1, metavar="NUMBER", help="draw that render again")] = None,
-    output: Annotated[Path | None, typer.Option("-o", "--output", help="with --redraw: the film")] = None,
-    progress: options.Progress = show.ProgressForm.AUTO,
+    target: Target = Path("."),
+    rerender: Annotated[int | None, typer.Option(min=1, metavar="NUMBER", help="render that one again")] = None,
+    output: Annotated[Path | None, typer.Option("-o", "--output", help="with --rerender: the film to write")] = None,
+    progress: options.Progress = display.ProgressForm.AUTO,
     quiet: options.Quiet = False,
     as_json: options.AsJson = False,
 ) -> None:
-    """List what was rendered from a storyboard: when, by which options, what came of it.
+    """List the renders of a storyboard: when, with which options, and with what result.
 
-    With --redraw the storyboard is written out as it was then, beside what it has become (story-3.yaml), and drawn with
-    the same options; nothing is overwritten.
+    With --rerender the storyboard of that render is written to a new file (story-3.yaml) and rendered with the same
+    options; nothing is overwritten.
 
     Example: blockvid history storyboards/swan.yaml
 
-    Example: blockvid history storyboards/swan.yaml --redraw 1 -o then.mp4
+    Example: blockvid history storyboards/swan.yaml --rerender 1 -o first.mp4
     """
-    found = projects_of(place)
-    if redraw is not None:
-        _redraw(found, place, redraw, output, show.ProgressForm.NONE if quiet else progress, as_json)
+    projects = _find_projects(target)
+    if rerender is not None:
+        form = display.ProgressForm.NONE if quiet else progress
+        _rerender(projects, target, rerender, output, form, as_json)
     elif output is not None:
-        raise UsageError("-o goes with --redraw.")
+        raise UsageError("-o goes with --rerender.")
     else:
-        _list(found, as_json)
+        _print_list(projects, as_json)
 
 
-def projects_of(place: Path) -> list[Path]:
-    """Project folders: this one, those in a folder, or those that drew a storyboard, its namesake first.
+def _find_projects(target: Path) -> list[Path]:
+    """Returns project folders: the target itself, those in a folder, or those that rendered a storyboard.
 
     Raises:
         UsageError: there is none.
     """
-    if place.is_dir():
-        found = [place] if place.suffix == PROJECT else sorted(place.glob(f"*{PROJECT}"))
+    suffix = options.PROJECT_SUFFIX
+    if target.is_dir():
+        projects = [target] if target.suffix == suffix else sorted(target.glob(f"*{suffix}"))
     else:
-        own, beside = place.with_suffix(PROJECT), sorted(place.parent.glob(f"*{PROJECT}"))
-        others = [] if place.suffix == ".mp4" else [p for p in beside if p != own and _drew(p, place)]
-        found = [own] * own.is_dir() + others
-    if not found:
-        where = place if place.is_dir() else place.parent
-        raise UsageError(f"there is no project of {place} in {where.resolve()}; blockvid render STORY begins one.")
-    return found
+        namesake, all_beside = target.with_suffix(suffix), sorted(target.parent.glob(f"*{suffix}"))
+        others = [] if target.suffix == ".mp4" else [p for p in all_beside if p != namesake and _rendered(p, target)]
+        projects = [namesake] * namesake.is_dir() + others
+    if not projects:
+        folder = target if target.is_dir() else target.parent
+        raise UsageError(f"there is no project of {target} in {folder.resolve()}; 'blockvid render STORY' begins one.")
+    return projects
 
 
-def _drew(project: Path, story: Path) -> bool:
+def _rendered(project: Path, story: Path) -> bool:
     """Whether a project's history names a storyboard."""
-    renders = _read(project).values()
-    return any(_source(project, render) == story.resolve() for render in renders)
+    return any(_source(project, record) == story.resolve() for record in _read(project).values())
 
 
-def _source(project: Path, render: RenderRecord) -> Path:
-    """Where the storyboard of a render lay."""
-    return (project.parent.resolve() / render.storyboard).resolve()
+def _source(project: Path, record: RenderRecord) -> Path:
+    """The path of a render's storyboard."""
+    return (project.parent.resolve() / record.storyboard).resolve()
 
 
-def _read(project: Path, tell: bool = False) -> dict[int, RenderRecord]:
-    """A project's renders by number; what cannot be read is told of on stderr."""
+def _read(project: Path, print_notes: bool = False) -> dict[int, RenderRecord]:
+    """Returns a project's renders by number; notes on stderr which lines cannot be read."""
     from blockvid_cli.project.history import read_history
 
-    found = read_history(project)
-    for note in found.notes if tell else ():
+    records = read_history(project)
+    for note in records.notes if print_notes else ():
         print(f"note: {note}", file=sys.stderr)
-    return dict(found.renders)
+    return dict(records.renders)
 
 
-def _list(projects: list[Path], as_json: bool) -> None:
-    """Every render, a table a film."""
-    all_renders = {project: _read(project, tell=True) for project in projects}
+def _print_list(projects: list[Path], as_json: bool) -> None:
+    """Prints every render, a table per film."""
+    records_of = {project: _read(project, print_notes=True) for project in projects}
     if as_json:
         rows = [
-            {"number": number, "project": str(project), **asdict(render)}
-            for project, renders in all_renders.items()
-            for number, render in renders.items()
+            {"number": number, "project": str(project), **asdict(record)}
+            for project, records in records_of.items()
+            for number, record in records.items()
         ]
         print(json.dumps(rows, ensure_ascii=False))
         return
-    for project, renders in all_renders.items():
-        print(f"{project.with_suffix('.mp4')}: " + ("" if renders else "no render is recorded"))
-        if renders:
-            names = ("number", "time (UTC)", "seed", "model", "options", "chunks drawn", "took", "result")
-            show.table(names, [_cells(number, render) for number, render in renders.items()])
+    for project, records in records_of.items():
+        print(f"{project.with_suffix('.mp4')}: " + ("" if records else "no render is recorded"))
+        if records:
+            names = ("number", "time (UTC)", "seed", "model", "options", "chunks", "took", "result")
+            display.table(names, [_cells(number, record) for number, record in records.items()])
 
 
-def _cells(number: int, render: RenderRecord) -> tuple[str, ...]:
-    chunks = f"{render.rendered} of {render.chunks}" + (f", {render.resumed} kept" if render.resumed else "")
-    when = render.time.replace("T", " ").removesuffix("Z")
-    options = ", ".join(_said(render.options)) or "-"
-    return str(number), when, str(render.seed), render.model, options, chunks, f"{render.seconds:g} s", render.result
+def _cells(number: int, record: RenderRecord) -> tuple[str, ...]:
+    resumed = f", {record.resumed} resumed" if record.resumed else ""
+    return (
+        str(number),
+        record.time.replace("T", " ").removesuffix("Z"),
+        str(record.seed),
+        record.model,
+        ", ".join(_option_words(record.options)) or "-",
+        f"{record.rendered} of {record.chunks}{resumed}",
+        f"{record.seconds:g} s",
+        record.result,
+    )
 
 
-def _said(given: Any) -> Iterator[str]:  # noqa: ANN401
-    """Options as ``name value``; those inside another by their own name. Seed and model have columns."""
-    for name, value in given.items():
+def _option_words(values: Mapping[str, Any]) -> Iterator[str]:
+    """Options as ``name value``; nested ones by their own name. Seed and model have columns of their own."""
+    for name, value in values.items():
         if name in ("runtime", "recipe"):
-            yield from _said(value)
+            yield from _option_words(value)
         elif name == "overrides":
             yield from value
         elif name not in ("seed", "model"):
-            yield f"{name.replace('_', '-')} {_plain(value)}"
+            yield f"{name.replace('_', '-')} {_flow(value)}"
 
 
-def _plain(value: Any) -> str:  # noqa: ANN401
-    """A value in the form in which it may be given: ``{name: window, sink: 3}``."""
-    return f"{{{', '.join(f'{k}: {_plain(v)}' for k, v in value.items())}}}" if isinstance(value, dict) else str(value)
+def _flow(value: object) -> str:
+    """A value as it may be typed: ``{name: window, sink: 3}``."""
+    return f"{{{', '.join(f'{k}: {_flow(v)}' for k, v in value.items())}}}" if isinstance(value, dict) else str(value)
 
 
-def _redraw(
-    projects: list[Path], place: Path, number: int, output: Path | None, form: show.ProgressForm, as_json: bool
+def _rerender(
+    projects: list[Path], target: Path, number: int, output: Path | None, form: display.ProgressForm, as_json: bool
 ) -> None:
-    """Writes a storyboard as it was, and draws it as it was drawn."""
+    """Writes the storyboard of a render to a new file, and renders it with the same options."""
     from blockvid_cli.models.hub import fingerprint
     from blockvid_cli.project.history import read_storyboard_text
 
     project = projects[0]
-    if len(projects) > 1 and (place.is_dir() or project != place.with_suffix(PROJECT)):
+    if len(projects) > 1 and (target.is_dir() or project != target.with_suffix(options.PROJECT_SUFFIX)):
         films = ", ".join(p.with_suffix(".mp4").name for p in projects)
-        raise UsageError(f"--redraw: name the film that is meant: blockvid history FILM --redraw {number}; {films}.")
-    renders = _read(project, tell=True)
-    if number not in renders:
-        known = ", ".join(map(str, renders)) or "none"
-        raise UsageError(f"--redraw: there is no render {number} of {project.with_suffix('.mp4')}; there are: {known}.")
-    render = renders[number]
+        raise UsageError(f"--rerender: of which film? Write: blockvid history FILM --rerender {number}; {films}.")
+    records = _read(project, print_notes=True)
+    if number not in records:
+        known, name = ", ".join(map(str, records)) or "none", project.with_suffix(".mp4")
+        raise UsageError(f"--rerender: there is no render {number} of {name}; there are: {known}.")
+    record = records[number]
     if output is not None and output.exists():
         raise UsageError(f"-o: {output} is there already; give another name.")
-    source, text = _source(project, render), read_storyboard_text(project, render)
-    home = source.parent if source.parent.is_dir() else project.parent
-    story = _written(home / f"{project.stem}-{number}{source.suffix}", text, output is None)
-    if form is not show.ProgressForm.NONE:
-        print(f"{story}: the storyboard as it was", file=sys.stderr)
-    job = again(render, story, output)
-    if fingerprint(job.card) != render.weights:
-        print(f"note: the weights of '{job.card.name}' are others than then; the film will differ.", file=sys.stderr)
-    film.report(film.draw(job, form), form, as_json)
+    source, text = _source(project, record), read_storyboard_text(project, record)
+    folder = source.parent if source.parent.is_dir() else project.parent
+    story = _write_copy(folder / f"{project.stem}-{number}{source.suffix}", text, film_beside=output is None)
+    if form is not display.ProgressForm.NONE:
+        print(f"{story}: the storyboard of render {number}", file=sys.stderr)
+    job = repeat_job(record, story, output)
+    if fingerprint(job.card) != record.weights:
+        print(f"note: the weights of '{job.card.name}' have changed since; the film will differ.", file=sys.stderr)
+    film.print_result(film.render_film(job, form), form, as_json)
 
 
-def _written(wanted: Path, text: bytes, beside: bool) -> Path:
-    """A storyboard in a new file, ``wanted`` or one named like it; or in the one that a redraw which broke off wrote.
+def _write_copy(path: Path, text: bytes, film_beside: bool) -> Path:
+    """Writes a storyboard to ``path`` or a numbered name like it; reuses a file that holds this very text already.
 
-    ``beside``: its film will lie beside it, so that the film's name must be free as well.
+    With ``film_beside`` the film's name beside it must be free as well.
     """
     for number in count(1):
-        story = wanted if number == 1 else wanted.with_stem(f"{wanted.stem}-{number}")
-        if beside and any(story.with_name(f"{story.stem}{end}").exists() for end in (".mp4", "-film.mp4")):
+        story = path if number == 1 else path.with_stem(f"{path.stem}-{number}")
+        if film_beside and any(story.with_name(f"{story.stem}{end}").exists() for end in (".mp4", "-film.mp4")):
             continue
         if not story.exists():
             with story.open("xb") as file:
                 file.write(text)
         if story.read_bytes() == text:
-            break
-    return story
+            return story
+    raise AssertionError("count() does not end")
+
+
+def repeat_job(record: RenderRecord, story: Path, output: Path | None) -> RenderJob:
+    """Returns the job of a recorded render, for a storyboard that holds the text of then.
+
+    It uses the options of then; where these have come to mean something else (another card, another machine), it uses
+    the values that they had then.
+
+    Raises:
+        UsageError: it was recorded by a blockvid that had other options, or they are not available here.
+    """
+    from blockvid_cli.job import prepare
+
+    request = _request(record, story, output)
+    job = prepare(request)
+    same_plan = (job.plan.seed, job.plan.size, job.plan.fps) == (record.seed, record.size, record.fps)
+    same_runtime = (job.preset.precision.name, job.preset.kv_dtype) == (record.precision, record.kv_dtype)
+    if same_plan and same_runtime and job.recipe_values == record.recipe:
+        return job
+    request = replace(
+        request,
+        seed=record.seed,
+        size="x".join(map(str, record.size)),
+        fps=record.fps,
+        recipe=dict(record.recipe),
+        runtime=replace(request.runtime, precision=record.precision, kv_dtype=record.kv_dtype),
+    )
+    return prepare(request, job.storyboard)
+
+
+def _request(record: RenderRecord, story: Path, output: Path | None) -> RenderRequest:
+    """The request of then."""
+    from blockvid_cli.job import RenderRequest
+
+    unknown = sorted(set(record.options) - {field.name for field in fields(RenderRequest)})
+    if not unknown:
+        values = {**record.options, "storyboard": story, "output": output}
+        try:
+            return TypeAdapter(RenderRequest).validate_python(values)
+        except ValidationError as error:
+            unknown = [".".join(str(part) for part in problem["loc"]) for problem in error.errors()]
+    raise UsageError(f"this render was made with options that blockvid does not know now: {', '.join(unknown)}.")

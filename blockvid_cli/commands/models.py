@@ -8,12 +8,10 @@ from typing import Annotated, Any
 
 import typer
 
-from blockvid_cli.commands import completion as complete
-from blockvid_cli.commands import display as show
-from blockvid_cli.commands import options
+from blockvid_cli.commands import display, options
 from blockvid_cli.errors import UsageError
 from blockvid_cli.models.card import ModelCard, bundled_models, find_card
-from blockvid_cli.models.hub import accept_licence, licence_accepted, is_local, local_path, hub_files
+from blockvid_cli.models.hub import accept_licence, hub_files, is_local, licence_accepted, local_path
 from blockvid_cli.models.pull import list_downloads, remove
 from blockvid_cli.models.pull import pull as pull_files
 
@@ -21,7 +19,7 @@ app = typer.Typer(
     no_args_is_help=True,
     help="List, pull, check and convert models.\n\nExample: blockvid models list",
 )
-Name = Annotated[str, typer.Argument(help="a model's name, folder or file", autocompletion=complete.models)]
+Name = Annotated[str, typer.Argument(help="a model's name, folder or file", autocompletion=options.complete_model)]
 Yes = Annotated[bool, typer.Option("--yes", help="do not ask")]
 
 
@@ -35,7 +33,7 @@ def list_(as_json: options.AsJson = False) -> None:
     if as_json:
         print(json.dumps(rows))
         return
-    show.table(
+    display.table(
         ("model", "here", "size", "fps", "licence"),
         [(r["model"], "yes" if r["here"] else "no", r["size"], f"{r['fps']:g}", r["licence"]) for r in rows],
     )
@@ -47,7 +45,7 @@ def show_(model: Name, as_json: options.AsJson = False) -> None:
 
     Example: blockvid models show self-forcing
     """
-    from blockvid_cli.models.find import find_model
+    from blockvid_cli.models.registry import find_model
     from blockvid_cli.runtime.memory_estimate import sizes
 
     card = find_model(model)
@@ -55,13 +53,13 @@ def show_(model: Name, as_json: options.AsJson = False) -> None:
         "summary": card.summary,
         "weights": sizes(card).weights,
         "block": card.block,
-        "images": list(card.frame_conditioning),
+        "frame_conditioning": list(card.frame_conditioning),
         "recipe": card.recipe,
         "repositories": [f"{want.repository}@{want.revision}" for want in hub_files(card)],
         "provenance": card.provenance,
         "limits": card.limits,
     }
-    print(json.dumps(facts, ensure_ascii=False) if as_json else show.lines(facts))
+    print(json.dumps(facts, ensure_ascii=False) if as_json else display.lines(facts))
 
 
 @app.command()
@@ -70,7 +68,7 @@ def pull(model: Name, yes: Yes = False, as_json: options.AsJson = False) -> None
 
     Example: blockvid models pull self-forcing
     """
-    from blockvid_cli.models.find import find_model
+    from blockvid_cli.models.registry import find_model
 
     card = find_model(model)
     if not hub_files(card):
@@ -88,7 +86,7 @@ def pull(model: Name, yes: Yes = False, as_json: options.AsJson = False) -> None
         if missing and not yes and not typer.confirm("Download?", default=True, err=True):
             raise UsageError("nothing was downloaded.")
         pull_files(card)
-    show.result({"model": card.name, "bytes": missing}, f"{card.name} is here", as_json)
+    display.result({"model": card.name, "bytes": missing}, f"{card.name} is here", as_json)
 
 
 @app.command()
@@ -97,7 +95,7 @@ def path(model: Name, as_json: options.AsJson = False) -> None:
 
     Example: blockvid models path storybook
     """
-    from blockvid_cli.models.find import find_model
+    from blockvid_cli.models.registry import find_model
 
     card = find_model(model)
     places = [str(local_path(card, part)) for part in card.files]
@@ -110,7 +108,7 @@ def verify(model: Name, as_json: options.AsJson = False) -> None:
 
     Example: blockvid models verify storybook
     """
-    from blockvid_cli.models.find import find_model
+    from blockvid_cli.models.registry import find_model
     from blockvid_cli.models.verify import verify_model
 
     found = verify_model(find_model(model))
@@ -123,10 +121,10 @@ def convert(
     source: Annotated[Path, typer.Argument(help="a network's weights: a file, or a folder with shards")],
     target: Annotated[Path, typer.Argument(help="a .safetensors file to write")],
     names: Annotated[
-        str, typer.Option("--to", help="whose names: diffusers or original", autocompletion=complete.weight_names)
+        str, typer.Option("--to", help="whose names: diffusers or original", autocompletion=options.complete_key_layout)
     ] = "diffusers",
     dtype: Annotated[
-        str, typer.Option(help="as-stored, fp32, bf16 or fp16", autocompletion=complete.weight_dtypes)
+        str, typer.Option(help="as-stored, fp32, bf16 or fp16", autocompletion=options.complete_weight_dtype)
     ] = "as-stored",
     force: Annotated[bool, typer.Option("--force", help="replace a file that is there")] = False,
     as_json: options.AsJson = False,
@@ -138,7 +136,7 @@ def convert(
     from blockvid_cli.models.convert import convert as converted
 
     count = converted(source, target, names, dtype, force)
-    show.result({"file": str(target), "tensors": count}, f"{target}: {count} tensors in {names} names", as_json)
+    display.result({"file": str(target), "tensors": count}, f"{target}: {count} tensors in {names} names", as_json)
 
 
 @app.command()
@@ -153,7 +151,7 @@ def rm(model: Name, yes: Yes = False, as_json: options.AsJson = False) -> None:
     if not yes and not typer.confirm(f"Delete {card.name} from the cache?", err=True):
         raise UsageError("nothing was deleted.")
     freed = remove(card)
-    show.result({"model": card.name, "bytes": freed}, f"{card.name}: {freed / 1e9:.1f} GB freed", as_json)
+    display.result({"model": card.name, "bytes": freed}, f"{card.name}: {freed / 1e9:.1f} GB freed", as_json)
 
 
 def _brief(card: ModelCard) -> dict[str, Any]:

@@ -1,89 +1,206 @@
-"""Options that several commands share, with their help, and what they say of a recipe."""
+"""Options that several commands share: their help, the words a shell offers for them, and the default storyboard.
+
+A shell's completion must answer at once, so words of modules that need torch are written out here; a test compares
+them with the tables they come from.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable
+from contextlib import suppress
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 import yaml
 
-from blockvid_cli.commands import completion as complete
 from blockvid_cli.commands.display import ProgressForm
-from blockvid_cli.errors import UsageError
+from blockvid_cli.errors import BlockvidError, UsageError
+from blockvid_cli.models.card import bundled_models
+from blockvid_cli.models.hub import cache_folder
+from blockvid_cli.project.atomic_files import write_atomically
+
+Completion = Callable[[str], list[str]]
+
+STORYBOARD_SUFFIXES = (".yaml", ".yml")
+PROJECT_SUFFIX = ".blockvid"
+LAST_STORYBOARD = "last-storyboard"  # a file in blockvid's cache
+
+
+def _words(*known: str) -> Completion:
+    """Offers fixed words."""
+
+    def offer(incomplete: str) -> list[str]:
+        return _matching(known, incomplete)
+
+    return offer
+
+
+complete_kv_cache = _words("full", "none", "semantic", "window")
+complete_device = _words("auto", "cpu", "cuda:0")
+complete_precision = _words("auto", "fp32", "bf16", "int8", "nf4")
+complete_preset = _words("auto", "h20", "24gb", "16gb", "12gb", "8gb", "least")
+complete_offload = _words("none", "model", "group", "sequential")
+complete_kv_storage = _words("device", "host", "disk", "latents")
+complete_kv_dtype = _words("native", "bf16", "int8")
+complete_tier = _words("builtin", "vbench")
+complete_objective = _words("diffusion-forcing", "own-rollout", "teacher-forcing")
+complete_key_layout = _words("diffusers", "original")
+complete_weight_dtype = _words("as-stored", "fp32", "bf16", "fp16")
+
+
+def complete_model(incomplete: str) -> list[str]:
+    """Offers models that have a card; the shell itself offers folders and files."""
+    return _matching(bundled_models(), incomplete)
+
+
+def complete_storyboard(incomplete: str) -> list[str]:
+    """Offers storyboards in the folder that is being typed; where there is none, the shell offers what lies there."""
+    return _files(incomplete, lambda path: path.suffix.lower() in STORYBOARD_SUFFIXES)
+
+
+def complete_project(incomplete: str) -> list[str]:
+    """Offers storyboards and project folders."""
+    return _files(incomplete, lambda path: path.suffix.lower() in STORYBOARD_SUFFIXES or path.suffix == PROJECT_SUFFIX)
+
+
+def _files(incomplete: str, accept: Callable[[Path], bool]) -> list[str]:
+    """Paths that begin as typed; hidden ones only when their dot is typed."""
+    folder, _, name = incomplete.rpartition("/")
+    prefix = f"{folder}/" if "/" in incomplete else ""
+    paths: list[str] = []
+    with suppress(OSError):
+        paths = [f"{prefix}{path.name}" for path in Path(prefix or ".").expanduser().iterdir() if accept(path)]
+    return [path for path in _matching(paths, incomplete) if name or not path.removeprefix(prefix).startswith(".")]
+
+
+def _matching(known: Iterable[str], incomplete: str) -> list[str]:
+    return [word for word in known if word.startswith(incomplete)]
+
 
 STORY = typer.Argument(
-    metavar="STORY", help="a storyboard, or captions that can be imported", autocompletion=complete.storyboards
+    metavar="STORY", help="a storyboard, or captions that can be imported", autocompletion=complete_storyboard
 )
 Story = Annotated[Path, STORY]
 Stories = Annotated[list[Path], STORY]
-OfFilm = Annotated[Path | None, typer.Option("-o", "--output", help="of which film, if it lies elsewhere")]
+OfFilm = Annotated[Path | None, typer.Option("-o", "--output", help="the film, if it is not beside the storyboard")]
 Output = Annotated[
     Path | None,
-    typer.Option("-o", "--output", help="the film; a folder, if several; default: beside the storyboard"),
+    typer.Option("-o", "--output", help="the film to write, or a folder for several; default: beside the storyboard"),
 ]
 Model = Annotated[
     str | None,
-    typer.Option(help="a model's name (blockvid models list), folder or file", autocompletion=complete.models),
+    typer.Option(help="a model's name (see 'blockvid models list'), folder or file", autocompletion=complete_model),
 ]
-Seed = Annotated[int | None, typer.Option(min=0, help="the same seed draws the same film")]
-Seeds = Annotated[str | None, typer.Option(help="a film for each: 1..4, or 3,5,9; story-seed-3.mp4")]
-Steps = Annotated[int | None, typer.Option(min=1, help="evaluations of the network a block")]
-Guidance = Annotated[float | None, typer.Option(help="classifier-free guidance; 1 is none")]
-Size = Annotated[str | None, typer.Option(help="WIDTHxHEIGHT in pixels")]
-Fps = Annotated[float | None, typer.Option(help="frames a second")]
-Memory = Annotated[
+Seed = Annotated[int | None, typer.Option(min=0, help="seed of the film; the same seed gives the same film")]
+Seeds = Annotated[str | None, typer.Option(help="one film for each seed: 1..4, or 3,5,9")]
+Steps = Annotated[int | None, typer.Option(min=1, help="denoising steps per block")]
+GuidanceScale = Annotated[float | None, typer.Option(help="scale of classifier-free guidance; 1 turns it off")]
+Size = Annotated[str | None, typer.Option(help="size of the film, as WIDTHxHEIGHT in pixels")]
+Fps = Annotated[float | None, typer.Option(help="frames per second")]
+KVCache = Annotated[
     str | None,
     typer.Option(
-        help="everything, window, semantic or nothing; or with options: '{name: window, sink: 3}'",
-        autocompletion=complete.memories,
+        help="which earlier blocks are attended to: full, window, semantic or none; "
+        "with options: '{name: window, sink: 3}'",
+        autocompletion=complete_kv_cache,
     ),
 ]
-Set = Annotated[list[str] | None, typer.Option("--set", help="change a field: chunks.4.seed=7")]
-Device = Annotated[str, typer.Option(help="auto, cpu, cuda:0", autocompletion=complete.devices)]
-Precision = Annotated[
-    str, typer.Option(help="of the network: auto, fp32, bf16, int8 or nf4", autocompletion=complete.precisions)
+Set = Annotated[
+    list[str] | None, typer.Option("--set", help="change one field of the storyboard, as in chunks.4.seed=7")
 ]
-Profile = Annotated[
+Device = Annotated[str, typer.Option(help="where the model runs: auto, cpu or cuda:0", autocompletion=complete_device)]
+Precision = Annotated[
     str,
-    typer.Option(help="auto, or h20, 24gb, 16gb, 12gb, 8gb, least: what fits a card", autocompletion=complete.profiles),
+    typer.Option(help="precision of the transformer: auto, fp32, bf16, int8 or nf4", autocompletion=complete_precision),
+]
+Preset = Annotated[
+    str,
+    typer.Option(
+        help="settings for the memory of a GPU: auto, h20, 24gb, 16gb, 12gb, 8gb or least",
+        autocompletion=complete_preset,
+    ),
 ]
 Offload = Annotated[
     str | None,
-    typer.Option(help="none, model, group or sequential: what waits in main memory", autocompletion=complete.offloads),
+    typer.Option(
+        help="which weights wait in main memory: none, model, group or sequential", autocompletion=complete_offload
+    ),
 ]
-MemoryStorage = Annotated[
+KVStorage = Annotated[
     str | None,
-    typer.Option(help="device, host, disk or latents: where remembered tokens lie", autocompletion=complete.storages),
+    typer.Option(
+        help="where the KV cache is stored: device, host, disk or latents", autocompletion=complete_kv_storage
+    ),
 ]
-MemoryDtype = Annotated[
+KVDtype = Annotated[
     str | None,
-    typer.Option(help="as-drawn, bf16 or int8: what they are kept in", autocompletion=complete.memory_dtypes),
+    typer.Option(help="dtype of the stored KV cache: native, bf16 or int8", autocompletion=complete_kv_dtype),
 ]
-Chunk = Annotated[int | None, typer.Option(min=1, help="draw this chunk again by its next take, and what follows it")]
-Take = Annotated[int | None, typer.Option(min=1, help="which take, with --chunk or --only")]
-FromChunk = Annotated[int | None, typer.Option(min=1, help="draw this chunk and all after it again, by new takes")]
-Only = Annotated[int | None, typer.Option(min=1, help="draw this chunk alone again; its neighbours stay")]
-AllowOutside = Annotated[bool, typer.Option("--allow-outside", help="let the storyboard name files elsewhere")]
+Chunk = Annotated[
+    int | None, typer.Option(min=1, help="render a new take of this chunk, and again all chunks after it")
+]
+Take = Annotated[int | None, typer.Option(min=1, help="which take; needs --chunk or --only")]
+FromChunk = Annotated[int | None, typer.Option(min=1, help="render new takes of this chunk and all chunks after it")]
+Only = Annotated[int | None, typer.Option(min=1, help="render a new take of this chunk alone; its neighbours stay")]
+AllowOutside = Annotated[bool, typer.Option("--allow-outside", help="let the storyboard name files outside its folder")]
 AsJson = Annotated[bool, typer.Option("--json", help="print the result as JSON")]
-Progress = Annotated[ProgressForm, typer.Option(help="on stderr")]
-Quiet = Annotated[bool, typer.Option("-q", "--quiet", help="no progress, no notes")]
+Progress = Annotated[ProgressForm, typer.Option(help="how progress is shown on stderr")]
+Quiet = Annotated[bool, typer.Option("-q", "--quiet", help="show no progress and no notes")]
 
 
-def recipe_of(steps: int | None = None, guidance: float | None = None, memory: str | None = None) -> dict[str, Any]:
-    """What options say of a recipe; a memory is a name, or a YAML mapping of name and options."""
-    given = {"steps": steps, "guidance": guidance, "kv_cache": _memory(memory)}
-    return {name: value for name, value in given.items() if value is not None}
+def recipe_options(
+    steps: int | None = None, guidance: float | None = None, kv_cache: str | None = None
+) -> dict[str, Any]:
+    """Returns what options change in a recipe; a KV cache is a name, or a YAML mapping of name and options."""
+    values = {"steps": steps, "guidance": guidance, "kv_cache": _kv_cache(kv_cache)}
+    return {name: value for name, value in values.items() if value is not None}
 
 
-def _memory(text: str | None) -> str | dict[str, Any] | None:
-    """A memory's name, or its name and options as a YAML mapping."""
+def _kv_cache(text: str | None) -> str | dict[str, Any] | None:
+    """A KV cache's name, or its name and options as a YAML mapping."""
     if text is None:
         return None
     try:
         value = yaml.safe_load(text)
     except yaml.YAMLError as error:
-        raise UsageError("--memory: this is a name, or a mapping like '{name: window, sink: 3}'.") from error
+        raise UsageError("--kv-cache: give a name, or a mapping like '{name: window, sink: 3}'.") from error
     if not isinstance(value, str | dict):
-        raise UsageError(f"--memory: this is a name, or a mapping like '{{name: window, sink: 3}}'; not {text!r}.")
+        raise UsageError(f"--kv-cache: give a name, or a mapping like '{{name: window, sink: 3}}'; not {text!r}.")
     return value
+
+
+def default_storyboard(folder: Path) -> Path:
+    """Returns the storyboard of a folder when none is named: story.yaml, the only one, or the one rendered last.
+
+    Raises:
+        UsageError: there is none, or there are several; the sentence says what to write.
+    """
+    story = folder / "story.yaml"
+    if story.is_file():
+        return story
+    local = [file for file in sorted((*folder.glob("*.yaml"), *folder.glob("*.yml"))) if _is_storyboard(file)]
+    if len(local) == 1:
+        return local[0]
+    with suppress(OSError):
+        last = Path((cache_folder() / LAST_STORYBOARD).read_text("utf-8", "surrogateescape"))
+        if not local and last.is_file():
+            return last
+    what = f"there are {', '.join(file.name for file in local)}" if local else "there is none here"
+    below = [file for file in sorted((folder / "storyboards").glob("*.yaml")) if _is_storyboard(file)]
+    example = local[0].name if local else below[0].relative_to(folder).as_posix() if below else "story.yaml"
+    raise UsageError(f"which storyboard? {what}; write: blockvid preview {example} --chunk 5")
+
+
+def save_last_storyboard(story: Path) -> None:
+    """Notes which storyboard was rendered last; does nothing where the cache cannot be written to."""
+    with suppress(BlockvidError):
+        write_atomically(cache_folder() / LAST_STORYBOARD, str(story.absolute()).encode("utf-8", "surrogateescape"))
+
+
+def _is_storyboard(file: Path) -> bool:
+    """Whether a YAML file has a line ``chunks:``."""
+    try:
+        return any(line.startswith("chunks:") for line in file.read_text(encoding="utf-8").splitlines())
+    except (OSError, UnicodeDecodeError):
+        return False

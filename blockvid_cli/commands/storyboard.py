@@ -1,4 +1,4 @@
-"""``blockvid storyboard``: check a storyboard before anything is drawn, import captions, begin a new one."""
+"""``blockvid storyboard``: checks a storyboard before the render, imports captions, writes a first one."""
 
 from __future__ import annotations
 
@@ -9,24 +9,24 @@ from typing import Annotated
 
 import typer
 
-from blockvid_cli.commands import display as show
-from blockvid_cli.commands import options
+from blockvid_cli.commands import display, options
 from blockvid_cli.errors import UsageError
 from blockvid_cli.models.card import ModelCard
+from blockvid_cli.storyboard.exports import dump_storyboard
+from blockvid_cli.storyboard.imports import is_caption_file
+from blockvid_cli.storyboard.parse import read_text
 from blockvid_cli.storyboard.plan import Plan
-from blockvid_cli.storyboard.reading import read_text
-from blockvid_cli.storyboard.storyboard import Storyboard, json_schema, read_storyboard
-from blockvid_cli.storyboard.timed_captions import holds_captions
-from blockvid_cli.storyboard.writing import dump_storyboard
+from blockvid_cli.storyboard.schema import json_schema
+from blockvid_cli.storyboard.storyboard import Storyboard, read_storyboard
 
 STARTER = """\
 # A film in three captions. Look at the plan:  blockvid storyboard check {name}
-# Draw it:                                     blockvid render {name}
+# Render it:                                   blockvid render {name}
 version: 1
 title: A red boat
-model: storybook        # comes with blockvid; draws on a laptop
-seed: 7                 # the same seed draws the same film
-chunk: 4s               # how long a caption lasts that says nothing
+model: storybook        # comes with blockvid; runs on a laptop
+seed: 7                 # the same seed gives the same film
+chunk: 4s               # length of a caption that names none
 
 chunks:
   - caption: A red boat rests on the lake at sunset.
@@ -38,7 +38,7 @@ chunks:
 
 app = typer.Typer(
     no_args_is_help=True,
-    help="Check, import and begin storyboards.\n\nExample: blockvid storyboard check storyboards/swan.yaml",
+    help="Check, compare, import and begin storyboards.\n\nExample: blockvid storyboard check storyboards/swan.yaml",
 )
 
 
@@ -50,55 +50,54 @@ def check(
     fps: options.Fps = None,
     set_: options.Set = None,
     device: options.Device = "auto",
-    profile: options.Profile = "auto",
+    preset: options.Preset = "auto",
     precision: options.Precision = "auto",
     as_json: options.AsJson = False,
     allow_outside: options.AllowOutside = False,
 ) -> None:
-    """Show the plan of a film: its chunks, their blocks, what had to be rounded, as what a model reads a caption, and
-    about how long and how much memory it will take on this machine.
+    """Show the plan of a film: its chunks and blocks, what had to be rounded, prompts that differ from their captions,
+    and about how much memory and time the render will take on this machine.
 
     Example: blockvid storyboard check storyboards/swan.yaml --model storybook
     """
-    read_storyboard(story, set_ or (), allow_outside)  # a mistake is told before torch is loaded
+    storyboard = read_storyboard(story, set_ or (), allow_outside)  # before torch is loaded
     from blockvid_cli.job import RenderRequest, prepare
-    from blockvid_cli.rollout.kv_cache.semantic import recalled_chunks
+    from blockvid_cli.rollout.kv_cache.semantic import retrieved_chunks
     from blockvid_cli.runtime.presets import RuntimeOptions
     from blockvid_cli.runtime.time_estimate import estimate_render
 
-    job = prepare(
-        RenderRequest(
-            story,
-            model=model,
-            size=size,
-            fps=fps,
-            overrides=tuple(set_ or ()),
-            device=device,
-            runtime=RuntimeOptions(profile, precision),
-            allow_outside=allow_outside,
-        )
+    request = RenderRequest(
+        storyboard=story,
+        model=model,
+        size=size,
+        fps=fps,
+        overrides=tuple(set_ or ()),
+        device=device,
+        runtime=RuntimeOptions(preset, precision),
+        allow_outside=allow_outside,
     )
-    storyboard, card, plan = job.storyboard, job.card, job.plan
-    recalled = recalled_chunks(plan, job.recipes[0].kv_cache())
+    job = prepare(request, storyboard)
+    card, plan = job.card, job.plan
+    retrieved = retrieved_chunks(plan, job.recipes[0].kv_cache())
     needs = estimate_render(job)
-    notes = [*job.notes, *_unread(card, plan), *plan.notes]
+    notes = [*job.notes, *_truncated_prompts(card, plan), *plan.notes]
     if as_json:
-        described = _described(storyboard, card.name, plan, recalled, notes)
-        typer.echo(json.dumps(described | {"needs": asdict(needs)}, indent=2))
+        values = _plan_values(storyboard, card.name, plan, retrieved, notes)
+        typer.echo(json.dumps(values | {"needs": asdict(needs)}, indent=2))
     else:
-        show.plan_table(storyboard, card.name, plan, recalled, notes, str(needs))
+        display.plan_table(storyboard, card.name, plan, retrieved, notes, str(needs))
 
 
-def _unread(card: ModelCard, plan: Plan) -> list[str]:
-    """Which captions a model reads only the beginning of; a model that is not here cannot say."""
+def _truncated_prompts(card: ModelCard, plan: Plan) -> list[str]:
+    """Notes on prompts that are longer than a model reads; a model that is not on this machine cannot tell."""
     from blockvid_cli.models.hub import is_local
-    from blockvid_cli.models.text_encoders import load_text_encoder
+    from blockvid_cli.models.loading import load_text_encoder
 
     if not is_local(card):
-        return [f"the model '{card.name}' is not on this machine; 'blockvid models pull {card.name}' brings it"]
-    reader = load_text_encoder(card)
-    cut = [chunk.number for chunk in plan.chunks if not reader.fits(chunk.prompt)]
-    return [f"chunk {number}: only the first {card.text.tokens} tokens of style and caption are read" for number in cut]
+        return [f"the model '{card.name}' is not on this machine; 'blockvid models pull {card.name}' downloads it"]
+    encoder = load_text_encoder(card)
+    truncated = [chunk.number for chunk in plan.chunks if not encoder.fits(chunk.prompt)]
+    return [f"chunk {number}: only the first {card.text.tokens} tokens of its prompt are read" for number in truncated]
 
 
 @app.command()
@@ -111,40 +110,51 @@ def diff(
     as_json: options.AsJson = False,
     allow_outside: options.AllowOutside = False,
 ) -> None:
-    """Say what a render would draw again, chunk by chunk, and why; nothing is drawn.
+    """Show which chunks the next render would render again, and why; nothing is rendered.
 
     Example: blockvid storyboard diff storyboards/swan.yaml
     """
-    read_storyboard(story, set_ or (), allow_outside)  # a mistake is told before torch is loaded
+    storyboard = read_storyboard(story, set_ or (), allow_outside)  # before torch is loaded
     from blockvid_cli.job import RenderRequest, prepare
     from blockvid_cli.retake import chunk_changes
 
-    asked = RenderRequest(story, output, model, seed, overrides=tuple(set_ or ()), allow_outside=allow_outside)
-    changes = chunk_changes(prepare(asked))
+    request = RenderRequest(
+        storyboard=story,
+        output=output,
+        model=model,
+        seed=seed,
+        overrides=tuple(set_ or ()),
+        allow_outside=allow_outside,
+    )
+    changes = chunk_changes(prepare(request, storyboard))
     if as_json:
         typer.echo(json.dumps([asdict(change) for change in changes], indent=2))
         return
-    show.table(("chunk", "", "why"), [(str(change.chunk), change.action, change.reason) for change in changes])
-    drawn = sum(change.action != "kept" for change in changes)
-    typer.echo(f"{drawn} of {len(changes)} chunks would be drawn" if drawn else "nothing would be drawn")
+    display.table(("chunk", "", "why"), [(str(change.chunk), change.action, change.reason) for change in changes])
+    pending = sum(change.action != "kept" for change in changes)
+    typer.echo(f"{pending} of {len(changes)} chunks would be rendered" if pending else "nothing would be rendered")
 
 
 @app.command("import")
 def import_(
     file: Annotated[Path, typer.Argument(help="captions: .srt, .vtt, .txt, or LV-Bench's .json")],
-    output: Annotated[Path | None, typer.Option("-o", "--output", help="write here, not to stdout")] = None,
+    output: Annotated[
+        Path | None, typer.Option("-o", "--output", help="the file to write; default: print to stdout")
+    ] = None,
     title: Annotated[str | None, typer.Option(help="title of the film")] = None,
-    seconds: Annotated[float, typer.Option(min=0.1, max=3600, help="of a caption without a time")] = 4,
-    force: Annotated[bool, typer.Option("--force", help="replace a file that is there")] = False,
+    seconds: Annotated[
+        float, typer.Option(min=0.1, max=3600, help="length of a caption without a time, in seconds")
+    ] = 4,
+    force: Annotated[bool, typer.Option("--force", help="replace an existing file")] = False,
 ) -> None:
-    """Make a storyboard of captions with times.
+    """Make a storyboard from captions with times.
 
     Example: blockvid storyboard import talk.srt -o talk.yaml
     """
-    if not holds_captions(read_text(file), file):
-        raise UsageError(f"{file} is no list of captions; these are .srt, .vtt, .txt or LV-Bench's .json")
-    named = [] if title is None else [f'title="{title}"']
-    storyboard = read_storyboard(file, [f"chunk={seconds}", *named])
+    if not is_caption_file(read_text(file), file):
+        raise UsageError(f"{file} is no list of captions; blockvid imports .srt, .vtt, .txt or LV-Bench's .json")
+    overrides = [f"chunk={seconds}", *([] if title is None else [f'title="{title}"'])]
+    storyboard = read_storyboard(file, overrides)
     text = dump_storyboard(storyboard)
     if output is None:
         typer.echo(text, nl=False)
@@ -158,7 +168,7 @@ def import_(
 @app.command()
 def new(
     name: Annotated[Path, typer.Argument(help="the file to write")] = Path("story.yaml"),
-    force: Annotated[bool, typer.Option("--force", help="replace a file that is there")] = False,
+    force: Annotated[bool, typer.Option("--force", help="replace an existing file")] = False,
 ) -> None:
     """Write a small storyboard to begin from.
 
@@ -178,7 +188,7 @@ def schema() -> None:
 
 
 def _write(path: Path, text: str, force: bool) -> None:
-    """Writes a new file; an old one only when told to."""
+    """Writes a new file; replaces an existing one only with ``force``."""
     try:
         with path.open("w" if force else "x", encoding="utf-8") as file:
             file.write(text)
@@ -188,10 +198,10 @@ def _write(path: Path, text: str, force: bool) -> None:
         raise UsageError(f"{path} cannot be written ({error.strerror}); choose another place") from error
 
 
-def _described(
-    storyboard: Storyboard, model: str, plan: Plan, recalled: list[tuple[int, ...]], notes: list[str]
+def _plan_values(
+    storyboard: Storyboard, model: str, plan: Plan, retrieved: list[tuple[int, ...]], notes: list[str]
 ) -> dict[str, object]:
-    """The plan as plain values; seconds, and pixel frames counted from 0 with the end one past the last."""
+    """Returns the plan as plain values: seconds, and pixel frames counted from 0 with the end one past the last."""
     return {
         "storyboard": str(storyboard.source),
         "title": storyboard.title,
@@ -208,7 +218,7 @@ def _described(
                 "chunk": chunk.number,
                 "shot": chunk.shot,
                 "caption": chunk.caption,
-                "read": chunk.prompt,
+                "prompt": chunk.prompt,
                 "start": chunk.start,
                 "end": chunk.end,
                 "first_frame": chunk.first_frame,
@@ -216,9 +226,9 @@ def _described(
                 "first_block": chunk.first_block,
                 "blocks": chunk.block_count,
                 "seed": chunk.seed,
-                "recalls": list(before),
+                "retrieves": list(others),
             }
-            for chunk, before in zip(plan.chunks, recalled, strict=True)
+            for chunk, others in zip(plan.chunks, retrieved, strict=True)
         ],
         "notes": notes,
     }

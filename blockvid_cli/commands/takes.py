@@ -1,4 +1,4 @@
-"""``blockvid takes``: which takes of a chunk there are, which one is in the film, and which can go."""
+"""``blockvid takes``: lists the takes of each chunk, chooses the one in the film, and removes others."""
 
 from __future__ import annotations
 
@@ -7,8 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from blockvid_cli.commands import display as show
-from blockvid_cli.commands import options
+from blockvid_cli.commands import display, options
 from blockvid_cli.storyboard.storyboard import read_storyboard
 
 if TYPE_CHECKING:
@@ -19,8 +18,8 @@ app = typer.Typer(
     help="List, choose and drop takes of chunks.\n\nExample: blockvid takes list storyboards/swan.yaml",
 )
 
-Chunk = Annotated[int, typer.Argument(min=1, help="counted from 1")]
-Number = Annotated[int, typer.Argument(metavar="TAKE", min=1, help="as 'takes list' counts them")]
+Chunk = Annotated[int, typer.Argument(min=1, help="number of the chunk, counted from 1")]
+Number = Annotated[int, typer.Argument(metavar="TAKE", min=1, help="number of the take, as 'takes list' shows it")]
 
 
 @app.command("list")
@@ -30,7 +29,7 @@ def list_(
     as_json: options.AsJson = False,
     allow_outside: options.AllowOutside = False,
 ) -> None:
-    """Show the takes that were drawn of every chunk; the one in the film is marked.
+    """List the takes of every chunk; the one in the film is in brackets.
 
     Example: blockvid takes list storyboards/swan.yaml
     """
@@ -49,7 +48,7 @@ def list_(
         for chunk in job.plan.chunks
     ]
     if as_json:
-        show.result({"film": str(job.output), "chunks": rows}, "", as_json)
+        display.result({"film": str(job.output), "chunks": rows}, "", as_json)
         return
     cells = [
         (
@@ -60,7 +59,7 @@ def list_(
         )
         for row in rows
     ]
-    show.table(("chunk", "takes", "alone", "caption"), cells)
+    display.table(("chunk", "takes", "alone", "caption"), cells)
 
 
 @app.command()
@@ -72,9 +71,9 @@ def choose(
     as_json: options.AsJson = False,
     allow_outside: options.AllowOutside = False,
 ) -> None:
-    """Put another take of a chunk into the film; the next render makes the film of it.
+    """Put another take of a chunk into the film; the next render writes the film.
 
-    Chunks that were drawn after the take that was in the film are drawn again, unless they stayed (--only).
+    Chunks after it are rendered again, unless the take was rendered alone (--only).
 
     Example: blockvid takes choose storyboards/swan.yaml 5 2
     """
@@ -85,11 +84,11 @@ def choose(
 
     job = choose_take(job, chunk, take)
     write_take_choices(project_folder(job.output), job.takes)
-    drawn = [change.chunk for change in chunk_changes(job) if change.action == "drawn"]
-    again = f"; 'blockvid render {story}' will draw {_named(drawn)} for it" if drawn else ""
-    show.result(
-        {"film": str(job.output), "chunk": chunk, "take": take, "to_draw": drawn},
-        f"take {take} of chunk {chunk} is in the film{again or f'; blockvid render {story} makes the film of it'}.",
+    pending = [change.chunk for change in chunk_changes(job) if change.action == "drawn"]
+    what = f"will render {_chunk_ranges(pending)} again" if pending else "writes the film"
+    display.result(
+        {"film": str(job.output), "chunk": chunk, "take": take, "to_render": pending},
+        f"take {take} of chunk {chunk} is chosen; 'blockvid render {story}' {what}.",
         as_json,
     )
 
@@ -108,20 +107,20 @@ def drop(
     Example: blockvid takes drop storyboards/swan.yaml 5 1
     """
     job = _job(story, output, allow_outside)
-    from blockvid_cli.retake import remove_take as remove
+    from blockvid_cli.retake import remove_take
 
-    gone = remove(job, chunk, take)
-    show.result({"removed": [str(path) for path in gone]}, f"take {take} of chunk {chunk} is gone.", as_json)
+    files = remove_take(job, chunk, take)
+    display.result({"removed": [str(file) for file in files]}, f"take {take} of chunk {chunk} is removed.", as_json)
 
 
 def _job(story: Path, output: Path | None, allow_outside: bool) -> RenderJob:
-    read_storyboard(story, (), allow_outside)  # a mistake is told before torch is loaded
+    storyboard = read_storyboard(story, (), allow_outside)  # before torch is loaded
     from blockvid_cli.job import RenderRequest, prepare
 
-    return prepare(RenderRequest(story, output=output, allow_outside=allow_outside))
+    return prepare(RenderRequest(story, output=output, allow_outside=allow_outside), storyboard)
 
 
-def _named(chunks: list[int]) -> str:
+def _chunk_ranges(chunks: list[int]) -> str:
     """``[5, 6, 7, 9]`` -> ``chunks 5-7, 9``."""
     spans: list[list[int]] = []
     for chunk in chunks:
@@ -129,5 +128,5 @@ def _named(chunks: list[int]) -> str:
             spans[-1][1] = chunk
         else:
             spans.append([chunk, chunk])
-    told = ", ".join(str(a) if a == b else f"{a}-{b}" for a, b in spans)
-    return f"chunk{'s' if len(chunks) > 1 else ''} {told}"
+    ranges = ", ".join(str(a) if a == b else f"{a}-{b}" for a, b in spans)
+    return f"chunk{'s' if len(chunks) > 1 else ''} {ranges}"

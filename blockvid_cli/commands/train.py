@@ -9,7 +9,6 @@ from typing import Annotated
 
 import typer
 
-from blockvid_cli.commands import completion as complete
 from blockvid_cli.commands import options
 
 app = typer.Typer(
@@ -32,7 +31,9 @@ def storybook(
     stories: Annotated[int | None, typer.Option(min=1, help="stories the network learns from")] = None,
     objective: Annotated[
         str | None,
-        typer.Option(help="own-rollout, teacher-forcing or diffusion-forcing", autocompletion=complete.objectives),
+        typer.Option(
+            help="own-rollout, teacher-forcing or diffusion-forcing", autocompletion=options.complete_objective
+        ),
     ] = None,
     card: Annotated[str | None, typer.Option(help="a folder with card, edition and words of another edition")] = None,
     seed: Annotated[int, typer.Option(min=0, help="of the initial weights")] = 0,
@@ -47,7 +48,7 @@ def storybook(
     Example: blockvid train storybook --run runs/storybook
     """
     from blockvid_cli.job import resolve_device
-    from blockvid_cli.training.storybook import Course, retrain
+    from blockvid_cli.training.storybook import TrainConfig, retrain
 
     given = {
         "codec_steps": codec_steps,
@@ -57,7 +58,7 @@ def storybook(
         "objective": objective,
         "card": card,
     }
-    course = Course(**{k: v for k, v in given.items() if v is not None}, seed=seed, device=resolve_device(device))
+    course = TrainConfig(**{k: v for k, v in given.items() if v is not None}, seed=seed, device=resolve_device(device))
     folder = retrain(course, run, output or run / "model", _tell)
     print(f"{folder}: card and weights; draw with it: blockvid render STORY --model {folder}")
 

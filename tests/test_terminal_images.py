@@ -11,13 +11,12 @@ import numpy as np
 import pytest
 from PIL import Image, ImageSequence
 
-from blockvid_cli.commands.sixel import sixels
-from blockvid_cli.commands.terminal_images import PIECE, Protocol, encoded, fitted, protocol
 from blockvid_cli.errors import UsageError
+from blockvid_cli.video.contact_sheet import side_by_side
 from blockvid_cli.video.gif import write_gif
-from blockvid_cli.video.side_by_side import side_by_side
+from blockvid_cli.video.terminal_images import CHUNK, GraphicsProtocol, choose_protocol, encode_image, fit, sixels
 
-KITTY, ITERM, SIXEL, BLOCKS, BLOCKS_256 = Protocol
+KITTY, ITERM, SIXEL, BLOCKS, BLOCKS_256 = GraphicsProtocol
 LEVELS = (0, 95, 135, 175, 215, 255)
 XTERM = [(r, g, b) for r in LEVELS for g in LEVELS for b in LEVELS] + [(8 + 10 * n,) * 3 for n in range(24)]  # from 16
 
@@ -45,7 +44,7 @@ def read_kitty(written: str) -> tuple[dict[str, str], np.ndarray]:
     keys = [dict(pair.split("=") for pair in told.split(",")) for told, _ in pieces]
     assert [key["m"] for key in keys] == ["1"] * (len(pieces) - 1) + ["0"]
     assert all(set(key) == {"m"} for key in keys[1:])
-    assert all(len(piece) <= PIECE and len(piece) % 4 == 0 for _, piece in pieces)
+    assert all(len(piece) <= CHUNK and len(piece) % 4 == 0 for _, piece in pieces)
     return keys[0], read_png("".join(piece for _, piece in pieces))
 
 
@@ -104,9 +103,9 @@ def read_gif(path: Path) -> tuple[np.ndarray, list[int]]:
 
 def test_small_pictures_arrive_as_they_are():
     picture = noise(60, 40)
-    keys, seen = read_kitty(encoded(picture, KITTY, 40, 20))
+    keys, seen = read_kitty(encode_image(picture, KITTY, 40, 20))
     assert np.array_equal(seen, picture) and (keys["a"], keys["f"], keys["q"], keys["c"]) == ("T", "100", "2", "40")
-    told = re.fullmatch(r"\x1b]1337;File=([^:]*):([^\x07]*)\x07\n", encoded(picture, ITERM, 40, 20))
+    told = re.fullmatch(r"\x1b]1337;File=([^:]*):([^\x07]*)\x07\n", encode_image(picture, ITERM, 40, 20))
     keys = dict(pair.split("=") for pair in told[1].split(";"))
     assert np.array_equal(read_png(told[2]), picture)
     assert keys["inline"] == "1" and keys["width"] == "40" and keys["preserveAspectRatio"] == "1"
@@ -115,10 +114,10 @@ def test_small_pictures_arrive_as_they_are():
 
 def test_large_pictures_are_shrunk_before_they_are_sent():
     picture = sunset(832, 480)
-    keys, seen = read_kitty(encoded(picture, KITTY, 40, 40))
+    keys, seen = read_kitty(encode_image(picture, KITTY, 40, 40))
     assert keys["c"] == "40" and seen.shape[:2] == (231, 400)
     assert np.abs(seen.mean((0, 1)) - picture.mean((0, 1))).max() < 2
-    assert len(encoded(noise(300, 200), KITTY, 80, 40)) > 10 * PIECE
+    assert len(encode_image(noise(300, 200), KITTY, 80, 40)) > 10 * CHUNK
 
 
 @pytest.mark.parametrize("size", [(1, 1), (7, 5), (30, 6), (31, 13), (64, 48)])
@@ -131,37 +130,37 @@ def test_sixels_of_few_colours_come_back(size):
 
 def test_sixels_of_many_colours_are_near():
     picture = sunset(160, 96)
-    seen = read_sixels(encoded(picture, SIXEL, 40, 20).removesuffix("\n"))
+    seen = read_sixels(encode_image(picture, SIXEL, 40, 20).removesuffix("\n"))
     assert seen.shape == picture.shape and seen.min() >= 0
     assert np.abs(seen - picture.astype(int)).mean() < 8
-    assert read_sixels(encoded(sunset(832, 480), SIXEL, 40, 40).strip()).shape == (185, 320, 3)
+    assert read_sixels(encode_image(sunset(832, 480), SIXEL, 40, 40).strip()).shape == (185, 320, 3)
 
 
 def test_half_blocks_are_the_pixels():
     picture = noise(12, 8)
-    written = encoded(picture, BLOCKS, 12, 4)
+    written = encode_image(picture, BLOCKS, 12, 4)
     assert np.array_equal(read_blocks(written), picture) and written.count("\n") == 4
-    flat = encoded(np.full((8, 12, 3), 9, dtype=np.uint8), BLOCKS, 12, 4)
+    flat = encode_image(np.full((8, 12, 3), 9, dtype=np.uint8), BLOCKS, 12, 4)
     assert flat.count("38;2") == 4  # a colour is told once a line
 
 
 def test_256_colours_are_the_nearest():
     picture = noise(12, 8)
-    seen = read_blocks(encoded(picture, BLOCKS_256, 12, 4)).astype(int)
+    seen = read_blocks(encode_image(picture, BLOCKS_256, 12, 4)).astype(int)
     best = ((np.array(XTERM)[None, None] - picture[:, :, None].astype(int)) ** 2).sum(-1).min(-1)
     assert np.array_equal(((seen - picture) ** 2).sum(-1), best)
-    grey = read_blocks(encoded(np.full((2, 1, 3), 128, dtype=np.uint8), BLOCKS_256, 1, 1))
+    grey = read_blocks(encode_image(np.full((2, 1, 3), 128, dtype=np.uint8), BLOCKS_256, 1, 1))
     assert grey.tolist() == [[[128] * 3]] * 2
 
 
 def test_a_picture_keeps_its_shape_within_its_room():
     wide, tall = noise(160, 96), noise(10, 100)
-    assert fitted(wide, 80, 40) == (80, 24) and fitted(wide, 80, 10) == (33, 10)
-    assert fitted(tall, 80, 10) == (2, 10) and fitted(noise(500, 1), 20, 5) == (20, 1)
+    assert fit(wide, 80, 40) == (80, 24) and fit(wide, 80, 10) == (33, 10)
+    assert fit(tall, 80, 10) == (2, 10) and fit(noise(500, 1), 20, 5) == (20, 1)
     with pytest.raises(ValueError, match="no room in 0 x 5"):
-        encoded(wide, BLOCKS, 0, 5)
+        encode_image(wide, BLOCKS, 0, 5)
     with pytest.raises(ValueError, match="uint8"):
-        encoded(wide.astype(float), BLOCKS, 10, 5)
+        encode_image(wide.astype(float), BLOCKS, 10, 5)
 
 
 @pytest.mark.parametrize(
@@ -195,13 +194,13 @@ def test_a_picture_keeps_its_shape_within_its_room():
     ],
 )
 def test_terminals_are_told_by_their_variables(variables, way):
-    assert protocol(variables, is_tty=True) is way
-    assert protocol(variables, is_tty=False) is None
+    assert choose_protocol(variables, is_tty=True) is way
+    assert choose_protocol(variables, is_tty=False) is None
 
 
 def test_an_unknown_way_is_a_sentence():
     with pytest.raises(UsageError, match="Did you mean 'kitty'"):
-        protocol({"BLOCKVID_GRAPHICS": "kity"}, is_tty=True)
+        choose_protocol({"BLOCKVID_GRAPHICS": "kity"}, is_tty=True)
 
 
 def test_a_gif_has_the_frames_at_their_times(tmp_path):
