@@ -1,28 +1,43 @@
-"""What a person asks for, read and checked into a job: nothing is drawn or loaded yet."""
+"""From what a person asks for to a job: everything is read, checked and planned; no weights are loaded.
+
+    RenderRequest --prepare--> RenderJob        storyboard, card, plan, recipes, takes, preset
+                                    |
+                                    '-- keys: the identity and the cache key of every chunk
+"""
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
+from fractions import Fraction
+from functools import cached_property
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from blockvid_cli import __version__
 from blockvid_cli.errors import StoryboardError, UsageError, lookup
 from blockvid_cli.models.card import ModelCard, bundled_models, parse_size
-from blockvid_cli.models.registry import find_model
 from blockvid_cli.models.hub import fingerprint
+from blockvid_cli.models.registry import find_model
 from blockvid_cli.models.sentence_encoder import embed
-from blockvid_cli.project.cache_keys import TakeChoices, read_take_choices
-from blockvid_cli.project.project import project_folder
+from blockvid_cli.project.identity import (
+    ChunkIdentity,
+    ChunkKeys,
+    TakeChoices,
+    chunk_keys,
+    needed_chunks,
+    read_take_choices,
+)
+from blockvid_cli.project.project import project_folder, read_manifest, stored_frames
 from blockvid_cli.rollout.kv_cache.storage import DTYPES, LOCATIONS
-from blockvid_cli.rollout.recipe import Recipe, make_recipe, merge_recipes
-from blockvid_cli.runtime.memory_estimate import MemoryEstimate, estimate_memory, choose_preset, free_memory
-from blockvid_cli.runtime.presets import AUTO, PRESETS, RuntimeOptions, ResolvedPreset
-from blockvid_cli.storyboard.plan import Plan, PlannedChunk, make_plan
+from blockvid_cli.rollout.recipe import Recipe, make_recipe, merge_recipes, recipe_values, segment_blocks
+from blockvid_cli.runtime.memory_estimate import MemoryEstimate, choose_preset, estimate_memory, free_memory
+from blockvid_cli.runtime.presets import AUTO, PRESETS, ResolvedPreset, RuntimeOptions, resolve_preset
+from blockvid_cli.storyboard.plan import Plan, make_plan
 from blockvid_cli.storyboard.storyboard import Storyboard, read_storyboard
 from blockvid_cli.storybook.caption_rewriter import rewrite_prompts
 from blockvid_cli.video.reference_images import ReferenceImage, read_reference_image
@@ -48,7 +63,7 @@ class RenderRequest:
     overrides: tuple[str, ...] = ()  # dotted: chunks.4.seed=7
     device: str = "auto"
     runtime: RuntimeOptions = AUTO
-    retry: bool = True  # with a lower profile when memory runs out
+    retry: bool = True  # with a lower preset when memory runs out
     fresh: bool = False
     takes: TakeChoices | None = None  # which takes; None: as the project has chosen
     metadata: bool = True
@@ -56,126 +71,279 @@ class RenderRequest:
 
 
 @dataclass(frozen=True)
+class Numerics:
+    """What of a preset decides a chunk's latents."""
+
+    precision: str  # of the transformer
+    kv_dtype: str  # of cached tokens
+    vae: str  # its dtype, and whether it works in tiles: for images that a chunk begins or ends with
+
+
+@dataclass(frozen=True)
 class RenderJob:
-    """An order, read and checked: nothing is drawn or loaded yet."""
+    """A request that was read and checked: everything is known, nothing is rendered or loaded yet."""
 
     request: RenderRequest
     storyboard: Storyboard
     card: ModelCard
     plan: Plan
-    recipe_values: dict[str, Any]  # the recipe in names and numbers
+    recipe_values: dict[str, Any]  # the film's recipe as names and numbers
     recipes: tuple[Recipe, ...]  # one a chunk
     output: Path
     takes: TakeChoices  # which takes are in the film, where not the first
-    preset: ResolvedPreset  # on which device, how
-    free_memory: int  # bytes that were free there
-    reference_images: dict[int, ReferenceImage] = field(default_factory=dict)  # pictures, by the latent frame that shows each
+    preset: ResolvedPreset
+    free_memory: int  # bytes that are free on the device
+    reference_images: dict[int, ReferenceImage]  # by the latent frame that shows each
+    numerics: tuple[Numerics, ...]  # of each chunk: where it was rendered with a higher preset, of that one
 
     @property
     def device(self) -> str:
-        """Where the network draws."""
+        """Where the transformer runs."""
         return self.preset.device
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """What had to be decided about the captions and pictures."""
-        return (*self.storyboard.notes, *(note for guide in self.reference_images.values() for note in guide.notes))
-
-    def chunk_images(self, chunk: PlannedChunk) -> dict[int, ReferenceImage]:
-        """The pictures of a chunk, by latent frame counted from the chunk's first."""
-        first, last = chunk.blocks[0].first, chunk.blocks[-1].frame_indices[-1]
-        return {number - first: guide for number, guide in self.reference_images.items() if first <= number <= last}
+        """What was decided about captions and images, one sentence each."""
+        return (*self.storyboard.notes, *(note for image in self.reference_images.values() for note in image.notes))
 
     @property
     def rows(self) -> int:
-        """Rows of the batch: the film, and beside it the unguided film where there is guidance."""
-        return _rows(self.recipes)
+        """Rows of the batch: the film, and the unguided film where any chunk is guided."""
+        return guidance_rows(self.recipes)
 
-    def budget(self, drawn: ResolvedPreset | None = None) -> MemoryEstimate:
-        """What the film needs of the device."""
-        return estimate_memory(self.card, self.plan, self.recipes[0], self.rows, drawn or self.preset)
-
-    @property
-    def model(self) -> str:
-        """The model's name and the beginning of its weights' hash: what a project cannot change."""
-        return f"{self.card.name} {fingerprint(self.card)[:12]}"
+    def budget(self, preset: ResolvedPreset | None = None) -> MemoryEstimate:
+        """How much memory the film needs on the device, with its own preset or another."""
+        return estimate_memory(self.card, self.plan, self.recipes[0], self.rows, preset or self.preset)
 
     @property
-    def guided(self) -> bool:
-        """Whether any chunk is drawn with guidance; then all are drawn with two rows."""
-        return self.rows > 1
+    def fixed(self) -> dict[str, Any]:
+        """What a project cannot change once it is begun."""
+        model = f"{self.card.name} {fingerprint(self.card)[:12]}"
+        return {"model": model, "size": list(self.plan.size), "fps": self.plan.fps}
+
+    @cached_property
+    def keys(self) -> ChunkKeys:
+        """The identities and cache keys of all chunks."""
+        identities = [chunk_identity(self, number) for number in range(len(self.plan.chunks))]
+        return chunk_keys(identities, _needs(self.recipes), self.takes)
+
+    def manifest(self) -> dict[str, Any]:
+        """Everything that is needed to render the film again, as plain JSON values; it is written into the film too."""
+        written = ("source", "notes", "recipe_location", "location")
+        board = _plain({k: v for k, v in asdict(self.storyboard).items() if k not in written})
+        chunks = [
+            {**{k: v for k, v in source.items() if k not in written}, "seed": chunk.seed, "take": chunk.take}
+            for source, chunk in zip(board.pop("chunks"), self.plan.chunks, strict=True)
+        ]
+        return {
+            "blockvid": __version__,
+            "libraries": {name: metadata.version(name) for name in ("torch", "diffusers", "transformers")},
+            **board,
+            "model": self.card.name,
+            "weights": fingerprint(self.card),
+            "seed": self.plan.seed,
+            "size": list(self.plan.size),
+            "fps": self.plan.fps,
+            "frames": self.plan.frames,
+            "device": self.preset.device.split(":")[0],
+            "precision": self.preset.precision.name,
+            "preset": self.preset.name,
+            "recipe": self.recipe_values,
+            "chunks": chunks,
+        }
+
+    def resume_facts(self) -> dict[str, Any]:
+        """What the next render of the project compares itself with, beside the manifest: identities and keys."""
+        keys = self.keys
+        return {
+            "runtime": asdict(self.request.runtime),
+            "numerics": [asdict(numerics) for numerics in self.numerics],
+            "identities": [asdict(identity) for identity in keys.identities],
+            "keys": keys.keys,
+            "bases": keys.bases,
+        }
 
 
-def prepare(order: RenderRequest, storyboard: Storyboard | None = None) -> RenderJob:
-    """Reads the storyboard, the card and the recipe, and lays out the plan.
-
-    A ``storyboard`` that was read from the request's file, with its overrides, is not read a second time.
+def prepare(request: RenderRequest, storyboard: Storyboard | None = None) -> RenderJob:
+    """Reads the storyboard (if it is not given), the card and the recipe, and makes the plan.
 
     Raises:
         UsageError: something in them is wrong; the sentence says what and where.
         MissingModelError: there is no such model.
     """
-    storyboard = storyboard or read_storyboard(order.storyboard, order.overrides, order.allow_outside)
-    card = find_model(order.model or _model(storyboard, order.allow_outside))
-    seed = storyboard.seed if order.seed is None else order.seed
-    size = _size(order.size) or storyboard.size
-    fps, output = storyboard.fps if order.fps is None else order.fps, _output(order, storyboard)
-    choices = {} if order.fresh else read_take_choices(project_folder(output)) if order.takes is None else order.takes
-    takes = {chunk: choice.take for chunk, choice in choices.items()}
-    plan = make_plan(storyboard, card, seed=seed, size=size, fps=fps, takes=takes)
+    storyboard = storyboard or read_storyboard(request.storyboard, request.overrides, request.allow_outside)
+    card = find_model(request.model or _model_name(storyboard, request.allow_outside))
+    output = _output(request, storyboard)
+    takes = request.takes
+    if takes is None:
+        takes = {} if request.fresh else read_take_choices(project_folder(output))
+    plan = make_plan(
+        storyboard,
+        card,
+        seed=storyboard.seed if request.seed is None else request.seed,
+        size=_size(request.size) or storyboard.size,
+        fps=storyboard.fps if request.fps is None else request.fps,
+        takes={chunk: choice.take for chunk, choice in takes.items()},
+    )
     plan = lookup("text.rewriter", REWRITERS, card.text.rewriter)(plan, card)
     with error_prefix(storyboard.recipe_location):
         make_recipe(merge_recipes(card.recipe, storyboard.recipe))
-    values = merge_recipes(card.recipe, storyboard.recipe, order.recipe)
-    recipes = _recipes(storyboard, card, values)
-    drawn, free = _drawn(order, card, plan, recipes, output)
-    guides = _guides(storyboard, card, plan)
-    return RenderJob(order, storyboard, card, plan, values, recipes, output, choices, drawn, free, guides)
+    values = merge_recipes(card.recipe, storyboard.recipe, request.recipe)
+    recipes = _chunk_recipes(storyboard, values)
+    _check_recipes(storyboard, plan, recipes)
+    device = resolve_device(request.device)
+    runtime, recorded = _resume_runtime(request, output, device)
+    preset, free = _choose_preset(runtime, device, card, plan, recipes)
+    job = RenderJob(
+        request=request,
+        storyboard=storyboard,
+        card=card,
+        plan=plan,
+        recipe_values=values,
+        recipes=recipes,
+        output=output,
+        takes=takes,
+        preset=preset,
+        free_memory=free,
+        reference_images=_reference_images(storyboard, card, plan),
+        numerics=(_numerics_of(preset),) * len(plan.chunks),
+    )
+    return _with_numerics(job, recorded)
 
 
-def _drawn(order: RenderRequest, card: ModelCard, plan: Plan, recipes: tuple[Recipe, ...], output: Path) -> tuple[ResolvedPreset, int]:
-    """The profile that fits the device, and the bytes free there; a film that was begun goes on with its profile."""
-    device, means = resolve_device(order.device), order.runtime
-    if means.preset == "auto" and not order.fresh:
-        means = replace(means, preset=previous_preset(output, device) or "auto")
-    for what, name, known in (("storage", means.kv_storage, LOCATIONS), ("dtype", means.kv_dtype, DTYPES)):
+def with_takes(job: RenderJob, takes: TakeChoices) -> RenderJob:
+    """The same film with other takes."""
+    return prepare(replace(job.request, takes=takes, fresh=False), job.storyboard)
+
+
+def with_preset(job: RenderJob, name: str) -> RenderJob:
+    """The same film with another preset; chunks that are finished stay as they are."""
+    lower = resolve_preset(name, job.preset.device, job.request.runtime)
+    job = replace(job, request=replace(job.request, fresh=False), preset=lower)
+    return _with_numerics(job, job.numerics)
+
+
+def chunk_identity(job: RenderJob, index: int) -> ChunkIdentity:
+    """All that decides the latents of a chunk, beside other chunks."""
+    chunk, recipe, numerics, card = job.plan.chunks[index], job.recipes[index], job.numerics[index], job.card
+    last = chunk.blocks[-1].frame_indices[-1]
+    first, rows = chunk.blocks[0].first, job.rows
+    images = {str(n - first): image.sha256 for n, image in job.reference_images.items() if first <= n <= last}
+    together = any(other > chunk.number for other in _needs(job.recipes)[index])
+    transformer = card.transformer
+    return ChunkIdentity(
+        weights=fingerprint(card),
+        model={
+            "family": card.family,
+            "predicts": transformer.predicts,
+            "config": transformer.config,
+            "lora": transformer.lora.scale if transformer.lora else None,
+            "patch": list(card.patch),
+            "block": card.block,
+            "latent": card.latent.model_dump(),
+        },
+        text=card.text.model_dump(exclude={"rewriter", "parameters"}),
+        size=job.plan.size,
+        fps=job.plan.fps,
+        recipe=recipe_values(recipe),
+        guidance_rows=rows,
+        precision=numerics.precision,
+        kv_dtype=numerics.kv_dtype,
+        film_seed=job.plan.seed,
+        seed=chunk.seed,
+        take=chunk.take,
+        prompt=chunk.prompt,
+        retrieval_text=chunk.retrieval_text,
+        negative_prompt=chunk.negative_prompt if rows > 1 else "",
+        cut=chunk.cut,
+        first_latent=first,
+        blocks=len(chunk.blocks) if together or recipe.noise.whole_chunk else None,
+        images=images,
+        image_encoding=f"{numerics.vae} {fingerprint(card, (card.vae,))}" if images else "",
+    )
+
+
+def _needs(recipes: Sequence[Recipe]) -> list[list[int]]:
+    """For each chunk, the numbers of the chunks that its schedule says decide its latents."""
+    return [list(recipe.schedule.needs(number, len(recipes))) for number, recipe in enumerate(recipes, start=1)]
+
+
+def _with_numerics(job: RenderJob, recorded: Sequence[Numerics]) -> RenderJob:
+    """The job with the numerics by which each of its chunks is finished already; the preset's where none is."""
+    chunks, current = job.plan.chunks, _numerics_of(job.preset)
+    chosen = [*recorded[: len(chunks)], *(current for _ in chunks[len(recorded) :])]
+    options = [*dict.fromkeys(chosen), current]
+    if set(options) == {current}:
+        return replace(job, numerics=tuple(chosen))
+    needs, folder = _needs(job.recipes), project_folder(job.output)
+    for chunk in chunks:
+        stored = stored_frames(folder, chunk.number)
+        together = [chunk.number, *(n for n in needed_chunks(chunk.number, needs) if n > chunk.number)]
+        for option in (chosen[chunk.number - 1], *options):  # the last is the preset's
+            for number in together:
+                chosen[number - 1] = option
+            key = replace(job, numerics=tuple(chosen)).keys.keys[chunk.number - 1]
+            if stored.get(key, 0) >= sum(block.frames for block in chunk.blocks):
+                break
+    return replace(job, numerics=tuple(chosen))
+
+
+def _numerics_of(preset: ResolvedPreset) -> Numerics:
+    dtype = str(preset.vae_dtype).removeprefix("torch.")
+    return Numerics(preset.precision.name, preset.kv_dtype, f"{dtype}, tiled" if preset.vae_tiling else dtype)
+
+
+def _resume_runtime(request: RenderRequest, output: Path, device: str) -> tuple[RuntimeOptions, tuple[Numerics, ...]]:
+    """The options of a film that was begun on such a device, and the numerics of its chunks, if the same is asked for.
+
+    A film goes on with the preset it was last rendered with, which may be a lower one than was asked for.
+    """
+    runtime, manifest = request.runtime, {} if request.fresh else read_manifest(project_folder(output))
+    name = manifest.get("preset")
+    if name not in PRESETS or manifest.get("device") != device.split(":")[0]:
+        return runtime, ()
+    before, recorded = manifest.get("runtime", {}), manifest.get("numerics", [])
+    options = {"precision": runtime.precision, "kv_dtype": runtime.kv_dtype}
+    same = all(before.get(option) == value for option, value in options.items())
+    if runtime.preset != "auto" and not (same and runtime.preset == before.get("preset")):
+        return runtime, ()
+    return replace(runtime, preset=name), tuple(Numerics(**each) for each in recorded) if same else ()
+
+
+def _choose_preset(
+    runtime: RuntimeOptions, device: str, card: ModelCard, plan: Plan, recipes: tuple[Recipe, ...]
+) -> tuple[ResolvedPreset, int]:
+    """The preset that fits the device, and the bytes that are free there."""
+    for what, name, known in (("storage", runtime.kv_storage, LOCATIONS), ("dtype", runtime.kv_dtype, DTYPES)):
         if name is not None:
-            lookup(f"memory {what}", dict.fromkeys(known), name)
-    if means.kv_storage == "latents" and not all(recipe.cache_update.self_only for recipe in recipes):
-        raise UsageError("--kv-storage latents needs a recipe whose cache_update has self_only: true; give host or disk.")
-    free = free_memory(device)
-    return choose_preset(free, device, means, lambda drawn: estimate_memory(card, plan, recipes[0], _rows(recipes), drawn)), free
+            lookup(f"KV {what}", dict.fromkeys(known), name)
+    if runtime.kv_storage == "latents" and not all(recipe.cache_update.self_only for recipe in recipes):
+        right = "a recipe whose cache_update has self_only: true; give host or disk"
+        raise UsageError(f"--kv-storage: latents needs {right}.")
+    free, rows = free_memory(device), guidance_rows(recipes)
+    estimate = lambda preset: estimate_memory(card, plan, recipes[0], rows, preset)  # noqa: E731
+    return choose_preset(free, device, runtime, estimate), free
 
 
-def _rows(recipes: tuple[Recipe, ...]) -> int:
-    """Rows of the batch: two as soon as one chunk is guided."""
+def guidance_rows(recipes: Sequence[Recipe]) -> int:
+    """Rows of the batch: the most that any chunk needs; with guidance, the negative prompt is one."""
     return max(recipe.guidance.rows for recipe in recipes)
 
 
-def previous_preset(output: Path, device: str) -> str | None:
-    """The profile by which a film was begun on such a device; None where there is no such film, or no such profile."""
-    try:
-        begun = json.loads((project_folder(output) / "manifest.json").read_text(encoding="utf-8"))
-        name, kind = begun["profile"], begun["device"]
-    except (OSError, ValueError, KeyError, TypeError):
-        return None
-    return name if name in PRESETS and kind == device.split(":")[0] else None
-
-
-def _model(storyboard: Storyboard, allow_outside: bool) -> str:
+def _model_name(storyboard: Storyboard, allow_outside: bool) -> str:
     """The storyboard's model: a name that has a card, or a folder or file below the storyboard's own folder."""
     name, home = storyboard.model or DEFAULT_MODEL, storyboard.source.parent.resolve()
-    place = (home / name).resolve()
-    if name in bundled_models() or (Path(name).name == name and not place.exists()):
+    path = (home / name).resolve()
+    if name in bundled_models() or (Path(name).name == name and not path.exists()):
         return name
-    if not allow_outside and not place.is_relative_to(home):
+    if not allow_outside and not path.is_relative_to(home):
         raise StoryboardError(
             f"{storyboard.source}: model: {name} lies outside the storyboard's folder; --allow-outside"
         )
-    return str(place)
+    return str(path)
 
 
-def _recipes(storyboard: Storyboard, card: ModelCard, values: dict[str, Any]) -> tuple[Recipe, ...]:
+def _chunk_recipes(storyboard: Storyboard, values: Mapping[str, Any]) -> tuple[Recipe, ...]:
     """A recipe for each chunk; the same object where a chunk changes nothing."""
     film, recipes = make_recipe(values), []
     for chunk in storyboard.chunks:
@@ -186,52 +354,60 @@ def _recipes(storyboard: Storyboard, card: ModelCard, values: dict[str, Any]) ->
     return tuple(recipes)
 
 
-def _guides(storyboard: Storyboard, card: ModelCard, plan: Plan) -> dict[int, ReferenceImage]:
-    """The pictures that chunks begin and end with, by the latent frame that shows each.
+def _check_recipes(storyboard: Storyboard, plan: Plan, recipes: Sequence[Recipe]) -> None:
+    """Raises StoryboardError where a recipe's parts do not work together."""
+    for blocks, recipe in segment_blocks(plan.blocks, recipes):
+        source = storyboard.chunks[blocks[0].chunk - 1]
+        with error_prefix(source.location if source.recipe else storyboard.recipe_location or str(storyboard.source)):
+            recipe.check(blocks, plan.blocks[: blocks[0].number])
+
+
+def _reference_images(storyboard: Storyboard, card: ModelCard, plan: Plan) -> dict[int, ReferenceImage]:
+    """The images that chunks begin and end with, by the latent frame that shows each.
 
     Raises:
-        StoryboardError: a picture cannot be read, or the model cannot be given it; with the chunk's file and line.
+        StoryboardError: an image cannot be read, or the model cannot use it; with the chunk's file and line.
     """
-    guides: dict[int, ReferenceImage] = {}
-    for written, chunk in zip(storyboard.chunks, plan.chunks, strict=True):
+    images: dict[int, ReferenceImage] = {}
+    for source, chunk in zip(storyboard.chunks, plan.chunks, strict=True):
         last = -(-(chunk.end_frame - 1) // card.latent.time)  # of those that are seen: the film's end may be trimmed
-        for field_, side, file, number in (
+        for name, side, file, number in (
             ("image", "first", chunk.image, chunk.blocks[0].first),
             ("end_image", "last", chunk.end_image, last),
         ):
             if file is None:
                 continue
-            with error_prefix(f"{written.location}: {field_}"):
+            with error_prefix(f"{source.location}: {name}"):
                 if side not in card.frame_conditioning:
                     verb = "begin" if side == "first" else "end"
                     raise UsageError(f"the model '{card.name}' cannot {verb} a chunk with a picture.")
-                if number in guides:
+                if number in images:
                     raise UsageError("the chunk is too short for two pictures; make it longer, or keep one of them.")
-                guides[number] = read_reference_image(file, plan.size)
-    return guides
+                images[number] = read_reference_image(file, plan.size)
+    return images
 
 
 @contextmanager
-def error_prefix(where: str) -> Iterator[None]:
-    """Sentences about what is wrong inside begin with file and line."""
+def error_prefix(location: str) -> Iterator[None]:
+    """Usage errors inside begin with file and line."""
     try:
         yield
     except UsageError as error:
-        raise StoryboardError(f"{where}: {error}") from error
+        raise StoryboardError(f"{location}: {error}") from error
 
 
-def _output(order: RenderRequest, storyboard: Storyboard) -> Path:
+def _output(request: RenderRequest, storyboard: Storyboard) -> Path:
     """Where the film goes; never over what it is made from."""
     source = storyboard.source
     usual = source.with_name(f"{source.stem}-film.mp4") if source.suffix == ".srt" else source.with_suffix(".mp4")
-    output = order.output or usual
+    output = request.output or usual
     if output.suffix.lower() != ".mp4":
         raise UsageError(f"-o: a film's name ends in .mp4; not '{output.name}'.")
     sounds = [audio for audio in (storyboard.audio, *(chunk.audio for chunk in storyboard.chunks)) if audio]
     sources = [source, *(sound.file for sound in sounds), *([storyboard.font] if storyboard.font else [])]
-    for made in (output, output.with_suffix(".srt")):
-        if made.resolve() in [file.resolve() for file in sources]:
-            raise UsageError(f"the film would overwrite {made}, from which it is made; give it another name with -o.")
+    for path in (output, output.with_suffix(".srt")):
+        if path.resolve() in [file.resolve() for file in sources]:
+            raise UsageError(f"the film would overwrite {path}, from which it is made; give it another name with -o.")
     return output
 
 
@@ -251,3 +427,12 @@ def resolve_device(name: str) -> str:
     except (RuntimeError, AssertionError) as error:
         raise UsageError(f"--device: there is no device '{name}' here; give auto, cpu or cuda:0.") from error
     return name
+
+
+def _plain(value: Any) -> Any:  # noqa: ANN401  (JSON values)
+    """The same with paths as text and exact seconds as numbers."""
+    if isinstance(value, Mapping):
+        return {name: _plain(inner) for name, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(inner) for inner in value]
+    return float(value) if isinstance(value, Fraction) else str(value) if isinstance(value, Path) else value

@@ -32,7 +32,7 @@ def content(job: RenderJob) -> ChunkKeys:
         "memory": job.preset.kv_dtype,
         "guided": job.guided,
     }
-    joint = any(recipe.schedule.joint for recipe in job.recipes)
+    joint = any(2 in recipe.schedule.needs(1, 2) for recipe in job.recipes)
     parts = [
         {
             "caption": chunk.prompt,

@@ -1,6 +1,6 @@
-"""From a job to clean latents: what is there already, what is drawn now, kept block by block.
+"""A render session: from a job to clean latents, every finished block on disk before the next begins.
 
-job -> text, network, codec -> runs -> rollout -> moments -> each finished block on disk -> latents
+    job -> prompts, transformer, VAE -> segments -> rollout -> step results -> take files -> latents in film order
 """
 
 from __future__ import annotations
@@ -16,32 +16,32 @@ import torch
 
 from blockvid_cli.errors import OutOfMemoryError
 from blockvid_cli.job import RenderJob
+from blockvid_cli.models.loading import load_denoiser, load_text_encoder, load_vae
 from blockvid_cli.models.offload import enable_offload, offloads_by_module
 from blockvid_cli.models.prompt_embeddings import PromptEmbeddings
-from blockvid_cli.models.loading import load_vae, load_denoiser
-from blockvid_cli.models.loading import load_text_encoder
 from blockvid_cli.models.vae import VAE
 from blockvid_cli.models.wan.denoiser import Denoiser
-from blockvid_cli.project.cache_keys import ChunkKeys
 from blockvid_cli.project.project import Project, project_folder
 from blockvid_cli.rollout.conditioning import encode_frames
 from blockvid_cli.rollout.kv_cache.storage import make_storage
-from blockvid_cli.rollout.rollout import StepResult, Rollout, RolloutSegment
+from blockvid_cli.rollout.reorder import ReorderBuffer
+from blockvid_cli.rollout.rollout import Rollout, RolloutSegment, StepResult
 from blockvid_cli.rollout.schedules.block import InfillSchedule
+from blockvid_cli.storyboard.plan import Block
 from blockvid_cli.timing import PhaseTimer
 
-OUT_OF_MEMORY_WORDS = ("can't allocate memory", "out of memory", "ALLOC_FAILED")  # the CPU's, CUDA's, and its libraries'
-MIN_LATENT_STD = 1e-3  # deviation of a block's latents, which is about 1
-KV_CACHE_FOLDER = ".memory"  # the folder of a memory on disk, in the project
+OUT_OF_MEMORY_WORDS = ("can't allocate memory", "out of memory", "ALLOC_FAILED")  # the CPU's, CUDA's, its libraries'
+MIN_LATENT_STD = 1e-3  # of a block's latents, whose standard deviation is about 1
+KV_CACHE_FOLDER = ".memory"  # of a KV cache on disk, in the project
 
 
 @dataclass(frozen=True)
 class Event:
-    """Something to tell: a phase begins, a step is done, a note.
+    """What a listener is notified of: a phase begins, a step is done, a note.
 
     Args:
-        moment: only while drawing.
-        kept: by chunk, how many of how many tokens the memory kept of it, where it chose just now.
+        step: only in the phase "denoise".
+        cached_tokens: by chunk, how many of how many tokens the KV cache selected of it, where it just did.
     """
 
     phase: str
@@ -51,129 +51,163 @@ class Event:
 
 
 EventListener = Callable[[Event], None]
-Item = TypeVar("Item")
 DenoiserWrapper = Callable[[Denoiser], Denoiser]
-Loaded = tuple[Rollout, list[RolloutSegment], VAE]
+Item = TypeVar("Item")
 
 
 @dataclass(frozen=True)
 class RenderSession:
-    """A film on its way: what is drawn, by which keys it is kept, in which project, and who hears of it."""
+    """A job that is being rendered: its open project, its listener, and its timer."""
 
     job: RenderJob
-    chain: ChunkKeys
     project: Project
-    notify: EventListener
-    clock: PhaseTimer
+    notify: EventListener = lambda event: None
+    timer: PhaseTimer = field(default_factory=PhaseTimer)
+
+
+@dataclass
+class LoadedModel:
+    """What a film is generated with; ``rollout`` and ``segments`` hold the transformer until it is released."""
+
+    vae: VAE
+    rollout: Rollout | None
+    segments: tuple[RolloutSegment, ...]
+
+    def run(self, done: Mapping[int, torch.Tensor] | None = None) -> Iterator[StepResult]:
+        """All steps of the film; ``done`` are clean latents by block number."""
+        if self.rollout is None:
+            raise RuntimeError("the transformer was released")
+        return self.rollout.run(self.segments, done)
+
+    def token_counts(self) -> Mapping[int, tuple[int, int]]:
+        """By chunk, how many of how many tokens the KV cache selected so far."""
+        return self.rollout.kv_cache.token_counts if self.rollout else {}
+
+    def release_transformer(self, device: str) -> None:
+        """Frees the transformer and the KV cache; the VAE stays."""
+        self.rollout, self.segments = None, ()
+        empty_cache(device)
 
 
 def stream_latents(
-    work: RenderSession, loaded: Loaded, blocks: int | None = None, given: Mapping[int, torch.Tensor] | None = None
+    session: RenderSession,
+    model: LoadedModel,
+    blocks: int | None = None,
+    given: Mapping[int, torch.Tensor] | None = None,
 ) -> Iterator[torch.Tensor]:
-    """The clean latents of each block, or of so many, in order, once they are safe on disk.
+    """The clean latents (F, C, H, W) of each block, or of the first so many, in film order, once they are on disk.
 
-    The iterator alone holds what was loaded, if the caller lets it go. ``given`` are clean latents by block that are
-    used before those of the project.
+    Args:
+        given: clean latents by block, which are used before those of the project.
     """
-    rollout, runs, codec = loaded
-    done = {**dict(finished_blocks(work)), **(given or {})}
-    moments = work.clock.each("denoise", no_grad_oom_guard("denoise", rollout.run(runs, done)))
-    latents = islice(_kept(moments, work, rollout.kv_cache.token_counts), blocks)
-    return _after_all(latents, codec, work.job.device) if work.job.preset.frees_transformer else latents
+    preset, done = session.job.preset, {**finished_blocks(session), **(given or {})}
+    results = session.timer.timed("denoise", no_grad_oom_guard("denoise", model.run(done)))
+    latents = islice(_save_blocks(session, results, done, model.token_counts), blocks)
+    if not preset.frees_transformer:
+        yield from latents
+        return
+    finished = list(latents)
+    results.close()  # its frames hold the transformer
+    model.release_transformer(preset.device)
+    model.vae.to(preset.device)
+    yield from finished
 
 
 def load(
     job: RenderJob,
-    tell: EventListener = lambda event: None,
-    clock: PhaseTimer | None = None,
-    around: DenoiserWrapper = lambda denoiser: denoiser,
-    alone: frozenset[int] = frozenset(),
-) -> Loaded:
-    """Text, network and codec, and what is drawn by which recipe; ``alone`` are chunks whose neighbours stay."""
-    clock = clock or PhaseTimer()
-    with clock.phase("text"), oom_guard("text"):
-        tell(Event("text"))
-        script = PromptEmbeddings(job.plan, load_text_encoder(job.card, job.preset.text_device), job.rows, job.device)
-    with clock.phase("load"), oom_guard("load"):
-        tell(Event("load"))
-        drawn = job.preset
-        denoiser = load_denoiser(job.card, "cpu" if offloads_by_module(drawn.offload) else job.device, drawn.precision, job.plan.fps)
-        if offloads_by_module(drawn.offload):
-            enable_offload(denoiser.network, drawn.offload, job.device)
-        codec = load_vae(job.card, "cpu" if drawn.frees_transformer else job.device, drawn.vae_dtype, drawn.vae_tiling)
-        given = encode_frames({n: guide.pixels for n, guide in job.reference_images.items()}, codec, job.card.latent.time)
-    memory = job.recipes[0].kv_cache()
-    rollout = Rollout(job.plan, memory, denoiser.rope, denoiser.patch, script, job.device, given)
-    memory.storage = make_storage(
-        drawn.kv_storage, drawn.kv_dtype, drawn.kv_resident, project_folder(job.output) / KV_CACHE_FOLDER, rollout.recompute
-    )
-    return rollout, _runs(job, around(denoiser), alone), codec
-
-
-def _after_all(latents: Iterator[torch.Tensor], codec: VAE, device: str) -> Iterator[torch.Tensor]:
-    """The same latents once all are drawn and the network has left the device to the codec."""
-    whole = list(latents)
-    empty_cache(device)
-    codec.to(device)
-    yield from whole
+    notify: EventListener = lambda event: None,
+    timer: PhaseTimer | None = None,
+    wrap: DenoiserWrapper = lambda denoiser: denoiser,
+) -> LoadedModel:
+    """Prompt embeddings, transformer and VAE, and which blocks are generated by which recipe."""
+    timer, preset, device = timer or PhaseTimer(), job.preset, job.preset.device
+    with timer.phase("text"), oom_guard("text"):
+        notify(Event("text"))
+        prompts = PromptEmbeddings(job.plan, load_text_encoder(job.card, preset.text_device), job.rows, device)
+    with timer.phase("load"), oom_guard("load"):
+        notify(Event("load"))
+        by_module = offloads_by_module(preset.offload)
+        denoiser = load_denoiser(job.card, "cpu" if by_module else device, preset.precision, job.plan.fps)
+        if by_module:
+            enable_offload(denoiser.network, preset.offload, device)
+        vae = load_vae(job.card, "cpu" if preset.frees_transformer else device, preset.vae_dtype, preset.vae_tiling)
+        images = {number: image.pixels for number, image in job.reference_images.items()}
+        conditioning = encode_frames(images, vae, job.card.latent.time)
+    kv_cache = job.recipes[0].kv_cache()
+    rollout = Rollout(job.plan, kv_cache, denoiser.rope, denoiser.patch, prompts, device, conditioning)
+    folder = project_folder(job.output) / KV_CACHE_FOLDER
+    kv_cache.storage = make_storage(preset.kv_storage, preset.kv_dtype, preset.kv_resident, folder, rollout.recompute)
+    return LoadedModel(vae, rollout, tuple(_segments(job, wrap(denoiser))))
 
 
 def empty_cache(device: str) -> None:
-    """Gives back what nothing holds any more."""
+    """Frees memory that is not referenced any more."""
     gc.collect()
     if device.startswith("cuda"):
         torch.cuda.empty_cache()
 
 
-def _runs(job: RenderJob, denoiser: Denoiser, alone: frozenset[int]) -> list[RolloutSegment]:
-    """Consecutive blocks of one recipe; a chunk whose neighbours stay is its own run, and sees what comes after."""
-    own = {chunk: chunk for chunk in alone}
-    groups = groupby(job.plan.blocks, key=lambda block: (job.recipes[block.chunk - 1], own.get(block.chunk)))
-    runs = []
-    for _, group in groups:
+def _segments(job: RenderJob, denoiser: Denoiser) -> Iterator[RolloutSegment]:
+    """Consecutive blocks of one recipe; a chunk whose neighbours stay is a segment, and sees what follows in its shot."""
+    infilled, chunks, rows = job.keys.infilled, job.plan.chunks, job.rows
+    alone = {chunk: chunk for chunk in infilled}
+    for _, group in groupby(job.plan.blocks, key=lambda b: (job.recipes[b.chunk - 1], alone.get(b.chunk))):
         blocks = tuple(group)
         chunk, recipe = blocks[0].chunk, job.recipes[blocks[0].chunk - 1]
-        if chunk in alone and chunk < len(job.plan.chunks) and not job.plan.chunks[chunk].cut:
+        if chunk in infilled and chunk < len(chunks) and not chunks[chunk].cut:
             recipe = replace(recipe, schedule=InfillSchedule())
-        in_turn = not recipe.kv_cache().needs_update
-        runs.append(RolloutSegment(blocks, recipe, recipe.guidance.wrap(denoiser, job.rows, in_turn)))
-    return runs
+        in_turn = not job.recipes[0].kv_cache.make.needs_update
+        yield RolloutSegment(blocks, recipe, recipe.guidance.wrap(denoiser, rows, in_turn))
 
 
-def finished_blocks(work: RenderSession) -> Iterator[tuple[int, torch.Tensor]]:
-    """Blocks that an earlier render finished, by number."""
-    plan = work.job.plan
-    for chunk, key in zip(plan.chunks, work.chain.keys, strict=True):
-        latents = work.project.load_take(chunk.number, key, chunk.take)
-        if latents is None or latents.shape[1:] != plan.latent:
-            continue
-        at = 0
+def finished_blocks(session: RenderSession) -> dict[int, torch.Tensor]:
+    """Clean latents (F, C, H, W) by number of the blocks that an earlier render finished."""
+    plan, blocks = session.job.plan, {}
+    for chunk, key in zip(plan.chunks, session.job.keys.keys, strict=True):
+        frames = session.project.load_take(chunk.number, key, chunk.take)
+        first = chunk.blocks[0].first
         for block in chunk.blocks:
-            if len(latents) >= at + block.frames:
-                yield block.number, latents[at : at + block.frames]
-            at += block.frames
+            latents = [frames.get(number - first) for number in block.frame_indices]
+            if all(latent is not None and latent.shape == plan.latent for latent in latents):
+                blocks[block.number] = torch.stack(latents)
+    return blocks
 
 
-def _kept(moments: Iterator[StepResult], work: RenderSession, shares: Mapping[int, tuple[int, int]]) -> Iterator[torch.Tensor]:
-    """The latents of each finished block, in order, once they are safe on disk."""
-    so_far: list[torch.Tensor] = []
-    for moment in moments:
-        for block, latents in moment.finished:
-            chunk = work.job.plan.chunks[block.chunk - 1]
-            so_far = [latents] if block.number == chunk.blocks[0].number else [*so_far, latents]
-            if not moment.resumed and float(latents.std((1, 2, 3)).max()) < MIN_LATENT_STD:
-                work.notify(Event("note", f"chunk {block.chunk}: block {block.number + 1} came out empty."))
-            if not moment.resumed:
-                total, key = sum(part.frames for part in chunk.blocks), work.chain.keys[chunk.number - 1]
-                work.project.save_take(chunk.number, torch.cat(so_far).float().cpu(), key, total, chunk.take)
-        chunks = {block.chunk for block, _ in moment.finished}
-        work.notify(Event("denoise", step=moment, cached_tokens={chunk: shares[chunk] for chunk in chunks & shares.keys()}))
-        yield from (latents for _, latents in moment.finished)
+def _save_blocks(
+    session: RenderSession,
+    results: Iterator[StepResult],
+    done: Mapping[int, torch.Tensor],
+    token_counts: Callable[[], Mapping[int, tuple[int, int]]],
+) -> Iterator[torch.Tensor]:
+    """The latents of each finished block, in film order, once they are on disk."""
+    finished, in_order = dict(done), ReorderBuffer()
+    for result in results:
+        for block, latents in result.finished:
+            finished[block.number] = latents
+            if not result.resumed:
+                if float(latents.std((1, 2, 3)).max()) < MIN_LATENT_STD:
+                    session.notify(Event("note", f"chunk {block.chunk}: block {block.number + 1} came out empty."))
+                _save_take(session, block.chunk, finished)
+        chunks, counts = {block.chunk for block, _ in result.finished}, token_counts()
+        selected = {chunk: counts[chunk] for chunk in chunks & counts.keys()}
+        session.notify(Event("denoise", step=result, cached_tokens=selected))
+        for block, latents in result.finished:
+            yield from (ready for _, ready in in_order.push(block, latents))
+
+
+def _save_take(session: RenderSession, number: int, finished: Mapping[int, torch.Tensor]) -> None:
+    """Saves all finished blocks of a chunk."""
+    chunk, key = session.job.plan.chunks[number - 1], session.job.keys.keys[number - 1]
+    blocks: list[Block] = [block for block in chunk.blocks if block.number in finished]
+    latents = torch.cat([finished[block.number].float().cpu() for block in blocks])
+    indices = [index - chunk.blocks[0].first for block in blocks for index in block.frame_indices]
+    total = sum(block.frames for block in chunk.blocks)
+    session.project.save_take(number, latents, key, total, chunk.take, indices)
 
 
 @torch.inference_mode()
 def no_grad_oom_guard(phase: str, items: Iterator[Item]) -> Iterator[Item]:
-    """The same items, drawn without gradients; running out of memory names the phase."""
+    """The same items, computed without gradients; running out of memory names the phase."""
     with oom_guard(phase):
         yield from items
 
@@ -192,6 +226,6 @@ def oom_guard(phase: str) -> Iterator[None]:
         if isinstance(error, RuntimeError) and not is_out_of_memory(error):
             raise
         raise OutOfMemoryError(
-            f"not enough memory to {phase}; every finished block is kept. A lower --preset, a smaller --size, a memory"
-            " that keeps less (--memory window) or --guidance-scale 1 needs less."
+            f"not enough memory to {phase}; every finished block is kept. A lower --preset, a smaller --size, a KV cache"
+            " that holds less (--kv-cache window) or --guidance-scale 1 needs less."
         ) from error

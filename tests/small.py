@@ -10,7 +10,7 @@ from diffusers import WanTransformer3DModel
 
 from blockvid_cli.models.wan.attention import LayerQKV
 from blockvid_cli.models.wan.denoiser import WanDenoiser
-from blockvid_cli.rollout.recipe import Recipe, make_recipe
+from blockvid_cli.rollout.recipe import Recipe, make_recipe, segment_blocks
 from blockvid_cli.rollout.rollout import Rollout, RolloutSegment
 from blockvid_cli.storyboard.plan import Block, Plan, PlannedChunk
 
@@ -107,28 +107,34 @@ class FakeDenoiser:
     """Always points at the same clean picture, so that one Euler step lands on it."""
 
     def __init__(self, goal: float = 0.5) -> None:
-        self.goal, self.levels = goal, []
+        self.goal, self.sigmas = goal, []
 
-    def __call__(self, x, level, context, times, memory):
-        self.levels.append(tuple(round(float(v), 4) for v in level))
+    def __call__(self, x, sigma, prompt, positions, view):
+        self.sigmas.append(tuple(round(float(v), 4) for v in sigma))
         layer = torch.zeros(x.shape[0], x.shape[1] * 6, 1, 6)
-        return (x - self.goal) / level.view(1, -1, 1, 1, 1).clamp(min=1e-6), [LayerQKV(layer, layer, layer)]
+        return (x - self.goal) / sigma.view(1, -1, 1, 1, 1).clamp(min=1e-6), [LayerQKV(layer, layer, layer)]
 
 
-def rollout(film: Plan, drawn_by, memory, rows: int = 1) -> Rollout:
+def rollout(film: Plan, denoiser, kv_cache, rows: int = 1) -> Rollout:
     """A rollout over a plan."""
     from blockvid_cli.models.wan.rope import Rope
 
-    rope = drawn_by.rope if isinstance(drawn_by, WanDenoiser) else Rope(24)
-    return Rollout(film, memory, rope, (1, 2, 2), lambda blocks: read(blocks, rows))
+    rope = denoiser.rope if isinstance(denoiser, WanDenoiser) else Rope(24)
+    return Rollout(film, kv_cache, rope, (1, 2, 2), lambda blocks: read(blocks, rows))
+
+
+def segments(film: Plan, recipes: Recipe | Sequence[Recipe], denoiser) -> list[RolloutSegment]:
+    """The segments of a film by one recipe, or by one for each chunk."""
+    each = [recipes] * len(film.chunks) if isinstance(recipes, Recipe) else recipes
+    return [RolloutSegment(blocks, recipe, denoiser) for blocks, recipe in segment_blocks(film.blocks, each)]
 
 
 @torch.inference_mode()
-def film_latents(film: Plan, drawn_by, how: Recipe, rows: int = 1, inner=None, done=None) -> dict[int, torch.Tensor]:
-    """Clean latents by block number of a whole film."""
-    base = inner or drawn_by
-    moments = rollout(film, base, how.kv_cache(), rows).run([RolloutSegment(film.blocks, how, drawn_by)], done)
-    return {block.number: latents for moment in moments for block, latents in moment.finished}
+def film_latents(film: Plan, denoiser, recipes, rows: int = 1, inner=None, done=None) -> dict[int, torch.Tensor]:
+    """Clean latents by block number of a whole film, by one recipe or by one for each chunk."""
+    parts = segments(film, recipes, denoiser)
+    results = rollout(film, inner or denoiser, parts[0].recipe.kv_cache(), rows).run(parts, done)
+    return {block.number: latents for result in results for block, latents in result.finished}
 
 
 def with_caption(film: Plan, chunk: int, words: str) -> Plan:

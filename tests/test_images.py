@@ -17,7 +17,7 @@ from safetensors.torch import load_file
 
 from blockvid_cli.errors import StoryboardError, UsageError
 from blockvid_cli.job import RenderRequest, prepare
-from blockvid_cli.models.registry import load_vae
+from blockvid_cli.models.loading import load_vae
 from blockvid_cli.render import render
 from blockvid_cli.rollout.conditioning import NO_CONDITIONING, FrameConditioning, encode_frames
 from blockvid_cli.rollout.guidance import GuidedDenoiser
@@ -72,7 +72,7 @@ def drawn_chunks(events) -> set[int]:
 
 def latent(guide: ReferenceImage, model: Path, first: bool) -> torch.Tensor:
     """What the codec makes of a picture: alone, or as four frames after one."""
-    from blockvid_cli.models.find import find_model
+    from blockvid_cli.models.registry import find_model
 
     still = torch.from_numpy(guide.pixels).permute(2, 0, 1)[None] / 255
     return load_vae(find_model(str(model)), "cpu").encode(still.expand(1 if first else 5, -1, -1, -1))[-1]
@@ -170,7 +170,7 @@ def test_a_given_frame_is_at_level_0_while_its_block_is_drawn():
     rollout = Rollout(film, small.recipe().kv_cache(), small.denoiser().rope, (1, 2, 2), small.read)
     rollout.conditioning = FrameConditioning({2: torch.zeros(small.LATENT)})
     list(rollout.run([RolloutSegment(film.blocks, small.recipe(steps=2), fake)]))
-    assert fake.levels == [(1, 1), (0.6667, 0.6667), (0, 0), (0, 1), (0, 0.6667), (0, 0)]
+    assert fake.sigmas == [(1, 1), (0.6667, 0.6667), (0, 0), (0, 1), (0, 0.6667), (0, 0)]
 
 
 def test_a_film_stopped_within_the_chunk_goes_on_to_the_same_film(story, guided):

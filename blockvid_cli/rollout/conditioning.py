@@ -1,10 +1,10 @@
-"""Latent frames that are given: pictures are held in their place while the rest of their block is drawn beside them.
+"""Frame conditioning: latent frames that are given, and stay as they are while the rest of their block is denoised.
 
-    block 4   [p . .]   levels [0 t t]      p the first frame of a chunk that begins from a picture
-    block 6   [. . q]          [t t 0]      q the last frame of one that ends with a picture
+    block 4   [p . .]   sigmas [0 t t]      p the first frame of a chunk that begins with a picture
+    block 6   [. . q]          [t t 0]      q the last frame of a chunk that ends with a picture
 
-Clean beside noisy frames is how networks trained by diffusion forcing begin from a picture (Chen et al. 2024;
-SkyReels-V2). The finished block holds the given latents bit for bit, and is committed like any other.
+Clean frames beside noisy ones are how networks trained by diffusion forcing begin with a picture (Chen et al. 2024;
+SkyReels-V2). The finished block contains the given latents bit for bit, and is cached like any other.
 """
 
 from __future__ import annotations
@@ -22,43 +22,43 @@ from blockvid_cli.storyboard.plan import Block
 
 @dataclass(frozen=True)
 class FrameConditioning:
-    """Clean latents (C, H, W) by the latent frame's number in the film."""
+    """Clean latents (C, H, W), or (B, C, H, W) of B films, by the latent frame's number in the film."""
 
     latents: Mapping[int, torch.Tensor] = field(default_factory=dict)
 
-    def sigmas(self, block: Block, level: float) -> torch.Tensor:
-        """The level (F,) of each frame of a block that is being drawn and is at ``level``: 0 where it is given."""
-        return torch.tensor([0.0 if frame in self.latents else level for frame in block.frame_indices])
+    def sigmas(self, block: Block, sigma: float) -> torch.Tensor:
+        """The sigma (F,) of each frame of a block that is denoised at ``sigma``: 0 for the frames that are given."""
+        return torch.tensor([0.0 if frame in self.latents else sigma for frame in block.frame_indices])
 
     def inpaint(self, block: Block, noise: torch.Tensor, stepper: Stepper) -> tuple[torch.Tensor, Stepper]:
-        """A block's noise (F, C, H, W) and stepper, with the given frames in place at first and after every step."""
-        at = [index for index, frame in enumerate(block.frame_indices) if frame in self.latents]
-        if not at:
+        """A block's noise (B, F, C, H, W) and stepper, with the given frames in place at first and after every step."""
+        indices = [index for index, frame in enumerate(block.frame_indices) if frame in self.latents]
+        if not indices:
             return noise, stepper
-        pictures = torch.stack([self.latents[block.first + index] for index in at]).to(noise)
+        given = torch.stack([self.latents[block.first + index] for index in indices], -4).to(noise)
 
-        def put(x: torch.Tensor) -> torch.Tensor:
+        def insert(x: torch.Tensor) -> torch.Tensor:
             x = x.clone()
-            x[at] = pictures
+            x[:, indices] = given
             return x
 
-        def step(x: torch.Tensor, velocity: torch.Tensor, now: float, then: float) -> torch.Tensor:
-            return put(stepper(x, velocity, now, then))
+        def step(x: torch.Tensor, velocity: torch.Tensor, sigma: float, sigma_next: float) -> torch.Tensor:
+            return insert(stepper(x, velocity, sigma, sigma_next))
 
-        return put(noise), step
+        return insert(noise), step
 
 
 NO_CONDITIONING = FrameConditioning()
 
 
-def encode_frames(pictures: Mapping[int, np.ndarray], codec: VAE, time: int) -> FrameConditioning:
-    """Pictures (H, W, 3) uint8 by latent frame, as the codec sees each standing still.
+def encode_frames(images: Mapping[int, np.ndarray], vae: VAE, time: int) -> FrameConditioning:
+    """Images (H, W, 3) uint8 by latent frame, each encoded as a still clip.
 
-    The film's first latent is one frame; every later one stands for ``time`` frames, and is the second latent of a
-    still of 1 + ``time``.
+    The film's first latent stands for one frame; every later one for ``time`` frames, and is the second latent of a
+    still of 1 + ``time`` frames.
     """
     latents = {}
-    for number, picture in pictures.items():
-        still = torch.from_numpy(picture).permute(2, 0, 1).float()[None] / 255
-        latents[number] = codec.encode(still.expand(1 + time if number else 1, -1, -1, -1))[-1].float().cpu()
+    for number, image in images.items():
+        still = torch.from_numpy(image).permute(2, 0, 1).float()[None] / 255
+        latents[number] = vae.encode(still.expand(1 + time if number else 1, -1, -1, -1))[-1].float().cpu()
     return FrameConditioning(latents)

@@ -54,8 +54,9 @@ class Packed:
     """Frames one after another from 0, whatever lies between them in the film."""
 
     def __call__(self, view: KVView, blocks: Sequence[Block]) -> torch.Tensor:
-        """0, 1, 2, ..., (cached frames + F,)."""
-        return torch.arange(len(view.frames) + len(new_frames(blocks)), dtype=torch.float64)
+        """0, 1, 2, ..., (cached frames + F,); blocks denoised together keep their distances from each other."""
+        cached, new = len(view.frames), new_frames(blocks)
+        return torch.tensor([*range(cached), *(cached + frame - min(new) for frame in new)], dtype=torch.float64)
 
     def largest(self, cached_frames: int, film_frames: int, new_frames: int) -> int:
         """The last of all frames attended to."""

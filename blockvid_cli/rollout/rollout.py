@@ -1,16 +1,19 @@
-"""THE loop: blocks are denoised over a memory, committed to it, and handed on, one moment after another.
+"""The rollout: the loop over a schedule's steps in which blocks are denoised, cached and handed on.
 
-    schedule -> step -> [memory.choose -> times -> denoiser -> solver] -> finished? -> commit -> memory.remember
-                                                                              |
-    resumed blocks come in here, already clean ------------------------------'
+    schedule -> step -> [KV cache -> view -> positions -> denoiser -> solver] -> finished? -> verifier -> cache update
+                 ^                                                                  |                        |
+                 `------------------------------------------------------------------+--- next step ----------'
+    finished blocks of an earlier render enter at the cache update, and are not denoised again
 
-Rendering, preview, evaluation and training by self-rollout are all users of this iterator (BlockVid, Figure 3).
+Rendering, preview, evaluation and training run this one loop (BlockVid, Figure 3). Latents are (B, F, C, H, W) inside:
+B films whose plans have the same layout are denoised in one batch; one film is a batch of 1.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+import itertools
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 
 import torch
 
@@ -22,16 +25,16 @@ from blockvid_cli.rollout.conditioning import NO_CONDITIONING, FrameConditioning
 from blockvid_cli.rollout.kv_cache.base import KVCache, KVView
 from blockvid_cli.rollout.noise import gaussian
 from blockvid_cli.rollout.recipe import Recipe
-from blockvid_cli.rollout.schedules.step import Step
+from blockvid_cli.rollout.schedules.step import CLEAN, Step, sigma_paths, split_rounds
 from blockvid_cli.rollout.solvers import Stepper
-from blockvid_cli.storyboard.plan import Block, Plan
+from blockvid_cli.storyboard.plan import Block, Plan, chunk_seed
 
 PromptSource = Callable[[Sequence[Block]], torch.Tensor]
 
 
 @dataclass(frozen=True)
 class RolloutSegment:
-    """Consecutive blocks drawn by one recipe, and the denoiser it draws with (guided or not)."""
+    """Consecutive blocks that are denoised by one recipe, and the denoiser, with guidance around it or not."""
 
     blocks: tuple[Block, ...]
     recipe: Recipe
@@ -40,26 +43,42 @@ class RolloutSegment:
 
 @dataclass(frozen=True)
 class StepResult:
-    """After a step: what was drawn, how far it is (0..1), and what is finished."""
+    """What a step did: the blocks it denoised, how far they are (0..1), and which of them are finished.
+
+    Args:
+        finished: clean latents, (F, C, H, W) of one film or (B, F, C, H, W) of a batch; attached to the graph of a
+            step that learns.
+        resumed: the blocks come from an earlier render.
+    """
 
     blocks: tuple[Block, ...]
     progress: float
-    finished: tuple[tuple[Block, torch.Tensor], ...] = ()  # clean latents (F, C, H, W)
+    finished: tuple[tuple[Block, torch.Tensor], ...] = ()
     resumed: bool = False
 
 
 @dataclass
+class ActiveBlock:
+    """A block that is being denoised: its latents (B, F, C, H, W), detached, and its stepper."""
+
+    latents: torch.Tensor
+    stepper: Stepper
+
+
+@dataclass
 class Rollout:
-    """What all runs of a film share.
+    """What all segments of a film, or of a batch of films, share.
 
     Args:
-        plan: the film's blocks.
-        memory: begun here, filled as blocks finish.
+        plan: the film's blocks; the first film's in a batch.
+        kv_cache: emptied when a run begins, filled as blocks finish.
         rope: the network's rotation.
-        patch: (frames, rows, columns) of latent pixels a token.
-        read: the caption tokens of some blocks: (rows, L, D), or (rows, F, L, D) when captions differ.
-        device: where latents live while they are drawn.
-        given: latent frames that are not drawn but held.
+        patch: (frames, rows, columns) of latent pixels in a token.
+        prompts: the prompt embeddings of some blocks of a film: (rows, L, D), or (rows, F, L, D) where prompts differ;
+            two rows with guidance, the prompt's and the negative prompt's.
+        device: where latents are while they are denoised.
+        conditioning: latent frames that are given.
+        batch: the plans of further films with the same blocks, chunks and cuts.
     """
 
     plan: Plan
@@ -69,131 +88,321 @@ class Rollout:
     prompts: PromptSource
     device: str = "cpu"
     conditioning: FrameConditioning = NO_CONDITIONING
-    finished: dict[int, tuple[RolloutSegment, torch.Tensor]] = field(default_factory=dict)  # clean latents, on the CPU
+    batch: tuple[Plan, ...] = ()
+    finished: dict[int, tuple[RolloutSegment, torch.Tensor]] = field(default_factory=dict)  # clean, detached, on the CPU
 
-    def run(self, runs: Sequence[RolloutSegment], done: Mapping[int, torch.Tensor] | None = None) -> Iterator[StepResult]:
-        """Every moment of the film; ``done`` are clean latents by block number from an earlier, unfinished render."""
-        self.kv_cache.begin(self.plan.chunks, self.rope)
+    def __post_init__(self) -> None:
+        self.plans = (self.plan, *self.batch)
+        if any(_layout(plan) != _layout(self.plan) for plan in self.batch):
+            raise ValueError("the films of a batch need the same blocks, chunks, cuts and latent size")
+
+    def run(
+        self, segments: Sequence[RolloutSegment], done: Mapping[int, torch.Tensor] | None = None
+    ) -> Iterator[StepResult]:
+        """All steps of one film; latents are (F, C, H, W).
+
+        Args:
+            done: clean latents by block number from an earlier, unfinished render.
+        """
+        if self.batch:
+            raise ValueError("run is for one film; run_batch is for a batch")
+        for result in self.run_batch(segments, {number: latents[None] for number, latents in (done or {}).items()}):
+            yield replace(result, finished=tuple((block, latents[0]) for block, latents in result.finished))
+
+    def run_batch(
+        self, segments: Sequence[RolloutSegment], done: Mapping[int, torch.Tensor] | None = None
+    ) -> Iterator[StepResult]:
+        """All steps of all films of the batch; latents, those of ``done`` as well, are (B, F, C, H, W)."""
         done = done or {}
-        self.finished.clear()
-        self.finished |= {b.number: (run, done[b.number].cpu()) for run in runs for b in run.blocks if b.number in done}
-        for run in runs:
-            yield from self._run(run, done)
+        self.begin()
+        for segment in segments:
+            self.finished |= {b.number: (segment, done[b.number].cpu()) for b in segment.blocks if b.number in done}
+        for index, segment in enumerate(segments):
+            steps = self.steps(segment)
+            missing_later = any(b.number not in done for later in segments[index + 1 :] for b in later.blocks)
+            settled = _settled(segment.recipe, steps, set(done), missing_later)
+            for part in split_rounds(steps):
+                yield from self._round(segment, part, settled, done)
 
-    def _run(self, run: RolloutSegment, done: Mapping[int, torch.Tensor]) -> Iterator[StepResult]:
-        recipe, first = run.recipe, run.blocks[0].number
-        steps = [_moved(step, first) for step in recipe.schedule.steps(len(run.blocks), recipe.sigmas)]
-        settled = settled_blocks(steps, set(done))
-        drawing: dict[int, tuple[torch.Tensor, Stepper]] = {}
-        view, looked = KVView(), ()
+    def begin(self) -> None:
+        """Empties the cache and forgets what was finished."""
+        self.kv_cache.begin(self.plan.chunks, self.rope)
+        self.finished.clear()
+
+    def steps(self, segment: RolloutSegment) -> list[Step]:
+        """The steps of a segment, after all blocks that are finished now."""
+        numbers = {block.number for block in segment.blocks}
+        before = [self.plan.blocks[number] for number in sorted(self.finished) if number not in numbers]
+        return list(segment.recipe.schedule.steps(segment.blocks, segment.recipe.sigmas, before))
+
+    def _round(
+        self, segment: RolloutSegment, steps: Sequence[Step], settled: set[int], done: Mapping[int, torch.Tensor]
+    ) -> Iterator[StepResult]:
+        """Blocks from their first step to their last, again from other noise for as long as the verifier refuses."""
+        for attempt in itertools.count():
+            accepted = yield from self._attempt(segment, steps, settled, done, attempt)
+            if accepted:
+                return
+
+    def _attempt(
+        self,
+        segment: RolloutSegment,
+        steps: Sequence[Step],
+        settled: set[int],
+        done: Mapping[int, torch.Tensor],
+        attempt: int,
+    ) -> Generator[StepResult, None, bool]:
+        paths = sigma_paths(steps)
+        active: dict[int, ActiveBlock] = {}
+        view, viewed = KVView(), None
         for step in steps:
             group = tuple(self.plan.blocks[number] for number in step.blocks)
             if settled.issuperset(step.moving):
-                yield from self._resume(run, step, group, done)
+                yield from self._resume(segment, step, done)
                 continue
             for block in group:
-                if block.number in step.moving and block.number not in drawing:
-                    drawing[block.number] = self._start(run, block)
-            if step.blocks != looked:
+                if block.number in step.moving and block.number not in active:
+                    active[block.number] = self._start(segment, block, paths[block.number], attempt)
+            if viewed != (step.blocks, self.kv_cache.version):
                 view = KVView()  # the one before goes first: views are the largest thing there is
-                view, looked = self.kv_cache.view(group), step.blocks
-            held = list(zip(group, step.sigma, strict=True))
-            x = torch.cat(
-                [drawing[b.number][0] if b.number in drawing else self._held(b, now, step) for b, now in held]
+                view, viewed = self.kv_cache.view(group), (step.blocks, self.kv_cache.version)
+            moved, layers = self._denoise_step(segment, group, step, active, view)
+            finished = tuple((block, moved[block.number]) for block in group if _ends(step, block.number))
+            result = StepResult(
+                tuple(block for block in group if block.number in moved), segment.recipe.progress(step.moves[0][2])
             )
-            level = torch.cat([(self.conditioning if b.number in drawing else NO_CONDITIONING).sigmas(b, now) for b, now in held])
-            times = self._times(run, view, group)
-            velocity = run.denoiser(x[None], level.to(x.device), self.prompts(group), times, view)[0]
-            parts = velocity[0].split([block.frames for block in group])
-            moved = [part for part in zip(group, parts, step.sigma, step.sigma_next, strict=True) if part[0].number in drawing]
-            for block, part, now, then in moved:
-                latents, stepper = drawing[block.number]
-                drawing[block.number] = stepper(latents, part, now, then), stepper
-            clean = [block for block, _, _, then in moved if then == recipe.sigmas[-1]]
-            finished = tuple((block, drawing.pop(block.number)[0]) for block in clean)
-            for block, latents in finished:
-                self._commit(run, block, latents, view if group == (block,) else None)
-            yield StepResult(tuple(part[0] for part in moved), recipe.progress(moved[0][3]), finished)
+            if not self._accepted(segment, finished, attempt):
+                yield result
+                return False
+            for block, _ in finished:
+                del active[block.number]
+            self._update_group(segment, group, step, moved, view, layers)
+            yield replace(result, finished=finished)
+        return True
 
-    def _start(self, run: RolloutSegment, block: Block) -> tuple[torch.Tensor, Stepper]:
-        """A block's noise and its stepper; the memory hears of captions and cuts."""
-        self._announce(block)
-        chunk = self.plan.chunks[block.chunk - 1].blocks
-        span = range(chunk[0].first, chunk[-1].first + chunk[-1].frames)
-        noise = run.recipe.noise(block, span, self.plan.seed, self.plan.latent).to(self.device)
-        return self.conditioning.inpaint(block, noise, run.recipe.solver.begin(run.recipe.sigmas, (block.seed, block.number)))
+    def _start(self, segment: RolloutSegment, block: Block, path: Sequence[float], attempt: int) -> ActiveBlock:
+        """A block's noise and its stepper; the cache is notified of a new prompt and of a cut."""
+        if not attempt:
+            self._notify_cache(block)
+        noise = self._per_film(block, lambda part, film: self._noise(segment, part, film, attempt))
+        stepper = segment.recipe.solver.begin(
+            path, lambda sigma: self._per_film(block, lambda part, film: self._renoise(segment, part, film, attempt, sigma))
+        )
+        return ActiveBlock(*self.conditioning.inpaint(block, noise.to(self.device), stepper))
 
-    def _held(self, block: Block, level: float, step: Step) -> torch.Tensor:
-        """A finished block shown again at a level, with noise of its own in every step where that is above 0."""
+    def _denoise_step(
+        self, segment: RolloutSegment, group: tuple[Block, ...], step: Step, active: dict[int, ActiveBlock], view: KVView
+    ) -> tuple[dict[int, torch.Tensor], list[LayerQKV]]:
+        """The moving blocks' latents after a step, and what the layers computed where the cache takes it from here."""
+        sources = list(zip(group, step.sigma, strict=True))
+        x = torch.cat(
+            [active[b.number].latents if b.number in active else self._context(b, sigma, step) for b, sigma in sources], 1
+        )
+        sigma = torch.cat(
+            [(self.conditioning if b.number in active else NO_CONDITIONING).sigmas(b, sigma) for b, sigma in sources]
+        )
+        update = segment.recipe.cache_update
+        due = any(update.due(self.plan.blocks[n], a, b) for n, a, b in step.moves)
+        view.record = self.kv_cache.needs_update and update.source == "last-step" and due
+        with torch.set_grad_enabled(step.learn):
+            velocity, layers = self.denoise(segment, group, x, sigma, view)
+            parts = dict(zip(step.blocks, velocity.split([block.frames for block in group], 1), strict=True))
+            moved = {n: active[n].stepper(active[n].latents, parts[n], a, b) for n, a, b in step.moves}
+        for number, latents in moved.items():
+            active[number].latents = latents.detach()
+        return moved, layers
+
+    def denoise(
+        self, segment: RolloutSegment, blocks: Sequence[Block], x: torch.Tensor, sigma: torch.Tensor, view: KVView
+    ) -> tuple[torch.Tensor, list[LayerQKV]]:
+        """One pass: the velocity of blocks over a view, and what each layer computed where the view records.
+
+        Args:
+            x: (B, F, C, H, W) noisy latents of all the blocks.
+            sigma: (F,) or (B, F).
+        """
+        positions = self._positions(segment, view, blocks)
+        return segment.denoiser(x, sigma.to(x.device), self.embeddings(blocks), positions, view)
+
+    def embeddings(self, blocks: Sequence[Block]) -> torch.Tensor:
+        """The prompts of blocks for all films: (rows·B, L, D) or (rows·B, F, L, D), all films' prompts first."""
+        films = [self.prompts(tuple(plan.blocks[block.number] for block in blocks)) for plan in self.plans]
+        if len(films) == 1:
+            return films[0]
+        frames = sum(block.frames for block in blocks)
+        if len({film.ndim for film in films}) > 1:
+            films = [f if f.ndim == 4 else f[:, None].expand(-1, frames, -1, -1) for f in films]
+        return torch.stack(films, 1).flatten(0, 1)
+
+    def _context(self, block: Block, sigma: float, step: Step) -> torch.Tensor:
+        """A finished block that is context at a sigma, with noise of its own in every step where that is above 0."""
         clean = self.finished[block.number][1].to(self.device)
-        if not level:
+        if not sigma:
             return clean
-        noise = gaussian(tuple(clean.shape), "held", block.seed, block.number, *step.sigma)
-        return add_noise(clean, noise.to(clean), level)
+        shape = tuple(clean.shape[1:])
+        noise = self._per_film(block, lambda part, film: gaussian(shape, "held", part.seed, part.number, *step.sigma))
+        return add_noise(clean, noise.to(clean), sigma)
 
-    def _announce(self, block: Block) -> None:
+    def _accepted(
+        self, segment: RolloutSegment, finished: Sequence[tuple[Block, torch.Tensor]], attempt: int
+    ) -> bool:
+        """Whether the verifier accepts all finished blocks of all films; the last attempt is accepted unseen."""
+        verifier = segment.recipe.verifier
+        if attempt + 1 >= verifier.attempts:
+            return True
+        return all(
+            verifier.accept(plan.blocks[block.number], latents[film].detach(), attempt)
+            for block, latents in finished
+            for film, plan in enumerate(self.plans)
+        )
+
+    def _notify_cache(self, block: Block) -> None:
         chunk = self.plan.chunks[block.chunk - 1]
         if block.number == chunk.blocks[0].number and block.number:
             self.kv_cache.on_prompt_change(block)
             if chunk.cut:
                 self.kv_cache.on_cut(block)
 
-    def _resume(
-        self, run: RolloutSegment, step: Step, group: tuple[Block, ...], done: Mapping[int, torch.Tensor]
-    ) -> Iterator[StepResult]:
-        """Blocks that are already clean: remembered in the step in which they were finished, not drawn again."""
-        for block, now, then in zip(group, step.sigma, step.sigma_next, strict=True):
-            if now == then:
-                continue
-            if now == run.recipe.sigmas[0]:
-                self._announce(block)
-            if then == run.recipe.sigmas[-1]:
-                latents = done[block.number].to(self.device)
-                self._commit(run, block, latents)
+    def _resume(self, segment: RolloutSegment, step: Step, done: Mapping[int, torch.Tensor]) -> Iterator[StepResult]:
+        """Blocks that are clean already: cached in the step in which they were finished, not denoised again."""
+        for number, sigma, sigma_next in step.moves:
+            block = self.plan.blocks[number]
+            if sigma == segment.recipe.sigmas[0]:
+                self._notify_cache(block)
+            if sigma_next == CLEAN:
+                latents = done[number].to(self.device)
+                self.add_finished(segment, block, latents)
                 yield StepResult((block,), 1.0, ((block, latents),), resumed=True)
 
-    def _commit(self, run: RolloutSegment, block: Block, clean: torch.Tensor, view: KVView | None = None) -> None:
-        """Keeps the finished block, and what the network's layers see of it where the memory remembers."""
-        self.finished[block.number] = run, clean.cpu()
+    def add_finished(self, segment: RolloutSegment, block: Block, latents: torch.Tensor) -> None:
+        """Takes a block's clean latents (B, F, C, H, W) as finished, and caches them."""
+        self.finished[block.number] = segment, latents.detach().cpu()
         if self.kv_cache.needs_update:
-            self.kv_cache.update(block, *self._shown(run, block, clean, view))
+            self.kv_cache.update(block, *self._encode(segment, block, latents, CLEAN))
 
-    def recompute(self, block: Block) -> tuple[list[LayerQKV], torch.Tensor]:
-        """What the layers see of a block that was finished and committed alone: the same again."""
-        run, clean = self.finished[block.number]
-        return self._shown(run, block, clean.to(self.device))
+    def _update_group(
+        self,
+        segment: RolloutSegment,
+        group: tuple[Block, ...],
+        step: Step,
+        moved: Mapping[int, torch.Tensor],
+        view: KVView,
+        layers: Sequence[LayerQKV],
+    ) -> None:
+        """Keeps the blocks that a step finished, and caches those whose cache update is due."""
+        first, total = 0, sum(block.frames for block in group)
+        for block, sigma, sigma_next in zip(group, step.sigma, step.sigma_next, strict=True):
+            frames = range(first, first + block.frames)
+            first += block.frames
+            if sigma == sigma_next:
+                continue
+            latents = moved[block.number].detach()
+            if sigma_next == CLEAN:
+                self.finished[block.number] = segment, latents.cpu()
+            update = segment.recipe.cache_update
+            if not self.kv_cache.needs_update or not update.due(block, sigma, sigma_next):
+                continue
+            if update.source == "last-step":
+                self.kv_cache.update(block, _layers_of(layers, frames, total), self._coordinates(block))
+            else:
+                alone = view if group == (block,) and not update.self_only else None
+                self.kv_cache.update(block, *self._encode(segment, block, latents, sigma_next, view=alone))
 
-    def _shown(
-        self, run: RolloutSegment, block: Block, clean: torch.Tensor, view: KVView | None = None
+    def recompute(
+        self, block: Block, prompt: torch.Tensor | None = None, view: KVView | None = None
     ) -> tuple[list[LayerQKV], torch.Tensor]:
-        """Shows a finished block to the network once more: each layer's tokens, and their coordinates.
+        """Encodes a finished block again: each layer's tokens, and their coordinates (T, 3).
 
-        ``view`` is what the block looked back at while it was drawn, where it was drawn by itself.
+        Args:
+            prompt: what it reads instead of its own prompt, (rows·B, L, D); ``embeddings`` has those of any blocks.
+            view: what it attends to; by default what its cache update says.
         """
-        commit = run.recipe.cache_update
-        view = KVView() if commit.self_only else view or self.kv_cache.view((block,))
+        segment, clean = self.finished[block.number]
+        return self._encode(segment, block, clean.to(self.device), CLEAN, prompt, view)
+
+    @torch.no_grad()
+    def _encode(
+        self,
+        segment: RolloutSegment,
+        block: Block,
+        latents: torch.Tensor,
+        sigma: float,
+        prompt: torch.Tensor | None = None,
+        view: KVView | None = None,
+    ) -> tuple[list[LayerQKV], torch.Tensor]:
+        """The pass of a cache update, of latents (B, F, C, H, W) at ``sigma``.
+
+        ``view`` is what the block attended to while it was denoised, where it was denoised by itself.
+        """
+        update, clean = segment.recipe.cache_update, latents.detach()
+        if view is None:
+            view = KVView() if update.self_only else self.kv_cache.view((block,))
         view.record = True
-        level = torch.full((block.frames,), commit.sigma, device=clean.device)
-        shown = commit.context_latents(block, clean)
-        _, layers = run.denoiser(shown[None], level, self.prompts((block,)), self._times(run, view, (block,)), view)
-        height, width = clean.shape[2] // self.patch[1], clean.shape[3] // self.patch[2]
-        return layers, token_grid(block.frames, height, width)
+        level = torch.full((block.frames,), sigma if update.sigma is None else update.sigma, device=clean.device)
+        context = torch.stack(
+            [update.context_latents(p.blocks[block.number], x) for p, x in zip(self.plans, clean, strict=True)]
+        )
+        prompt = self.embeddings((block,)) if prompt is None else prompt
+        positions = self._positions(segment, view, (block,))
+        _, layers = segment.denoiser(context, level, prompt, positions, view)
+        view.record = False
+        return layers, self._coordinates(block)
 
-    def _times(self, run: RolloutSegment, view: KVView, group: Sequence[Block]) -> torch.Tensor:
-        new = [block.first + frame for block in group for frame in range(block.frames)]
-        return run.recipe.positions(view.frames, new)
+    def _coordinates(self, block: Block) -> torch.Tensor:
+        _, height, width = self.plan.latent
+        return token_grid(block.frames, height // self.patch[1], width // self.patch[2])
+
+    def _positions(self, segment: RolloutSegment, view: KVView, blocks: Sequence[Block]) -> torch.Tensor:
+        return view.positions(segment.recipe.positions, blocks)
+
+    def _per_film(self, block: Block, make: Callable[[Block, int], torch.Tensor]) -> torch.Tensor:
+        """(B, F, C, H, W) from what ``make`` gives for each film's block and the film's index."""
+        return torch.stack([make(plan.blocks[block.number], film) for film, plan in enumerate(self.plans)])
+
+    def _noise(self, segment: RolloutSegment, block: Block, film: int, attempt: int) -> torch.Tensor:
+        """The noise (F, C, H, W) a block starts from."""
+        block, plan = _other_noise(block, self.plans[film], attempt)
+        return segment.recipe.noise(block, plan, self._finished_of(film))
+
+    def _renoise(self, segment: RolloutSegment, block: Block, film: int, attempt: int, sigma: float) -> torch.Tensor:
+        """The noise (F, C, H, W) that a renoising solver adds to a block at a sigma."""
+        block, plan = _other_noise(block, self.plans[film], attempt)
+        return segment.recipe.noise.renoise(block, plan, self._finished_of(film), sigma)
+
+    def _finished_of(self, film: int) -> dict[int, torch.Tensor]:
+        """The clean latents (F, C, H, W) of one film's finished blocks, by number."""
+        return {number: latents[film] for number, (_, latents) in self.finished.items()}
 
 
-def settled_blocks(steps: Sequence[Step], done: set[int]) -> set[int]:
-    """The done blocks that no undone block was ever denoised with: only these need not be drawn again."""
-    undone = {number for step in steps for number in step.moving} - done
-    while True:
-        joined = {n for step in steps if undone.intersection(step.moving) for n in step.moving}
-        if joined == undone:
-            return done - undone
-        undone = joined
+def _other_noise(block: Block, plan: Plan, attempt: int) -> tuple[Block, Plan]:
+    """A block and plan with other seeds, so that whatever is made of them is another noise; as they are at attempt 0."""
+    if not attempt:
+        return block, plan
+    planned = replace(block.planned, seed=chunk_seed(block.seed, block.chunk, attempt + 1))
+    return replace(block, planned=planned), replace(plan, seed=chunk_seed(plan.seed, block.chunk, attempt + 1))
 
 
-def _moved(step: Step, first: int) -> Step:
-    """A run's step, its blocks numbered as in the film."""
-    return Step(tuple(number + first for number in step.blocks), step.sigma, step.sigma_next)
+def _ends(step: Step, number: int) -> bool:
+    """Whether a step finishes a block."""
+    return any(n == number and sigma_next == CLEAN for n, _, sigma_next in step.moves)
+
+
+def _layers_of(layers: Sequence[LayerQKV], frames: range, total: int) -> list[LayerQKV]:
+    """What each layer computed of ``frames`` among ``total`` frames: (B, T, H, D), without gradients."""
+    size = layers[0].keys.shape[1] // total
+    return [LayerQKV(*(x[:, frames.start * size : frames.stop * size].detach() for x in layer)) for layer in layers]
+
+
+def _settled(recipe: Recipe, steps: Sequence[Step], done: set[int], missing_later: bool) -> set[int]:
+    """The done blocks that are not denoised again; none before a missing one where the cache needs their last steps."""
+    settled = recipe.schedule.settled(steps, done)
+    if recipe.cache_update.resumable or not recipe.kv_cache().needs_update:
+        return settled
+    last = max((i for i, step in enumerate(steps) if not done.issuperset(step.moving)), default=-1)
+    last = len(steps) if missing_later else last
+    return settled - {number for step in steps[: last + 1] for number in step.moving}
+
+
+def _layout(plan: Plan) -> tuple[object, ...]:
+    """What plans of one batch have in common."""
+    return plan.latent, tuple((b.first, b.frames, b.chunk, b.shot) for b in plan.blocks)

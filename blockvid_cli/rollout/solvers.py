@@ -1,56 +1,73 @@
-"""From one level to the next: what is made of a velocity. One stepper a block, since some remember their past steps."""
+"""Solvers: what a block's latents become when a step takes them from one sigma to the next.
+
+    path of a block    1.0 --v--> 0.75 --v--> 0.5 --v--> 0.0      v the velocity the denoiser predicts at each sigma
+    stepper            one for each block, begun for its whole path, since a multistep solver uses its past velocities
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Protocol
 
 import numpy as np
 import torch
 
 from blockvid_cli.errors import UsageError
-from blockvid_cli.models.flow_matching import predict_x0, add_noise
-from blockvid_cli.rollout.noise import gaussian
+from blockvid_cli.models.flow_matching import add_noise, predict_x0
 
 Stepper = Callable[[torch.Tensor, torch.Tensor, float, float], torch.Tensor]
+Renoise = Callable[[float], torch.Tensor]
+TOLERANCE = 1e-6  # two sigmas that differ by less are the same
 
 
-class Solver(Protocol):
-    """Makes a stepper for a block."""
+class Solver:
+    """Makes a stepper for a block; a new solver overrides ``begin`` and what differs below."""
 
-    def begin(self, levels: Sequence[float], seed: tuple[int, ...]) -> Stepper:
-        """A function (x, velocity, now, then) -> x at ``then`` for one block, all (F, C, H, W)."""
+    def begin(self, sigmas: Sequence[float], renoise: Renoise) -> Stepper:
+        """A function (x, velocity, sigma, sigma_next) -> x at ``sigma_next`` for one block.
+
+        Args:
+            sigmas: the block's path, all sigmas it will pass, from its first to its last.
+            renoise: noise of x's shape, (B, F, C, H, W), by the sigma that it is added at.
+        """
+        raise NotImplementedError
+
+    def check(self, sigmas: Sequence[float]) -> None:
+        """Raises UsageError where a block's path cannot be followed; asked when a render is planned, and by ``begin``."""
+
+    def stride(self, sigmas: tuple[float, ...]) -> tuple[float, ...]:
+        """The recipe's sigmas at which the denoiser is called; a solver that skips some leaves them out."""
+        return sigmas
 
 
 @dataclass(frozen=True)
-class Euler:
-    """x + (then - now)·v: one straight stride along the velocity."""
+class Euler(Solver):
+    """x + (sigma_next - sigma)·v: one straight step along the velocity."""
 
-    def begin(self, levels: Sequence[float], seed: tuple[int, ...]) -> Stepper:
-        """See ``Solver``."""
-        return lambda x, velocity, now, then: x + (then - now) * velocity
+    def begin(self, sigmas: Sequence[float], renoise: Renoise) -> Stepper:
+        """A stepper without state, for any sigmas."""
+        return lambda x, velocity, sigma, sigma_next: x + (sigma_next - sigma) * velocity
 
 
 @dataclass(frozen=True)
-class Renoise:
-    """To clean, then back to the next level with fresh noise: the few-step sampler of Self Forcing."""
+class RenoiseSolver(Solver):
+    """To clean, then back to the next sigma with fresh noise: the few-step sampler of Self Forcing."""
 
-    def begin(self, levels: Sequence[float], seed: tuple[int, ...]) -> Stepper:
-        """See ``Solver``."""
+    def begin(self, sigmas: Sequence[float], renoise: Renoise) -> Stepper:
+        """A stepper without state, for any sigmas."""
 
-        def step(x: torch.Tensor, velocity: torch.Tensor, now: float, then: float) -> torch.Tensor:
-            clean = predict_x0(x, velocity, now)
-            if then == 0:
+        def step(x: torch.Tensor, velocity: torch.Tensor, sigma: float, sigma_next: float) -> torch.Tensor:
+            clean = predict_x0(x, velocity, sigma)
+            if sigma_next == 0:
                 return clean
-            return add_noise(clean, gaussian(tuple(x.shape), "renoise", *seed, round(then, 6)).to(x), then)
+            return add_noise(clean, renoise(sigma_next).to(x), sigma_next)
 
         return step
 
 
 @dataclass(frozen=True)
-class UniPC:
-    """diffusers' unified predictor-corrector for flows, of second order."""
+class UniPC(Solver):
+    """diffusers' unified predictor-corrector for flows, of second order (Zhao et al. 2023)."""
 
     order: int = 2
 
@@ -58,21 +75,37 @@ class UniPC:
         if self.order not in (1, 2, 3):
             raise UsageError(f"unipc's order is 1, 2 or 3; not {self.order}.")
 
-    def begin(self, levels: Sequence[float], seed: tuple[int, ...]) -> Stepper:
-        """See ``Solver``."""
+    def check(self, sigmas: Sequence[float]) -> None:
+        """Refuses a path that does not fall to 0: the last step would not be clean."""
+        if any(a <= b for a, b in zip(sigmas, sigmas[1:], strict=False)) or sigmas[-1] != 0:
+            path = ", ".join(f"{sigma:g}" for sigma in sigmas)
+            raise UsageError(f"recipe.solver: unipc needs sigmas that fall to 0; the schedule asks for {path}.")
+
+    def begin(self, sigmas: Sequence[float], renoise: Renoise) -> Stepper:
+        """A stepper for exactly these sigmas, in order; it refuses any other."""
         from diffusers import UniPCMultistepScheduler
 
+        self.check(sigmas)
         scheduler = UniPCMultistepScheduler(
             prediction_type="flow_prediction", use_flow_sigmas=True, solver_order=self.order, flow_shift=1.0
         )
-        scheduler.set_timesteps(sigmas=np.array(levels[:-1]))
+        scheduler.set_timesteps(sigmas=np.array(sigmas[:-1]))
         scheduler.set_begin_index(0)
-        clock = iter(scheduler.timesteps)
+        steps = zip(scheduler.timesteps, sigmas, sigmas[1:], strict=False)
 
-        def step(x: torch.Tensor, velocity: torch.Tensor, now: float, then: float) -> torch.Tensor:
-            return scheduler.step(velocity, next(clock), x, return_dict=False)[0]
+        def step(x: torch.Tensor, velocity: torch.Tensor, sigma: float, sigma_next: float) -> torch.Tensor:
+            timestep, planned, planned_next = next(steps, (None, None, None))
+            if planned is None or abs(planned - sigma) > TOLERANCE or abs(planned_next - sigma_next) > TOLERANCE:
+                raise UsageError(
+                    f"recipe.solver: unipc was begun for the sigmas {', '.join(f'{s:g}' for s in sigmas)} and cannot"
+                    f" step from {sigma:g} to {sigma_next:g} now."
+                )
+            out = scheduler.step(velocity, timestep, x, return_dict=False)[0]
+            scheduler.model_outputs = [None if past is None else past.detach() for past in scheduler.model_outputs]
+            scheduler.last_sample = scheduler.last_sample.detach()
+            return out
 
         return step
 
 
-SOLVERS: dict[str, Callable[..., Solver]] = {"euler": Euler, "renoise": Renoise, "unipc": UniPC}
+SOLVERS: dict[str, Callable[..., Solver]] = {"euler": Euler, "renoise": RenoiseSolver, "unipc": UniPC}
