@@ -1,4 +1,4 @@
-"""``blockvid``: runs a command; a mistake becomes one sentence and an exit code, never a traceback."""
+"""Runs ``blockvid``; an error becomes one sentence and an exit code, never a traceback."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ def main() -> None:
 
         app()
     except BlockvidError as error:
-        _end(str(error), error.exit_code)
+        _exit(str(error), error.exit_code)
     except KeyboardInterrupt:
-        _end("interrupted.", Interrupted.exit_code)
+        _exit("interrupted.", Interrupted.exit_code)
     except OSError as error:
-        told = from_os_error(error)
-        _end(str(told), told.exit_code)
+        failure = from_os_error(error)
+        _exit(str(failure), failure.exit_code)
 
 
-def _end(sentence: str, code: int) -> None:
-    """Says why on stderr and exits; with BLOCKVID_DEBUG set, the traceback comes instead."""
+def _exit(sentence: str, code: int) -> None:
+    """Prints the sentence on stderr and exits; with BLOCKVID_DEBUG set, raises the error instead."""
     if os.environ.get("BLOCKVID_DEBUG"):
         raise
     print(f"blockvid: {sentence}", file=sys.stderr)

@@ -1,4 +1,4 @@
-"""What a person is told when something cannot be done: one sentence and an exit code."""
+"""Errors that a person can understand: one sentence and an exit code."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ import errno
 from collections.abc import Mapping
 from typing import TypeVar
 
-Answer = TypeVar("Answer")
+Entry = TypeVar("Entry")
 
 
 class BlockvidError(Exception):
-    """Something failed that a person can understand; the command ends with ``exit_code``."""
+    """Something failed; the sentence says what, and the command ends with ``exit_code``."""
 
     exit_code = 1
 
@@ -27,46 +27,52 @@ class StoryboardError(UsageError):
 
 
 class MissingModelError(BlockvidError):
-    """A model, or a part of it, is neither here nor to be had."""
+    """A model, or a part of it, is not on this machine and cannot be downloaded, or it is damaged."""
+
+    exit_code = 3
+
+
+class RefusedModelError(BlockvidError):
+    """A file of a model is present and is not opened, because it could run code."""
 
     exit_code = 3
 
 
 class OutOfMemoryError(BlockvidError):
-    """A phase needed more memory than there is."""
+    """A phase needs more memory than the device has."""
 
     exit_code = 4
 
 
 class PartialError(BlockvidError):
-    """Some of the film is drawn and kept; the same command goes on from there."""
+    """A part of the film is finished and kept; the same command continues from there."""
 
     exit_code = 5
 
 
 class Interrupted(BlockvidError):
-    """A person stopped it; what is finished is kept and the same command goes on."""
+    """A person stopped the command; everything finished is kept, and the same command continues."""
 
     exit_code = 130
 
 
 def from_os_error(error: OSError) -> BlockvidError:
-    """What the system refused, as a sentence; a full disk leaves something to go on from."""
+    """Returns what the system refused as an error with a sentence; a full disk is a ``PartialError``."""
     full = error.errno in (errno.ENOSPC, errno.EDQUOT)
     return (PartialError if full else BlockvidError)(f"{error.strerror or error}: {error.filename or ''}")
 
 
 def closest_name(word: str, known: list[str]) -> str | None:
-    """The known word most like ``word``, or None when none is near."""
-    found = difflib.get_close_matches(word, known, n=1, cutoff=0.5)
-    return found[0] if found else None
+    """Returns the known name that is spelt most like ``word``, or None when none is close."""
+    matches = difflib.get_close_matches(word, known, n=1, cutoff=0.5)
+    return matches[0] if matches else None
 
 
-def lookup(what: str, table: Mapping[str, Answer], name: str) -> Answer:
-    """The entry ``name`` of a table; else a sentence with the nearest name and all there are.
+def lookup(what: str, table: Mapping[str, Entry], name: str) -> Entry:
+    """Returns the entry ``name`` of a table.
 
     Raises:
-        UsageError: the table has no such entry.
+        UsageError: the table has no such entry; the sentence names the closest entry, and all of them.
     """
     if name in table:
         return table[name]

@@ -1,4 +1,4 @@
-"""Where the time goes: seconds by phase, measured from outside the loops they are about."""
+"""Measures seconds by phase, from outside the loops that they are about."""
 
 from __future__ import annotations
 
@@ -11,26 +11,26 @@ Item = TypeVar("Item")
 
 
 class PhaseTimer:
-    """Seconds spent in each phase; a phase inside another is not counted twice."""
+    """Adds up the seconds of each phase; a phase inside another is not counted twice."""
 
     def __init__(self) -> None:
         self.seconds: dict[str, float] = {}
-        self._inside: list[str] = []
+        self._phases: list[str] = []
         self._since = time.perf_counter()
 
     @contextmanager
     def phase(self, name: str) -> Iterator[None]:
-        """Time spent inside belongs to ``name``."""
-        self._turn()
-        self._inside.append(name)
+        """Counts the time spent inside for ``name``."""
+        self._add_elapsed()
+        self._phases.append(name)
         try:
             yield
         finally:
-            self._turn()
-            self._inside.pop()
+            self._add_elapsed()
+            self._phases.pop()
 
-    def each(self, name: str, items: Iterable[Item]) -> Iterator[Item]:
-        """The same items; time spent in making them belongs to ``name``."""
+    def timed(self, name: str, items: Iterable[Item]) -> Iterator[Item]:
+        """Yields the same items; counts the time spent in making them for ``name``."""
         iterator = iter(items)
         while True:
             with self.phase(name):
@@ -40,8 +40,8 @@ class PhaseTimer:
                     return
             yield item
 
-    def _turn(self) -> None:
+    def _add_elapsed(self) -> None:
         now = time.perf_counter()
-        if self._inside:
-            self.seconds[self._inside[-1]] = self.seconds.get(self._inside[-1], 0.0) + now - self._since
+        if self._phases:
+            self.seconds[self._phases[-1]] = self.seconds.get(self._phases[-1], 0.0) + now - self._since
         self._since = now

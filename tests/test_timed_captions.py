@@ -186,7 +186,7 @@ def test_a_caption_a_line(tmp_path):
     story = read(tmp_path, "# a fox\n\nA fox wakes\n  It runs off  \n", "fox.txt")
     assert captions(story) == ["A fox wakes", "It runs off"]
     assert spans(story) == [(0, 4), (4, 8)]
-    assert story.chunks[1].where.endswith("fox.txt:4")
+    assert story.chunks[1].location.endswith("fox.txt:4")
 
 
 def test_lines_with_times(tmp_path):

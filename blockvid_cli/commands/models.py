@@ -1,4 +1,4 @@
-"""``blockvid models``: which models there are, what they may be used for, and whether their files are whole."""
+"""``blockvid models``: lists, downloads, checks and converts models."""
 
 from __future__ import annotations
 
@@ -11,21 +11,28 @@ import typer
 from blockvid_cli.commands import display, options
 from blockvid_cli.errors import UsageError
 from blockvid_cli.models.card import ModelCard, bundled_models, find_card
-from blockvid_cli.models.hub import accept_licence, hub_files, is_local, licence_accepted, local_path
-from blockvid_cli.models.pull import list_downloads, remove
-from blockvid_cli.models.pull import pull as pull_files
+from blockvid_cli.models.hub import (
+    accept_licence,
+    hub_files,
+    is_local,
+    licence_accepted,
+    list_downloads,
+    local_path,
+    remove,
+)
+from blockvid_cli.models.hub import pull as pull_files
 
 app = typer.Typer(
     no_args_is_help=True,
     help="List, pull, check and convert models.\n\nExample: blockvid models list",
 )
 Name = Annotated[str, typer.Argument(help="a model's name, folder or file", autocompletion=options.complete_model)]
-Yes = Annotated[bool, typer.Option("--yes", help="do not ask")]
+Yes = Annotated[bool, typer.Option("--yes", help="do not ask for confirmation")]
 
 
 @app.command("list")
 def list_(as_json: options.AsJson = False) -> None:
-    """Models that blockvid has a card for, and whether their files are on this machine.
+    """List the models that blockvid has a card for, and whether their files are on this machine.
 
     Example: blockvid models list --json
     """
@@ -34,28 +41,27 @@ def list_(as_json: options.AsJson = False) -> None:
         print(json.dumps(rows))
         return
     display.table(
-        ("model", "here", "size", "fps", "licence"),
-        [(r["model"], "yes" if r["here"] else "no", r["size"], f"{r['fps']:g}", r["licence"]) for r in rows],
+        ("model", "on this machine", "size", "fps", "licence"),
+        [(r["model"], "yes" if r["local"] else "no", r["size"], f"{r['fps']:g}", r["licence"]) for r in rows],
     )
 
 
 @app.command("show")
 def show_(model: Name, as_json: options.AsJson = False) -> None:
-    """A model's card: where it comes from, its sizes and default recipe, what it may be used for, what it cannot do.
+    """Show a model's card: its origin, licence, sizes and default recipe, and what it cannot do.
 
     Example: blockvid models show self-forcing
     """
-    from blockvid_cli.models.registry import find_model
-    from blockvid_cli.runtime.memory_estimate import sizes
+    from blockvid_cli.models.registry import find_model, model_sizes
 
     card = find_model(model)
     facts = _brief(card) | {
         "summary": card.summary,
-        "weights": sizes(card).weights,
+        "weights": model_sizes(card).transformer_params,
         "block": card.block,
         "frame_conditioning": list(card.frame_conditioning),
         "recipe": card.recipe,
-        "repositories": [f"{want.repository}@{want.revision}" for want in hub_files(card)],
+        "repositories": [f"{files.repository}@{files.revision}" for files in hub_files(card)],
         "provenance": card.provenance,
         "limits": card.limits,
     }
@@ -64,7 +70,7 @@ def show_(model: Name, as_json: options.AsJson = False) -> None:
 
 @app.command()
 def pull(model: Name, yes: Yes = False, as_json: options.AsJson = False) -> None:
-    """Download a model into the hub's cache; a broken download goes on where it stopped.
+    """Download a model into the cache of the Hugging Face hub; a broken download continues where it stopped.
 
     Example: blockvid models pull self-forcing
     """
@@ -72,39 +78,41 @@ def pull(model: Name, yes: Yes = False, as_json: options.AsJson = False) -> None
 
     card = find_model(model)
     if not hub_files(card):
-        raise UsageError(f"the model '{card.name}' lies at {card.folder}; there is nothing to pull.")
-    _tell(f"{card.name}: licence {card.licence}")
+        raise UsageError(
+            f"the model '{card.name}' is already on this machine, at {card.folder}; there is nothing to pull."
+        )
+    _print_note(f"{card.name}: licence {card.licence}")
     if card.noncommercial and not licence_accepted(card):
         if not yes and not typer.confirm("These weights are for non-commercial use only. Do you agree?", err=True):
-            raise UsageError(f"the licence of '{card.name}' was not agreed to; nothing was downloaded.")
+            raise UsageError(f"the licence of '{card.name}' was not accepted; nothing was downloaded.")
         accept_licence(card)
     missing = 0
     if not is_local(card):
         files = list_downloads(card)
         missing = sum(file.bytes for file in files if not file.local)
-        _tell(f"{len(files)} files, {missing / 1e9:.1f} GB to download")
+        _print_note(f"{len(files)} files, {missing / 1e9:.1f} GB to download")
         if missing and not yes and not typer.confirm("Download?", default=True, err=True):
             raise UsageError("nothing was downloaded.")
         pull_files(card)
-    display.result({"model": card.name, "bytes": missing}, f"{card.name} is here", as_json)
+    display.result({"model": card.name, "bytes": missing}, f"{card.name} is on this machine", as_json)
 
 
 @app.command()
 def path(model: Name, as_json: options.AsJson = False) -> None:
-    """Where a model's files lie.
+    """Print the paths of a model's files.
 
     Example: blockvid models path storybook
     """
     from blockvid_cli.models.registry import find_model
 
     card = find_model(model)
-    places = [str(local_path(card, part)) for part in card.files]
-    print(json.dumps(places) if as_json else "\n".join(places))
+    paths = [str(local_path(card, part)) for part in card.files]
+    print(json.dumps(paths) if as_json else "\n".join(paths))
 
 
 @app.command()
 def verify(model: Name, as_json: options.AsJson = False) -> None:
-    """Read all of a model's files: names, shapes, hashes, numbers. Exit code 3 if one is not right.
+    """Check all files of a model: names, shapes, hashes and values. Exit code 3 if one is wrong.
 
     Example: blockvid models verify storybook
     """
@@ -112,42 +120,43 @@ def verify(model: Name, as_json: options.AsJson = False) -> None:
     from blockvid_cli.models.verify import verify_model
 
     found = verify_model(find_model(model))
-    values = [{"part": f.part, "file": str(f.file), "says": f.says} for f in found]
-    print(json.dumps(values) if as_json else "\n".join(f"{f.part:14} {f.says}\n{'':14} {f.file}" for f in found))
+    values = [{"part": f.part, "file": str(f.file), "summary": f.summary} for f in found]
+    print(json.dumps(values) if as_json else "\n".join(f"{f.part:14} {f.summary}\n{'':14} {f.file}" for f in found))
 
 
 @app.command()
 def convert(
-    source: Annotated[Path, typer.Argument(help="a network's weights: a file, or a folder with shards")],
-    target: Annotated[Path, typer.Argument(help="a .safetensors file to write")],
+    source: Annotated[Path, typer.Argument(help="weights of a transformer: a file, or a folder with shards")],
+    target: Annotated[Path, typer.Argument(help="the .safetensors file to write")],
     names: Annotated[
-        str, typer.Option("--to", help="whose names: diffusers or original", autocompletion=options.complete_key_layout)
+        str, typer.Option("--to", help="key layout: diffusers or original", autocompletion=options.complete_key_layout)
     ] = "diffusers",
     dtype: Annotated[
-        str, typer.Option(help="as-stored, fp32, bf16 or fp16", autocompletion=options.complete_weight_dtype)
+        str,
+        typer.Option(help="dtype: as-stored, fp32, bf16 or fp16", autocompletion=options.complete_weight_dtype),
     ] = "as-stored",
-    force: Annotated[bool, typer.Option("--force", help="replace a file that is there")] = False,
+    force: Annotated[bool, typer.Option("--force", help="replace an existing file")] = False,
     as_json: options.AsJson = False,
 ) -> None:
-    """Write a network's weights in another layout, as one safetensors file.
+    """Convert the weights of a transformer to another key layout, as one safetensors file.
 
     Example: blockvid models convert self_forcing_dmd.pt self-forcing.safetensors --dtype bf16
     """
-    from blockvid_cli.models.convert import convert as converted
+    from blockvid_cli.models.verify import convert as convert_weights
 
-    count = converted(source, target, names, dtype, force)
-    display.result({"file": str(target), "tensors": count}, f"{target}: {count} tensors in {names} names", as_json)
+    count = convert_weights(source, target, names, dtype, force)
+    display.result({"file": str(target), "tensors": count}, f"{target}: {count} tensors in the {names} layout", as_json)
 
 
 @app.command()
 def rm(model: Name, yes: Yes = False, as_json: options.AsJson = False) -> None:
-    """Delete a model from the hub's cache; parts that other models share stay.
+    """Delete a model from the hub's cache; parts that other models share are kept.
 
     Example: blockvid models rm causvid
     """
     card = find_card(model)
     if not hub_files(card):
-        raise UsageError(f"the model '{card.name}' came with blockvid or lies in a folder of yours; it is not removed.")
+        raise UsageError(f"the model '{card.name}' came with blockvid or is in a folder of yours; it is not deleted.")
     if not yes and not typer.confirm(f"Delete {card.name} from the cache?", err=True):
         raise UsageError("nothing was deleted.")
     freed = remove(card)
@@ -157,7 +166,7 @@ def rm(model: Name, yes: Yes = False, as_json: options.AsJson = False) -> None:
 def _brief(card: ModelCard) -> dict[str, Any]:
     return {
         "model": card.name,
-        "here": is_local(card),
+        "local": is_local(card),
         "size": "x".join(map(str, card.size)),
         "fps": card.fps,
         "licence": card.licence,
@@ -165,5 +174,5 @@ def _brief(card: ModelCard) -> dict[str, Any]:
     }
 
 
-def _tell(line: str) -> None:
+def _print_note(line: str) -> None:
     typer.echo(line, err=True)

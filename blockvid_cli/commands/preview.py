@@ -104,7 +104,8 @@ def preview(
 
 def _pull_decoder(job: RenderJob) -> None:
     """Downloads the fast decoder; prints its name, size and licence."""
-    from blockvid_cli.models.taew import TAEW21, TAEW21_BYTES, TAEW21_LICENCE, has_wan21_latents, pull_taehv
+    from blockvid_cli.models.registry import has_wan21_latents
+    from blockvid_cli.models.taehv import TAEW21, TAEW21_BYTES, TAEW21_LICENCE, pull_taehv
 
     if not has_wan21_latents(job.card):
         raise UsageError(f"--pull: the model '{job.card.name}' needs no fast decoder.")
@@ -115,17 +116,17 @@ def _pull_decoder(job: RenderJob) -> None:
 
 def _write_stills(job: RenderJob, stills: Mapping[int, np.ndarray]) -> list[Path]:
     """Writes the whole film as a sheet with one still per chunk."""
-    from blockvid_cli.video.contact_sheet import contact_sheet, small
+    from blockvid_cli.video.contact_sheet import contact_sheet, thumbnail
 
     file = _folder(job) / "film-draft.png"
     labels = [f"{number}. {job.plan.chunks[number - 1].caption}" for number in stills]
-    contact_sheet([small(still) for still in stills.values()], labels, file)
+    contact_sheet([thumbnail(still) for still in stills.values()], labels, file)
     return [file]
 
 
 def _write_chunk(job: RenderJob, previews: Sequence[ChunkPreview], draft: bool, gif: bool) -> list[Path]:
     """Writes a chunk as a video (and a GIF) and as a sheet of stills; several takes side by side."""
-    from blockvid_cli.video.contact_sheet import contact_sheet, side_by_side, small
+    from blockvid_cli.video.contact_sheet import contact_sheet, side_by_side, thumbnail
     from blockvid_cli.video.ffmpeg import encode_video, exact_rate
     from blockvid_cli.video.gif import write_gif
 
@@ -144,7 +145,7 @@ def _write_chunk(job: RenderJob, previews: Sequence[ChunkPreview], draft: bool, 
     indices = spread(len(frames), STILLS)
     start = job.plan.chunks[first.chunk - 1].first_frame
     times = [f"{(start + index) / job.plan.fps:.1f} s" for index in indices]
-    contact_sheet([small(frames[index]) for index in indices], times, sheet, columns=4)
+    contact_sheet([thumbnail(frames[index]) for index in indices], times, sheet, columns=4)
     return [*files, sheet]
 
 

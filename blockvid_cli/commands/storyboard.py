@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -18,6 +18,10 @@ from blockvid_cli.storyboard.parse import read_text
 from blockvid_cli.storyboard.plan import Plan
 from blockvid_cli.storyboard.schema import json_schema
 from blockvid_cli.storyboard.storyboard import Storyboard, read_storyboard
+
+if TYPE_CHECKING:
+    from blockvid_cli.job import RenderJob
+    from blockvid_cli.runtime.time_estimate import RenderEstimate
 
 STARTER = """\
 # A film in three captions. Look at the plan:  blockvid storyboard check {name}
@@ -64,7 +68,6 @@ def check(
     from blockvid_cli.job import RenderRequest, prepare
     from blockvid_cli.rollout.kv_cache.semantic import retrieved_chunks
     from blockvid_cli.runtime.presets import RuntimeOptions
-    from blockvid_cli.runtime.time_estimate import estimate_render
 
     request = RenderRequest(
         storyboard=story,
@@ -79,13 +82,24 @@ def check(
     job = prepare(request, storyboard)
     card, plan = job.card, job.plan
     retrieved = retrieved_chunks(plan, job.recipes[0].kv_cache())
-    needs = estimate_render(job)
+    needs = _estimate(job)
     notes = [*job.notes, *_truncated_prompts(card, plan), *plan.notes]
     if as_json:
         values = _plan_values(storyboard, card.name, plan, retrieved, notes)
         typer.echo(json.dumps(values | {"needs": asdict(needs)}, indent=2))
     else:
         display.plan_table(storyboard, card.name, plan, retrieved, notes, str(needs))
+
+
+def _estimate(job: RenderJob) -> RenderEstimate:
+    """Returns what the render needs; a preset that is named is estimated for a GPU even where there is none."""
+    from blockvid_cli.runtime.presets import resolve_preset
+    from blockvid_cli.runtime.time_estimate import estimate_render
+
+    runtime, preset, free = job.request.runtime, job.preset, job.free_memory
+    if runtime.preset != "auto" and job.device == "cpu" and job.request.device == "auto":
+        preset, free = resolve_preset(runtime.preset, "cuda", runtime), None
+    return estimate_render(job.card, job.plan, job.recipes[0], job.rows, preset, free)
 
 
 def _truncated_prompts(card: ModelCard, plan: Plan) -> list[str]:

@@ -13,7 +13,7 @@ from blockvid_cli.commands import options
 
 app = typer.Typer(
     no_args_is_help=True,
-    help="Train a model.\n\nExample: blockvid train storybook --run runs/storybook --codec-steps 20 --network-steps 20",
+    help="Train a model.\n\nExample: blockvid train storybook --run runs/storybook --vae-steps 20 --network-steps 20",
 )
 
 
@@ -25,7 +25,7 @@ def root() -> None:
 @app.command()
 def storybook(
     run: Annotated[Path, typer.Option(help="where state, latents, samples and logs go")] = Path("runs/storybook"),
-    codec_steps: Annotated[int | None, typer.Option(min=1, help="steps of the codec")] = None,
+    vae_steps: Annotated[int | None, typer.Option(min=1, help="steps of the VAE")] = None,
     network_steps: Annotated[int | None, typer.Option(min=1, help="steps of the network")] = None,
     probe_steps: Annotated[int | None, typer.Option(min=1, help="steps of the probe that measures quality")] = None,
     stories: Annotated[int | None, typer.Option(min=1, help="stories the network learns from")] = None,
@@ -40,29 +40,30 @@ def storybook(
     device: options.Device = "auto",
     output: Annotated[Path | None, typer.Option("-o", help="a folder for card and weights; default: RUN/model")] = None,
 ) -> None:
-    """Retrain the bundled model from nothing: stories are drawn, then codec, network and probe learn.
+    """Retrain the bundled model from nothing: stories are rendered, then VAE, network and probe are trained.
 
-    Resumable: run it again and it goes on. Without options it is the course that the bundled model took. RUN holds
-    log.jsonl, sample pictures, and TensorBoard's events where it is installed.
+    Resumable: run it again and it goes on. The defaults are those of the bundled model. RUN holds log.jsonl, sample
+    images, and TensorBoard's events where it is installed.
 
     Example: blockvid train storybook --run runs/storybook
     """
     from blockvid_cli.job import resolve_device
     from blockvid_cli.training.storybook import TrainConfig, retrain
 
-    given = {
-        "codec_steps": codec_steps,
+    options_given = {
+        "vae_steps": vae_steps,
         "network_steps": network_steps,
         "probe_steps": probe_steps,
         "stories": stories,
         "objective": objective,
         "card": card,
     }
-    course = TrainConfig(**{k: v for k, v in given.items() if v is not None}, seed=seed, device=resolve_device(device))
-    folder = retrain(course, run, output or run / "model", _tell)
-    print(f"{folder}: card and weights; draw with it: blockvid render STORY --model {folder}")
+    amounts = {name: value for name, value in options_given.items() if value is not None}
+    config = TrainConfig(**amounts, seed=seed, device=resolve_device(device))
+    folder = retrain(config, run, output or run / "model", _notify)
+    print(f"{folder}: card and weights; render with it: blockvid render STORY --model {folder}")
 
 
-def _tell(figures: dict[str, float]) -> None:
+def _notify(figures: dict[str, float]) -> None:
     """Progress as JSON lines on stderr."""
     print(json.dumps(figures), file=sys.stderr, flush=True)

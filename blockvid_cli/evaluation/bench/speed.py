@@ -23,7 +23,7 @@ from blockvid_cli.models.wan.attention import LayerQKV, KVSource
 from blockvid_cli.models.wan.denoiser import Denoiser
 from blockvid_cli.render import render
 from blockvid_cli.runtime.presets import RuntimeOptions
-from blockvid_cli.runtime.yardstick import synchronize, matmul_flops
+from blockvid_cli.runtime.time_estimate import matmul_flops, synchronize
 from blockvid_cli.session import Event
 from blockvid_cli.timing import PhaseTimer
 
