@@ -2,7 +2,7 @@
 
 window 4, overlap 1, lag 0:             window 3, lag 2, four steps:
 block 0  1 2 3 4                        block 0  1 2 3 4 = =
-block 1  1 2 3 4                        block 1      1 2 3 4 = =
+block 1  1 2 3 4                        block 1      1 2 3 4 = = = =
 block 2  1 2 3 4                        block 2          1 2 3 4 = =
 block 3  1 2 3 4 = = = =                block 3              1 2 3 4
 block 4          1 2 3 4
