@@ -1,8 +1,8 @@
 """From what a person asks for to a job: everything is read, checked and planned; no weights are loaded.
 
-    RenderRequest --prepare--> RenderJob        storyboard, card, plan, recipes, takes, preset
-                                    |
-                                    '-- keys: the identity and the cache key of every chunk
+RenderRequest --prepare--> RenderJob        storyboard, card, plan, recipes, takes, preset
+                                |
+                                '-- keys: the identity and the cache key of every chunk
 """
 
 from __future__ import annotations
@@ -29,7 +29,6 @@ from blockvid_cli.project.identity import (
     ChunkKeys,
     TakeChoices,
     chunk_keys,
-    needed_chunks,
     read_take_choices,
 )
 from blockvid_cli.project.project import project_folder, read_manifest, stored_frames
@@ -124,8 +123,9 @@ class RenderJob:
     @cached_property
     def keys(self) -> ChunkKeys:
         """The identities and cache keys of all chunks."""
-        identities = [chunk_identity(self, number) for number in range(len(self.plan.chunks))]
-        return chunk_keys(identities, _needs(self.recipes), self.takes)
+        identities = [chunk_identity(self, index) for index in range(len(self.plan.chunks))]
+        needs = [recipe.schedule.needs(n, len(self.recipes)) for n, recipe in enumerate(self.recipes, start=1)]
+        return chunk_keys(identities, needs, self.takes)
 
     def manifest(self) -> dict[str, Any]:
         """Everything that is needed to render the film again, as plain JSON values; it is written into the film too."""
@@ -229,7 +229,7 @@ def chunk_identity(job: RenderJob, index: int) -> ChunkIdentity:
     last = chunk.blocks[-1].frame_indices[-1]
     first, rows = chunk.blocks[0].first, job.rows
     images = {str(n - first): image.sha256 for n, image in job.reference_images.items() if first <= n <= last}
-    together = any(other > chunk.number for other in _needs(job.recipes)[index])
+    together = any(other > chunk.number for other in recipe.schedule.needs(chunk.number, len(job.recipes)))
     transformer = card.transformer
     return ChunkIdentity(
         weights=fingerprint(card),
@@ -263,11 +263,6 @@ def chunk_identity(job: RenderJob, index: int) -> ChunkIdentity:
     )
 
 
-def _needs(recipes: Sequence[Recipe]) -> list[list[int]]:
-    """For each chunk, the numbers of the chunks that its schedule says decide its latents."""
-    return [list(recipe.schedule.needs(number, len(recipes))) for number, recipe in enumerate(recipes, start=1)]
-
-
 def _with_numerics(job: RenderJob, recorded: Sequence[Numerics]) -> RenderJob:
     """The job with the numerics by which each of its chunks is finished already; the preset's where none is."""
     chunks, current = job.plan.chunks, _numerics_of(job.preset)
@@ -275,10 +270,10 @@ def _with_numerics(job: RenderJob, recorded: Sequence[Numerics]) -> RenderJob:
     options = [*dict.fromkeys(chosen), current]
     if set(options) == {current}:
         return replace(job, numerics=tuple(chosen))
-    needs, folder = _needs(job.recipes), project_folder(job.output)
+    folder, needs = project_folder(job.output), job.keys.needs
     for chunk in chunks:
         stored = stored_frames(folder, chunk.number)
-        together = [chunk.number, *(n for n in needed_chunks(chunk.number, needs) if n > chunk.number)]
+        together = [chunk.number, *(number for number in needs[chunk.number - 1] if number > chunk.number)]
         for option in (chosen[chunk.number - 1], *options):  # the last is the preset's
             for number in together:
                 chosen[number - 1] = option

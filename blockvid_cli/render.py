@@ -1,113 +1,117 @@
-"""The whole way, in order: storyboard -> plan -> text -> rollout -> codec -> film.
+"""The whole way, in order: storyboard -> plan -> prompts -> rollout -> VAE -> film.
 
-    job = prepare(Order(Path("story.yaml")))      order.py: reads and checks everything; loads no weights
-    film = render(job)                            draws what is missing, writes story.mp4
+    job = prepare(RenderRequest(Path("story.yaml")))      job.py: reads and checks everything; loads no weights
+    film = render(job)                                    generates what is missing, writes story.mp4
 
-A chain of iterators: the first pictures are in the encoder while later blocks are still noise, and every finished block
-is on disk before the next begins.
+A chain of iterators: the first frames are in the encoder while later blocks are still noise, and every finished block
+is on disk before the next begins (session.py).
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import replace
 
 import numpy as np
 import torch
 
 from blockvid_cli.errors import OutOfMemoryError
-from blockvid_cli.job import RenderJob
-from blockvid_cli.manifest import content, manifest
+from blockvid_cli.job import RenderJob, with_preset
 from blockvid_cli.models.hub import fingerprint, require
-from blockvid_cli.project.cache_keys import ChunkKeys, write_take_choices
 from blockvid_cli.project.decoded_cache import DecodedVideoCache
+from blockvid_cli.project.identity import write_take_choices
 from blockvid_cli.project.project import Project, project_folder
 from blockvid_cli.runtime.memory_estimate import GIB, format_plan
-from blockvid_cli.runtime.presets import next_lower_preset, resolve_preset
-from blockvid_cli.session import DenoiserWrapper, Event, EventListener, RenderSession, finished_blocks, no_grad_oom_guard, stream_latents, empty_cache, load
+from blockvid_cli.runtime.presets import next_lower_preset
+from blockvid_cli.session import (
+    DenoiserWrapper,
+    Event,
+    EventListener,
+    RenderSession,
+    empty_cache,
+    finished_blocks,
+    load,
+    no_grad_oom_guard,
+    stream_latents,
+)
 from blockvid_cli.timing import PhaseTimer
 from blockvid_cli.video.contact_sheet import contact_sheet
-from blockvid_cli.video.frames import film_frames, warn_degenerate_blocks
-from blockvid_cli.video.mux import Film, mux_film, write_video, check_video_spec
+from blockvid_cli.video.mux import Film, check_video_spec, mux_film, uint8_frames, warn_degenerate_blocks, write_video
 from blockvid_cli.video.spec import video_spec
 
-TOLD_FROM = GIB  # films that need more are told of before anything is loaded
+NOTED_MEMORY = GIB  # of films that need more, the listener is notified before anything is loaded
 
 
 def render(
     job: RenderJob,
-    tell: EventListener = lambda event: None,
-    clock: PhaseTimer | None = None,
-    around: DenoiserWrapper = lambda denoiser: denoiser,
+    notify: EventListener = lambda event: None,
+    timer: PhaseTimer | None = None,
+    wrap: DenoiserWrapper = lambda denoiser: denoiser,
 ) -> Film:
-    """Draws what is missing, keeps every finished block, and writes the film; called again, it goes on.
+    """Generates what is missing, saves every finished block, and writes the film; called again, it resumes.
 
-    ``around`` may put a denoiser of its own around the model's, to measure it for instance.
+    Args:
+        wrap: may put a denoiser of its own around the model's, to measure it for instance.
 
     Raises:
         BlockvidError: with the exit code that fits; what is finished is kept.
     """
-    clock, chain = clock or PhaseTimer(), content(job)
+    timer = timer or PhaseTimer()
     while True:
         try:
-            return _render(job, chain, tell, clock, around)
+            return _render(job, notify, timer, wrap)
         except OutOfMemoryError as error:
             lower = next_lower_preset(job.preset, job.request.runtime) if job.request.retry else None
             if lower is None:
                 raise
-            tell(Event("note", f"{error} Going on with the profile {lower}; chunks drawn so far stay as they are."))
-        empty_cache(job.device)  # after the error, which holds on to all that was loaded
-        means = replace(job.request.runtime, profile=lower)
-        order = replace(job.request, fresh=False, runtime=means)
-        job = replace(job, order=order, drawn=resolve_preset(lower, job.device, means))
+            notify(Event("note", f"{error} Going on with the preset {lower}; finished chunks stay as they are."))
+        empty_cache(job.preset.device)  # after the error, which holds on to all that was loaded
+        job = with_preset(job, lower)
 
 
-def _render(job: RenderJob, chain: ChunkKeys, tell: EventListener, clock: PhaseTimer, around: DenoiserWrapper) -> Film:
-    """One try at a film; ``chain`` is that of the profile that was asked for first."""
-    look = video_spec(job.storyboard, job.plan, manifest(job) if job.request.metadata else None)
-    check_video_spec(look)  # a sound that cannot be played is told of before anything is drawn
+def _render(job: RenderJob, notify: EventListener, timer: PhaseTimer, wrap: DenoiserWrapper) -> Film:
+    """One attempt at a film, with one preset."""
+    manifest, keys = job.manifest(), job.keys
+    spec = video_spec(job.storyboard, job.plan, manifest if job.request.metadata else None)
+    check_video_spec(spec)  # a sound that cannot be played is an error before anything is generated
     with open_project(job) as project:
-        work = RenderSession(job, chain, project, tell, clock)
+        session = RenderSession(job, project, notify, timer)
         write_take_choices(project.folder, job.takes)
-        project.write_manifest({**manifest(job), "keys": chain.keys, "links": chain.links})
-        kept = DecodedVideoCache(project.folder, chain, job.plan, fingerprint(job.card, (job.card.vae,)))
-        if len(dict(finished_blocks(work))) < len(job.plan.blocks) or not kept.is_valid():
-            _draw(work, kept, around)
+        project.write_manifest({**manifest, **job.resume_facts()})
+        cache = DecodedVideoCache(project.folder, keys.keys, job.plan, fingerprint(job.card, (job.card.vae,)))
+        if len(finished_blocks(session)) < len(job.plan.blocks) or not cache.is_valid():
+            _generate(session, cache, wrap)
         for note in (*job.notes, *project.notes):
-            tell(Event("note", note))
-        with clock.phase("mux"):
-            return mux_film(kept.video, job.output, look)
+            notify(Event("note", note))
+        with timer.phase("mux"):
+            return mux_film(cache.video, job.output, spec)
 
 
-def _draw(work: RenderSession, kept: DecodedVideoCache, around: DenoiserWrapper) -> None:
-    """Draws what is missing, and keeps the film's pictures."""
-    job, plan, tell, clock = work.job, work.job.plan, work.notify, work.clock
-    if (needs := job.budget()).peak > TOLD_FROM:
-        tell(Event("note", format_plan(job.preset, needs, job.free_memory)))
-    loaded = load(job, tell, clock, around, work.chain.alone)
-    codec, latents = loaded[2], stream_latents(work, loaded)
-    del loaded  # the latents alone hold the network now
+def _generate(session: RenderSession, cache: DecodedVideoCache, wrap: DenoiserWrapper) -> None:
+    """Generates what is missing, and caches the film's frames."""
+    job, plan, notify, timer = session.job, session.job.plan, session.notify, session.timer
+    if (needs := job.budget()).peak > NOTED_MEMORY:
+        notify(Event("note", format_plan(job.preset, needs, job.free_memory)))
+    model = load(job, notify, timer, wrap)
     stills: dict[int, np.ndarray] = {}
-    decoded = clock.each("decode", no_grad_oom_guard("decode", codec.stream(latents)))
-    pictures = film_frames(warn_degenerate_blocks(decoded, plan, lambda note: tell(Event("note", note))), plan, stills)
-    with clock.phase("mux"):
-        write_video(pictures, kept.video, fps=plan.fps, size=plan.size, frames_total=plan.frames)
+    decoded = timer.timed("decode", no_grad_oom_guard("decode", model.vae.stream(stream_latents(session, model))))
+    frames = uint8_frames(warn_degenerate_blocks(decoded, plan, lambda note: notify(Event("note", note))), plan, stills)
+    with timer.phase("mux"):
+        write_video(frames, cache.video, fps=plan.fps, size=plan.size, frames_total=plan.frames)
     labels = [f"{chunk.number}. {chunk.caption}" for chunk in plan.chunks if chunk.number in stills]
-    contact_sheet([stills[number] for number in sorted(stills)], labels, work.project.folder / "sheet.png")
-    kept.commit()
+    contact_sheet([stills[number] for number in sorted(stills)], labels, session.project.folder / "sheet.png")
+    cache.commit()
 
 
 def open_project(job: RenderJob) -> Project:
-    """The project of a job, locked, once its model is here."""
+    """The project of a job, locked, once its model is on this machine."""
     require(job.card)
-    identity = {"model": job.model, "size": list(job.plan.size), "fps": job.plan.fps}
-    return Project.open(project_folder(job.output), identity, job.request.fresh)
+    return Project.open(project_folder(job.output), job.fixed, job.request.fresh)
 
 
 @torch.inference_mode()
 def stream_frames(job: RenderJob) -> Iterator[torch.Tensor]:
-    """The film's frames (F, 3, H, W) in 0..1, block by block; nothing is kept or written. For measures."""
+    """The film's frames (F, 3, H, W) in 0..1, block by block; nothing is saved. For evaluation."""
     require(job.card)
-    rollout, runs, codec = load(job)
-    codec.to(job.device)
-    yield from codec.stream(latents for moment in rollout.run(runs) for _, latents in moment.finished)
+    model = load(job)
+    model.vae.to(job.preset.device)
+    yield from model.vae.stream(latents for result in model.run() for _, latents in result.finished)

@@ -1,12 +1,12 @@
 """A render session: from a job to clean latents, every finished block on disk before the next begins.
 
-    job -> prompts, transformer, VAE -> segments -> rollout -> step results -> take files -> latents in film order
+job -> prompts, transformer, VAE -> segments -> rollout -> step results -> take files -> latents in film order
 """
 
 from __future__ import annotations
 
 import gc
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from itertools import groupby, islice
@@ -101,8 +101,8 @@ def stream_latents(
         given: clean latents by block, which are used before those of the project.
     """
     preset, done = session.job.preset, {**finished_blocks(session), **(given or {})}
-    results = session.timer.timed("denoise", no_grad_oom_guard("denoise", model.run(done)))
-    latents = islice(_save_blocks(session, results, done, model.token_counts), blocks)
+    results = no_grad_oom_guard("denoise", model.run(done))
+    latents = islice(_save_blocks(session, session.timer.timed("denoise", results), done, model.token_counts), blocks)
     if not preset.frees_transformer:
         yield from latents
         return
@@ -148,7 +148,7 @@ def empty_cache(device: str) -> None:
 
 
 def _segments(job: RenderJob, denoiser: Denoiser) -> Iterator[RolloutSegment]:
-    """Consecutive blocks of one recipe; a chunk whose neighbours stay is a segment, and sees what follows in its shot."""
+    """Consecutive blocks of one recipe; a chunk whose neighbours stay is a segment, and sees the block after it."""
     infilled, chunks, rows = job.keys.infilled, job.plan.chunks, job.rows
     alone = {chunk: chunk for chunk in infilled}
     for _, group in groupby(job.plan.blocks, key=lambda b: (job.recipes[b.chunk - 1], alone.get(b.chunk))):
@@ -206,7 +206,7 @@ def _save_take(session: RenderSession, number: int, finished: Mapping[int, torch
 
 
 @torch.inference_mode()
-def no_grad_oom_guard(phase: str, items: Iterator[Item]) -> Iterator[Item]:
+def no_grad_oom_guard(phase: str, items: Iterator[Item]) -> Generator[Item, None, None]:
     """The same items, computed without gradients; running out of memory names the phase."""
     with oom_guard(phase):
         yield from items
@@ -226,6 +226,6 @@ def oom_guard(phase: str) -> Iterator[None]:
         if isinstance(error, RuntimeError) and not is_out_of_memory(error):
             raise
         raise OutOfMemoryError(
-            f"not enough memory to {phase}; every finished block is kept. A lower --preset, a smaller --size, a KV cache"
-            " that holds less (--kv-cache window) or --guidance-scale 1 needs less."
+            f"not enough memory to {phase}; every finished block is kept. A lower --preset, a smaller --size, a KV"
+            " cache that holds less (--kv-cache window) or --guidance-scale 1 needs less."
         ) from error

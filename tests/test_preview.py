@@ -15,7 +15,7 @@ from blockvid_cli.commands import options
 from blockvid_cli.errors import UsageError
 from blockvid_cli.job import RenderRequest, prepare
 from blockvid_cli.preview import PreviewOptions, preview_chunk, preview_stills
-from blockvid_cli.project.cache_keys import read_take_choices
+from blockvid_cli.project.identity import read_take_choices
 from blockvid_cli.render import stream_frames, render
 from blockvid_cli.video.reader import read_frames
 
@@ -53,8 +53,8 @@ def test_the_options_of_a_render_are_those_of_a_look(blockvid, story, model):
 def test_what_is_final_is_not_drawn_for_a_look(story, model):
     job = job_of(story, model)
     render(job)
-    assert drawn_by(lambda tell: preview_chunk(job, 2, tell=tell)) == []
-    assert drawn_by(lambda tell: preview_chunk(job, 2, takes=3, tell=tell)) == [2]
+    assert drawn_by(lambda tell: preview_chunk(job, 2, notify=tell)) == []
+    assert drawn_by(lambda tell: preview_chunk(job, 2, takes=3, notify=tell)) == [2]
     assert read_take_choices(story.with_suffix(".blockvid")) == {}  # looking chooses nothing
     assert drawn_by(lambda tell: render(job, tell)) == []
 
@@ -68,8 +68,8 @@ def test_takes_differ_from_each_other(story, model):
 def test_a_draft_uses_what_is_final_and_leaves_no_trace_in_the_film(story, model):
     job = job_of(story, model)
     preview_chunk(job, 1)
-    assert drawn_by(lambda tell: preview_chunk(job, 2, how=PreviewOptions(draft=True), tell=tell)) == [2]
-    assert drawn_by(lambda tell: preview_chunk(job, 2, how=PreviewOptions(draft=True), tell=tell)) == []  # drafts are kept too
+    assert drawn_by(lambda tell: preview_chunk(job, 2, options=PreviewOptions(draft=True), notify=tell)) == [2]
+    assert drawn_by(lambda tell: preview_chunk(job, 2, options=PreviewOptions(draft=True), notify=tell)) == []  # drafts are kept too
     assert drawn_by(lambda tell: render(job, tell)) == [2, 3]
     fresh = story.with_name("fresh.yaml")
     fresh.write_text(story.read_text())
@@ -144,7 +144,7 @@ def test_render_draws_again_what_is_asked_for(blockvid, story, model):
     assert ask("--chunk", "2")[1][2].take == 2
     assert ask("--chunk", "2", "--take", "5")[1][2].take == 5
     choices = ask("--only", "3")[1]
-    assert choices[3].alone and choices[3].take == 2 and choices[2].take == 5
+    assert choices[3].between and choices[3].take == 2 and choices[2].take == 5
     assert {n: choice.take for n, choice in ask("--from-chunk", "2")[1].items()} == {2: 6, 3: 3}
 
 

@@ -23,7 +23,7 @@ from blockvid_cli.errors import BlockvidError, MissingModelError, OutOfMemoryErr
 from blockvid_cli.job import RenderRequest, prepare
 from blockvid_cli.render import render
 from blockvid_cli.runtime.presets import RuntimeOptions
-from blockvid_cli.video.frames import film_frames
+from blockvid_cli.video.mux import uint8_frames
 from blockvid_cli.video.metadata import read_metadata
 
 
@@ -175,7 +175,7 @@ def test_every_part_of_a_recipe_draws_a_film(story, model, recipe):
 def test_half_precision_draws_nearly_the_same(story, model):
     _, film = draw(story, model)
     full = pictures(film).astype(float)
-    _, film = draw(story, model, means=RuntimeOptions(precision="bf16"), output=story.with_name("half.mp4"))
+    _, film = draw(story, model, runtime=RuntimeOptions(precision="bf16"), output=story.with_name("half.mp4"))
     half = pictures(film).astype(float)
     assert 0 < np.abs(full - half).mean() < 4
 
@@ -310,13 +310,13 @@ def test_wrong_weights_get_a_sentence(story, model, tmp_path, damage):
     "error", [torch.OutOfMemoryError("no"), RuntimeError("DefaultCPUAllocator: can't allocate memory")]
 )
 @pytest.mark.parametrize(
-    ("part", "phase"), [("denoiser.wan.WanDenoiser.__call__", "denoise"), ("codec.tiny.Decoder.forward", "decode")]
+    ("part", "phase"), [("wan.denoiser.WanDenoiser.__call__", "denoise"), ("tiny_vae.Decoder.forward", "decode")]
 )
 def test_running_out_of_memory_names_the_phase(story, model, monkeypatch, error, part, phase):
     def starved(*_, **__):
         raise error
 
-    monkeypatch.setattr(f"blockvid_cli.{part}", starved)
+    monkeypatch.setattr(f"blockvid_cli.models.{part}", starved)
     with pytest.raises(OutOfMemoryError, match=phase):
         draw(story, model)
 
@@ -363,7 +363,7 @@ def test_the_sheet_shows_the_middle_of_each_chunk(story, model):
     frames = (
         torch.full((12, 3, 4, 4), 0.0) + torch.arange(n * 12, n * 12 + 12).view(-1, 1, 1, 1) / 255 for n in range(6)
     )
-    assert len(list(film_frames(frames, plan, stills))) == 72
+    assert len(list(uint8_frames(frames, plan, stills))) == 72
     shown = {number: int(still[0, 0, 0]) for number, still in stills.items()}
     assert shown == {c.number: (c.first_frame + c.end_frame) // 2 for c in plan.chunks}
     assert all(still.base is None for still in stills.values())  # a copy, not a hold on the whole block

@@ -14,8 +14,7 @@ from safetensors.torch import load_file
 
 from blockvid_cli.errors import UsageError
 from blockvid_cli.job import RenderRequest, prepare
-from blockvid_cli.manifest import content
-from blockvid_cli.project.cache_keys import TakeChoice, chain, read_take_choices, write_take_choices
+from blockvid_cli.project.identity import TakeChoice, read_take_choices, write_take_choices
 from blockvid_cli.project.project import project_folder
 from blockvid_cli.render import render
 from blockvid_cli.retake import RetakeRequest, choose_take, chunk_changes, remove_take, existing_takes, retake
@@ -53,7 +52,7 @@ def draw(job) -> list[int]:
 def latents(job) -> list[str]:
     """The hash of each chunk's latents in the film."""
     folder, found = project_folder(job.output) / "chunks", []
-    for chunk, key in zip(job.plan.chunks, content(job).keys, strict=True):
+    for chunk, key in zip(job.plan.chunks, job.keys.keys, strict=True):
         for path in (folder / f"{chunk.number:03d}").glob(f"take-{chunk.take}.*"):
             with suppress(SafetensorError), safe_open(path, "pt") as file:
                 if file.metadata()["key"] == key:
@@ -72,7 +71,7 @@ def test_a_chunk_alone_leaves_its_neighbours_keys():
     edited = [*PARTS[:2], {"caption": "C"}, *PARTS[3:]]
     choice = {3: TakeChoice(2, before=plain.links[1], link=plain.links[2])}
     alone = chain(edited, {}, choice)
-    assert alone.links == plain.links and alone.alone == {3}
+    assert alone.links == plain.links and alone.between == {3}
     assert [a == b for a, b in zip(alone.keys, plain.keys, strict=True)] == [True, True, False, True, True]
     assert chain(edited, {}).keys[3:] != plain.keys[3:]
 
@@ -87,7 +86,7 @@ def test_edits_beside_a_chunk_alone():
     longer, shorter = chain([*parts, {"caption": "f"}], {}, choice), chain(parts[:3], {}, choice)
     assert longer.keys[:5] == alone.keys and shorter.keys == alone.keys[:3]
     before = chain([parts[0], {"caption": "B"}, *parts[2:]], {}, choice)
-    assert not before.alone and before.keys[3] != plain.keys[3]  # the neighbours are not those it was made for
+    assert not before.between and before.keys[3] != plain.keys[3]  # the neighbours are not those it was made for
 
 
 def test_what_is_as_it_was_is_not_alone():
@@ -100,7 +99,7 @@ def test_the_first_and_the_last_chunk_can_be_alone():
     parts = [{"caption": "A"}, *PARTS[1:4], {"caption": "E"}]
     choices = {1: TakeChoice(2, "", plain.links[0]), 5: TakeChoice(2, plain.links[3], plain.links[4])}
     found = chain(parts, {}, choices)
-    assert found.alone == {1, 5} and found.keys[1:4] == plain.keys[1:4]
+    assert found.between == {1, 5} and found.keys[1:4] == plain.keys[1:4]
 
 
 def test_choices_survive_and_damaged_ones_are_none(tmp_path):
@@ -177,7 +176,7 @@ def test_a_chunk_alone_leaves_all_others_bit_for_bit(story, model):
     draw(job)
     first = latents(job)
     alone = retake(job, RetakeRequest(2, alone=True))
-    assert [change.chunk for change in chunk_changes(alone) if change.action == "drawn"] == [2]
+    assert [change.chunk for change in chunk_changes(alone) if change.action == "render"] == [2]
     assert draw(alone) == [2]
     second = latents(alone)
     assert [a == b for a, b in zip(first, second, strict=True)] == [True, False, True, True]
@@ -325,16 +324,16 @@ def test_an_edit_redraws_what_the_table_says_and_the_diff_tells_it_before(story,
     story.write_text(text)
     job = job_of(story, model)
     told = chunk_changes(job)
-    assert [change.chunk for change in told if change.action == "drawn"] == expected
-    assert all(change.reason for change in told if change.action == "drawn")
-    ended = [change.chunk for change in told if change.action == "finished"]
+    assert [change.chunk for change in told if change.action == "render"] == expected
+    assert all(change.reason for change in told if change.action == "render")
+    ended = [change.chunk for change in told if change.action == "finish"]
     assert ended == {"removed at the end": [3], "duration": [2]}.get(kind, [])  # they have a block more now
     assert draw(job) == sorted([*expected, *ended])
     now = latents(job)
     untouched = [number for number in range(1, len(now) + 1) if number not in (*expected, *ended)]
     assert untouched or len(expected) == len(now)
     assert all(now[number - 1] == first[number - 1] for number in untouched)
-    assert {change.action for change in chunk_changes(job)} == {"kept"}
+    assert {change.action for change in chunk_changes(job)} == {"keep"}
 
 
 def test_the_diff_names_the_reason(story, model):
@@ -347,7 +346,7 @@ def test_the_diff_names_the_reason(story, model):
 
 
 def test_a_film_never_drawn_is_all_new(story, model):
-    assert {(change.action, change.reason) for change in chunk_changes(job_of(story, model))} == {("drawn", "new")}
+    assert {(change.action, change.reason) for change in chunk_changes(job_of(story, model))} == {("render", "new")}
 
 
 def test_a_render_that_stopped_is_told_of(story, model):
@@ -361,7 +360,7 @@ def test_a_render_that_stopped_is_told_of(story, model):
 
     with pytest.raises(KeyboardInterrupt):
         render(job, stop)
-    assert [change.action for change in chunk_changes(job)] == ["finished", "drawn", "drawn", "drawn"]
+    assert [change.action for change in chunk_changes(job)] == ["finish", "render", "render", "render"]
 
 
 def test_the_manifest_says_takes_and_keys(story, model):
@@ -369,4 +368,4 @@ def test_the_manifest_says_takes_and_keys(story, model):
     draw(retake(job, RetakeRequest(2)) if draw(job) else job)
     found = json.loads((project_folder(job.output) / "manifest.json").read_text())
     assert [chunk["take"] for chunk in found["chunks"]] == [1, 2, 1, 1]
-    assert found["keys"] == list(content(job_of(story, model)).keys)
+    assert found["keys"] == list(job_of(story, model).keys.keys)

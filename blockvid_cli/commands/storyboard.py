@@ -145,7 +145,7 @@ def diff(
         typer.echo(json.dumps([asdict(change) for change in changes], indent=2))
         return
     display.table(("chunk", "", "why"), [(str(change.chunk), change.action, change.reason) for change in changes])
-    pending = sum(change.action != "kept" for change in changes)
+    pending = sum(change.action != "keep" for change in changes)
     typer.echo(f"{pending} of {len(changes)} chunks would be rendered" if pending else "nothing would be rendered")
 
 

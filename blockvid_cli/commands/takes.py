@@ -41,7 +41,7 @@ def list_(
             "chunk": chunk.number,
             "takes": existing_takes(job, chunk.number),
             "in_the_film": chunk.take,
-            "alone": chunk.number in job.takes and job.takes[chunk.number].alone,
+            "alone": chunk.number in job.takes and job.takes[chunk.number].between,
             "seed": chunk.seed,
             "caption": chunk.caption,
         }
@@ -78,13 +78,13 @@ def choose(
     Example: blockvid takes choose storyboards/swan.yaml 5 2
     """
     job = _job(story, output, allow_outside)
-    from blockvid_cli.project.cache_keys import write_take_choices
+    from blockvid_cli.project.identity import write_take_choices
     from blockvid_cli.project.project import project_folder
     from blockvid_cli.retake import choose_take, chunk_changes
 
     job = choose_take(job, chunk, take)
     write_take_choices(project_folder(job.output), job.takes)
-    pending = [change.chunk for change in chunk_changes(job) if change.action == "drawn"]
+    pending = [change.chunk for change in chunk_changes(job) if change.action == "render"]
     what = f"will render {_chunk_ranges(pending)} again" if pending else "writes the film"
     display.result(
         {"film": str(job.output), "chunk": chunk, "take": take, "to_render": pending},

@@ -14,15 +14,15 @@ from blockvid_cli.errors import BlockvidError, PartialError
 FULL = {errno.ENOSPC: "the disk is full", errno.EDQUOT: "the disk quota is used up"}
 
 
-def write_whole(path: Path, content: bytes) -> None:
+def write_atomically(path: Path, content: bytes) -> None:
     """Writes a file under another name, forces it to the disk, then renames it: a reader sees old or new.
 
     Raises:
         PartialError: the disk is full.
         BlockvidError: the file cannot be written for another reason.
     """
-    unfinished = unfinished_name(path)
-    with writing(path):
+    unfinished = temporary_path(path)
+    with disk_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
             with open(unfinished, "wb") as file:
@@ -37,12 +37,12 @@ def write_whole(path: Path, content: bytes) -> None:
         _sync_folder(path.parent)
 
 
-def unfinished_name(path: Path) -> Path:
+def temporary_path(path: Path) -> Path:
     """The name a file has while it is written."""
     return path.with_name(f".{path.name}.{os.getpid()}.tmp")
 
 
-def remove_unfinished(folder: Path) -> None:
+def remove_temporary_files(folder: Path) -> None:
     """Removes what killed processes left below ``folder``; what cannot be removed stays."""
     for path in (*folder.rglob(".*.tmp"), *(folder / ".memory").glob("*.safetensors")):
         with suppress(OSError):
@@ -52,7 +52,7 @@ def remove_unfinished(folder: Path) -> None:
 
 
 @contextmanager
-def writing(path: Path) -> Iterator[None]:
+def disk_errors(path: Path) -> Iterator[None]:
     """Turns an ``OSError`` on the way to ``path`` into a sentence.
 
     Raises:
@@ -63,11 +63,11 @@ def writing(path: Path) -> Iterator[None]:
         yield
     except OSError as error:
         if error.errno in FULL:
-            raise full_disk(path, FULL[error.errno]) from error
+            raise disk_full_error(path, FULL[error.errno]) from error
         raise BlockvidError(f"{path} cannot be written: {error.strerror or error}.") from error
 
 
-def full_disk(path: Path, reason: str = "the disk is full") -> PartialError:
+def disk_full_error(path: Path, reason: str = "the disk is full") -> PartialError:
     """What is said when ``path`` found no room."""
     return PartialError(
         f"{path} cannot be written: {reason} ({free_mebibytes(path):.0f} MiB free)."

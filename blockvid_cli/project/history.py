@@ -21,14 +21,14 @@ from typing import Any
 from pydantic import TypeAdapter, ValidationError
 
 from blockvid_cli.errors import BlockvidError
-from blockvid_cli.project.atomic_files import write_whole, writing
+from blockvid_cli.project.atomic_files import disk_errors, write_atomically
 
 FILE, TEXTS = "history.jsonl", "history"
 DONE, INTERRUPTED, FAILED = "done", "interrupted", "failed"
 
 
 @dataclass(frozen=True)
-class Render:
+class RenderRecord:
     """One render: what was asked for, what that came to mean, and what came of it."""
 
     time: str  # when it began: UTC, ISO 8601
@@ -43,9 +43,9 @@ class Render:
     fps: float
     recipe: Mapping[str, Any]
     precision: str  # in which the network computed
-    memory_dtype: str  # in which remembered tokens were kept
+    kv_dtype: str  # in which remembered tokens were kept
     chunks: int  # of the film
-    drawn: int  # of them, at least in part, by this render
+    rendered: int  # of them, at least in part, by this render
     resumed: int  # of them, whole, from an earlier render
     seconds: float  # it took
     result: str  # done, interrupted, or failed: and why
@@ -60,14 +60,14 @@ class Render:
 class History:
     """Renders by number, and a sentence for each line that could not be read."""
 
-    renders: Mapping[int, Render]
+    renders: Mapping[int, RenderRecord]
     notes: tuple[str, ...] = ()
 
 
-KNOWN = TypeAdapter(Render)
+RECORD_ADAPTER = TypeAdapter(RenderRecord)
 
 
-def keep_text(folder: Path, text: bytes, suffix: str) -> str:
+def save_storyboard_text(folder: Path, text: bytes, suffix: str) -> str:
     """Keeps a storyboard's text, once; returns its name.
 
     Raises:
@@ -75,11 +75,11 @@ def keep_text(folder: Path, text: bytes, suffix: str) -> str:
     """
     name = f"{hashlib.sha256(text).hexdigest()[:16]}{suffix}"
     if not (folder / TEXTS / name).is_file():
-        write_whole(folder / TEXTS / name, text)
+        write_atomically(folder / TEXTS / name, text)
     return name
 
 
-def kept_text(folder: Path, render: Render) -> bytes:
+def read_storyboard_text(folder: Path, render: RenderRecord) -> bytes:
     """The storyboard of a render as it was then.
 
     Raises:
@@ -95,14 +95,14 @@ def kept_text(folder: Path, render: Render) -> bytes:
     return text
 
 
-def add(folder: Path, render: Render) -> None:
+def append_record(folder: Path, render: RenderRecord) -> None:
     """Adds a line, in one piece, forced to the disk; after a torn line on a line of its own.
 
     Raises:
         BlockvidError: it cannot be written (``PartialError``: the disk is full).
     """
     file, line = folder / FILE, json.dumps(asdict(render), default=str).encode() + b"\n"
-    with writing(file), open(file, "a+b") as opened:
+    with disk_errors(file), open(file, "a+b") as opened:
         size = opened.seek(0, os.SEEK_END)
         opened.seek(max(size - 1, 0))
         torn = opened.read(1) not in (b"", b"\n")
@@ -124,13 +124,13 @@ def read_history(folder: Path) -> History:
         return History({})
     except OSError as error:
         raise BlockvidError(f"{file} cannot be read: {error.strerror}.") from error
-    renders: dict[int, Render] = {}
+    renders: dict[int, RenderRecord] = {}
     notes: list[str] = []
     for number, line in enumerate(lines, 1):
         if not line.strip():
             continue
         try:
-            renders[number] = KNOWN.validate_json(line)
+            renders[number] = RECORD_ADAPTER.validate_json(line)
         except ValidationError:
             notes.append(f"{file}: line {number} cannot be read; render {number} is left out.")
     return History(renders, tuple(notes))

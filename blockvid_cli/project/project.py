@@ -1,17 +1,17 @@
-"""The project folder beside a storyboard: what is drawn already, and whether it still fits.
+"""The project folder beside a storyboard: what is rendered already, and whether it still fits.
 
     story.yaml
     story.mp4
     story.blockvid/
-        manifest.json                       everything needed to redraw the film
+        manifest.json                       everything needed to render the film again, and every chunk's identity
         chunks/005/take-1.safetensors       clean latents, of as many blocks as are finished
         chunks/005/take-1.3f9a0c4d.safetensors   what take 1 was before an edit
-        pictures.mp4, pictures.json         the film's pictures, and what they were decoded from (``film.kept``)
+        pictures.mp4, pictures.json         the film's frames, and what they were decoded from (``decoded_cache``)
         takes.json                          which takes are in the film, where not the first
         .lock                               held while a render runs
 
-Rendering again is going on: a take is used if its key (``chain``) is the key the storyboard gives that chunk now. A
-whole take that an edit replaces is set aside under its key, and is there again when the edit is undone.
+Rendering again resumes: a take is used if its key (``identity``) is the key that the storyboard gives that chunk now. A
+whole take that an edit replaces is set aside under its key, and is used again when the edit is undone.
 """
 
 from __future__ import annotations
@@ -19,54 +19,64 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
 import torch
+from filelock import FileLock, Timeout
 
 from blockvid_cli.errors import UsageError
-from blockvid_cli.project.atomic_files import remove_unfinished, write_whole, writing
-from blockvid_cli.project.lock import FolderLock
-from blockvid_cli.project.takes import Damaged, Take, read_facts, read_take, write_take
+from blockvid_cli.project.atomic_files import disk_errors, remove_temporary_files, write_atomically
+from blockvid_cli.project.takes import DamagedTakeError, Take, read_take, read_take_header, write_take
 
-VERSION = 1
-DRAFTS = "draft.blockvid"  # a project of its own, of films in fewer steps
-SEAL = "pictures.json"  # what the kept pictures are; without it there are none
-FIXED = ("model", "size", "fps")  # what a project cannot change once it is begun
+VERSION = 2
+DRAFT_FOLDER = "draft.blockvid"  # a project of its own, of films in fewer steps
+DECODED_VIDEO_FILE = "pictures.json"  # says what the cached frames are; without it there are none
+MANIFEST = "manifest.json"
+FIXED_FIELDS = ("model", "size", "fps")  # what a project cannot change once it is begun
 
 
-def folder_beside(path: Path) -> Path:
+def project_folder(path: Path) -> Path:
     """The project folder of a storyboard or film: ``story.yaml`` -> ``story.blockvid``."""
     return path.with_suffix(".blockvid")
+
+
+def read_manifest(folder: Path) -> dict[str, Any]:
+    """The manifest of the last render; empty where there is none, or none that can be read."""
+    try:
+        manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
+        return {}
+    return manifest if isinstance(manifest, dict) else {}
 
 
 class Project:
     """An open project folder; a context manager, because it is locked while it is open."""
 
-    def __init__(self, folder: Path, identity: dict[str, Any], lock: FolderLock) -> None:
+    def __init__(self, folder: Path, fixed: dict[str, Any], lock: FileLock) -> None:
         self.folder = folder
-        self.identity = identity
-        self.notes: list[str] = []  # what was found damaged, one sentence each
+        self.fixed = fixed
+        self.notes: list[str] = []  # what is damaged, one sentence each
         self.manifest: dict[str, Any] = {}
         self._lock = lock
 
     @classmethod
-    def open(cls, folder: Path, identity: Mapping[str, Any], fresh: bool = False) -> Project:
-        """Opens the folder, made if need be; ``fresh`` throws away the chunks drawn in it.
+    def open(cls, folder: Path, fixed: Mapping[str, Any], fresh: bool = False) -> Project:
+        """Opens the folder, made if need be; ``fresh`` removes the chunks rendered in it.
 
         Args:
-            identity: the model, size and fps, and what else names the film; plain JSON values.
+            fixed: the model, size and fps, which a project keeps; plain JSON values.
 
         Raises:
             UsageError: the project has another model, size or fps, or another process renders in it.
             BlockvidError: the folder cannot be written to (``PartialError``: the disk is full).
         """
-        with writing(folder):
+        with disk_errors(folder):
             folder.mkdir(parents=True, exist_ok=True)
-        project = cls(folder, json.loads(json.dumps(identity)), FolderLock(folder))
+        project = cls(folder, json.loads(json.dumps(fixed)), _locked(folder))
         try:
             project._begin(fresh)
         except BaseException:
@@ -87,127 +97,152 @@ class Project:
         self.close()
 
     def write_manifest(self, content: Mapping[str, Any]) -> None:
-        """Replaces the manifest: ``content`` (plain JSON values) beside the version and the identity."""
-        self.manifest = {**content, "version": VERSION, "identity": self.identity}
+        """Replaces the manifest: ``content`` (plain JSON values) beside the version and what is fixed."""
+        self.manifest = {**content, "version": VERSION, "fixed": self.fixed}
         text = json.dumps(self.manifest, indent=2, ensure_ascii=False)
-        write_whole(self.folder / "manifest.json", f"{text}\n".encode("utf-8", "backslashreplace"))
+        write_atomically(self.folder / MANIFEST, f"{text}\n".encode("utf-8", "backslashreplace"))
 
     def take_path(self, chunk: int, take: int = 1) -> Path:
         """Where the latents of a take lie, whether or not they exist."""
         return self.folder / "chunks" / f"{chunk:03d}" / f"take-{take}.safetensors"
 
-    def save_take(self, chunk: int, latents: torch.Tensor, key: str, frames: int, take: int = 1) -> None:
-        """Keeps a chunk's latents so far: (F, C, H, W), F of the ``frames`` the whole chunk will have.
+    def save_take(
+        self, chunk: int, latents: torch.Tensor, key: str, frames: int, take: int = 1, indices: Sequence[int] = ()
+    ) -> None:
+        """Saves a chunk's latents so far: (F, C, H, W), F of the ``frames`` the whole chunk will have.
 
-        A whole take of another key is set aside first.
+        ``indices`` are their numbers in the chunk, where they are not the first ones. A whole take of another key is
+        set aside first.
 
         Raises:
             BlockvidError: they are not finite, or cannot be written (``PartialError``: the disk is full).
         """
         path = self.take_path(chunk, take)
-        with suppress(OSError, Damaged):
-            there, held = read_facts(path)
-            if held == there.frames and there.key != key:
-                os.replace(path, aside(path, there.key))
-        write_take(path, Take(chunk, take, key, frames), latents)
+        with suppress(OSError, DamagedTakeError):
+            stored, count = read_take_header(path)
+            if count == stored.frames and stored.key != key:
+                os.replace(path, set_aside_path(path, stored.key))
+        numbers = () if list(indices) == list(range(len(latents))) else tuple(indices)
+        write_take(path, Take(chunk, take, key, frames, numbers), latents)
 
-    def load_take(self, chunk: int, key: str, take: int = 1) -> torch.Tensor | None:
-        """A chunk's latents so far, (F, C, H, W) float32; None if none were drawn from ``key``.
+    def load_take(self, chunk: int, key: str, take: int = 1) -> dict[int, torch.Tensor]:
+        """A chunk's latents so far, (C, H, W) float32 by latent frame of the chunk; empty if none have this key.
 
-        A damaged file is None too, with a sentence in ``notes``.
+        A damaged file is as none, with a sentence in ``notes``.
         """
         path = self._file_of(chunk, key, take)
         try:
-            found, latents = read_take(path)
-            if (found.chunk, found.take) != (chunk, take):
-                raise Damaged(f"it is take {found.take} of chunk {found.chunk}")
+            stored, latents = read_take(path)
+            if (stored.chunk, stored.take) != (chunk, take):
+                raise DamagedTakeError(f"it is take {stored.take} of chunk {stored.chunk}")
         except FileNotFoundError:
-            return None
-        except Damaged as damage:
+            return {}
+        except DamagedTakeError as damage:
             name = path.relative_to(self.folder).as_posix()
-            self.notes.append(f"{name} is damaged ({damage}): chunk {chunk} is drawn again.")
-            return None
-        return latents if found.key == key else None
+            self.notes.append(f"{name} is damaged ({damage}): chunk {chunk} is rendered again.")
+            return {}
+        if stored.key != key:
+            return {}
+        return dict(zip(stored.indices or range(len(latents)), latents, strict=True))
 
     def _file_of(self, chunk: int, key: str, take: int) -> Path:
-        """Where a take lies: in its place, or set aside under its key."""
+        """The file of a take: its own, or the one set aside under its key."""
         path = self.take_path(chunk, take)
-        before = aside(path, key)
-        with suppress(OSError, Damaged):
-            if read_facts(path)[0].key == key:
+        older = set_aside_path(path, key)
+        with suppress(OSError, DamagedTakeError):
+            if read_take_header(path)[0].key == key:
                 return path
-        return before if before.exists() else path
+        return older if older.exists() else path
 
     def _begin(self, fresh: bool) -> None:
         """Cleans up, and makes sure that the folder holds this film and no other."""
-        remove_unfinished(self.folder)
+        remove_temporary_files(self.folder)
         if fresh:
-            self._forget_chunks()
-        self.manifest = {} if fresh else self._read_manifest()
+            self._remove_chunks()
+        self.manifest = {} if fresh else self._own_manifest()
         if self.manifest:
-            self._check_identity(self.manifest["identity"])
+            self._check_fixed(self.manifest["fixed"])
         else:
             self.write_manifest({})
 
-    def _forget_chunks(self) -> None:
+    def _remove_chunks(self) -> None:
         chunks = self.folder / "chunks"
-        with writing(chunks):
-            (self.folder / SEAL).unlink(missing_ok=True)
-            shutil.rmtree(self.folder / DRAFTS, ignore_errors=True)
+        with disk_errors(chunks):
+            (self.folder / DECODED_VIDEO_FILE).unlink(missing_ok=True)
+            shutil.rmtree(self.folder / DRAFT_FOLDER, ignore_errors=True)
             if chunks.is_symlink():
                 chunks.unlink()
             elif chunks.exists():
                 shutil.rmtree(chunks)
 
-    def _read_manifest(self) -> dict[str, Any]:
+    def _own_manifest(self) -> dict[str, Any]:
         """The manifest on disk; empty if there is none, or (with a note) none that can be read."""
-        try:
-            found = json.loads((self.folder / "manifest.json").read_text(encoding="utf-8"))
-        except FileNotFoundError:
-            return {}
-        except (OSError, ValueError, RecursionError):
-            found = None
-        if isinstance(found, dict) and isinstance(found.get("identity"), dict):
-            return found
-        self.notes.append("manifest.json is damaged: it is written anew; the chunks drawn are still used.")
+        manifest = read_manifest(self.folder)
+        if manifest.get("version") == 1 and isinstance(manifest.get("identity"), dict):
+            self.notes.append(
+                "this project is of an older version: its chunks are rendered again, the old set aside."
+            )
+            return {"fixed": manifest["identity"]}
+        if isinstance(manifest.get("fixed"), dict):
+            return manifest
+        if (self.folder / MANIFEST).exists():
+            self.notes.append("manifest.json is damaged: it is written anew; the rendered chunks are still used.")
         return {}
 
-    def _check_identity(self, found: Mapping[str, Any]) -> None:
-        differing = [name for name in FIXED if found.get(name) != self.identity.get(name)]
+    def _check_fixed(self, recorded: Mapping[str, Any]) -> None:
+        differing = [name for name in FIXED_FIELDS if recorded.get(name) != self.fixed.get(name)]
         if not differing:
             return
-        then, now = (
-            ", ".join(f"{name} {_shown(identity.get(name))}" for name in differing)
-            for identity in (found, self.identity)
+        before, now = (
+            ", ".join(f"{name} {_format(fixed.get(name))}" for name in differing) for fixed in (recorded, self.fixed)
         )
         raise UsageError(
-            f"{self.folder} was begun with {then}, not {now}; a project keeps its {', '.join(FIXED)}. Give"
-            " the film another name (-o other.mp4) for a new project, or --fresh to draw this one anew."
+            f"{self.folder} was begun with {before}, not {now}; a project keeps its {', '.join(FIXED_FIELDS)}. Give"
+            " the film another name (-o other.mp4) for a new project, or --fresh to render this one anew."
         )
 
 
-def takes_in(folder: Path, chunk: int) -> list[int]:
+def _locked(folder: Path) -> FileLock:
+    """The folder's lock, taken; a process that ends, however it ends, releases it.
+
+    Raises:
+        UsageError: another process holds it.
+        BlockvidError: the folder cannot be written to.
+    """
+    lock = FileLock(folder / ".lock", timeout=0, thread_local=False)
+    try:
+        with disk_errors(folder / ".lock"):
+            lock.acquire()
+    except Timeout as error:
+        raise UsageError(
+            f"{folder} is being rendered by another process; wait for it, or give this film another"
+            " name (-o other.mp4)."
+        ) from error
+    return lock
+
+
+def takes_on_disk(folder: Path, chunk: int) -> list[int]:
     """The takes of a chunk that a project folder holds, in order."""
     names = (path.name.split(".")[0] for path in (folder / "chunks" / f"{chunk:03d}").glob("take-*.safetensors"))
     numbers = (name.removeprefix("take-") for name in names)
     return sorted({int(number) for number in numbers if number.isdecimal()})
 
 
-def frames_of_takes(folder: Path, chunk: int) -> dict[str, int]:
-    """How many latent frames there are of a chunk by key, in all of its takes, those set aside too."""
-    found = {}
+def stored_frames(folder: Path, chunk: int) -> dict[str, int]:
+    """How many latent frames of a chunk are stored by key, in all of its takes, those set aside too."""
+    frames: dict[str, int] = {}
     for path in sorted((folder / "chunks" / f"{chunk:03d}").glob("take-*.safetensors")):
-        with suppress(OSError, Damaged):
-            take, frames = read_facts(path)
-            found[take.key] = frames
-    return found
+        with suppress(OSError, DamagedTakeError):
+            take, count = read_take_header(path)
+            frames[take.key] = count
+    return frames
 
 
-def aside(path: Path, key: str) -> Path:
+def set_aside_path(path: Path, key: str) -> Path:
     """The name of a take that an edit replaced: ``take-1.safetensors`` -> ``take-1.3f9a0c4d.safetensors``."""
     return path.with_suffix(f".{key[:8]}.safetensors")
 
 
-def _shown(value: object) -> str:
+def _format(value: object) -> str:
     """``[832, 480]`` -> ``832x480``; other values as they are."""
     return "x".join(str(part) for part in value) if isinstance(value, list) else str(value)

@@ -1,10 +1,11 @@
 """Takes on disk: the clean latents of a chunk in one safetensors file that proves its own content.
 
     take-1.safetensors   metadata: version, chunk, take, key, frames, sha256
+                                   indices, where they are not the first ones: "0 1 2 6 7 8"
                          latents:  (F, C, H, W) float32, F of the chunk's ``frames`` latent frames
 
-The file is written anew after every block, whole and then renamed. The digest covers the numbers and
-everything said about them, so a file that was cut, flipped, or moved to another chunk is noticed.
+The file is written anew after every block, whole and then renamed; blocks may finish in any order. The digest covers
+the numbers and everything said about them, so a file that was cut, flipped, or moved to another chunk is noticed.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 
 from blockvid_cli.errors import BlockvidError
-from blockvid_cli.project.atomic_files import write_whole
+from blockvid_cli.project.atomic_files import write_atomically
 
 VERSION = 1
 
@@ -33,27 +34,28 @@ class Take:
 
     chunk: int  # counted from 1
     take: int  # counted from 1
-    key: str  # what the latents were drawn from, as a hash
-    frames: int  # latent frames the whole chunk will have
+    key: str  # the cache key by which the latents were rendered
+    frames: int  # latent frames that the whole chunk will have
+    indices: tuple[int, ...] = ()  # of the chunk's latent frames, those in the file; empty for the first ones
 
 
-class Damaged(Exception):
+class DamagedTakeError(Exception):
     """A take file is not what was once written; the message says what is wrong with it."""
 
 
 def write_take(path: Path, take: Take, latents: torch.Tensor) -> None:
-    """Writes the latents (F, C, H, W) drawn so far.
+    """Writes the latents (F, C, H, W) rendered so far.
 
     Raises:
         BlockvidError: they are not finite, or cannot be written (``PartialError``: the disk is full).
     """
     latents = latents.detach().to("cpu", torch.float32).contiguous()
-    if latents.ndim != 4 or not 0 < len(latents) <= take.frames:
-        raise ValueError(f"a take of {take.frames} frames cannot hold latents {tuple(latents.shape)}")
+    if latents.ndim != 4 or not _fits(take, len(latents)):
+        raise ValueError(f"{take} cannot hold latents {tuple(latents.shape)}")
     if not torch.isfinite(latents).all():
         raise BlockvidError(f"chunk {take.chunk} went wrong: its latents are not finite; it is not kept.")
-    metadata = {**_facts(take), "sha256": _digest(take, latents)}
-    write_whole(path, save({"latents": latents}, metadata=metadata))
+    metadata = {**_metadata(take), "sha256": _digest(take, latents)}
+    write_atomically(path, save({"latents": latents}, metadata=metadata))
 
 
 def read_take(path: Path) -> tuple[Take, torch.Tensor]:
@@ -61,32 +63,38 @@ def read_take(path: Path) -> tuple[Take, torch.Tensor]:
 
     Raises:
         FileNotFoundError: there is no such file.
-        Damaged: it is not what was once written.
+        DamagedTakeError: it is not what was once written.
     """
     with _reading(path) as file:
         metadata = file.metadata() or {}
         latents = file.get_tensor("latents").clone()  # a copy: the file may be replaced while this lives
-        take = _told(metadata)
-    if _facts(take).items() - metadata.items():
-        raise Damaged("what it says of itself was changed")
-    if latents.dtype != torch.float32 or latents.ndim != 4 or not 0 < len(latents) <= take.frames:
-        raise Damaged(f"its latents have the shape {tuple(latents.shape)}")
+        take = _parse_metadata(metadata)
+    if _metadata(take).items() - metadata.items():
+        raise DamagedTakeError("what it says of itself was changed")
+    if latents.dtype != torch.float32 or latents.ndim != 4 or not _fits(take, len(latents)):
+        raise DamagedTakeError(f"its latents have the shape {tuple(latents.shape)}")
     if metadata.get("sha256") != _digest(take, latents):
-        raise Damaged("its checksum does not fit")
+        raise DamagedTakeError("its checksum does not fit")
     if not torch.isfinite(latents).all():
-        raise Damaged("it holds values that are not numbers")
+        raise DamagedTakeError("it holds values that are not numbers")
     return take, latents
 
 
-def read_facts(path: Path) -> tuple[Take, int]:
-    """What a take says of itself, and how many latent frames it holds; the numbers are not looked at.
+def read_take_header(path: Path) -> tuple[Take, int]:
+    """What a take says of itself, and how many latent frames it holds; the latents are not read.
 
     Raises:
         FileNotFoundError: there is no such file.
-        Damaged: it is no take.
+        DamagedTakeError: it is no take.
     """
     with _reading(path) as file:
-        return _told(file.metadata() or {}), file.get_slice("latents").get_shape()[0]
+        return _parse_metadata(file.metadata() or {}), file.get_slice("latents").get_shape()[0]
+
+
+def _fits(take: Take, count: int) -> bool:
+    """Whether so many latent frames are what a take can hold: ascending numbers within the chunk."""
+    ascending = list(take.indices) == sorted(set(take.indices)) and all(0 <= i < take.frames for i in take.indices)
+    return 0 < count <= take.frames and len(take.indices) in (0, count) and ascending
 
 
 @contextmanager
@@ -98,25 +106,27 @@ def _reading(path: Path) -> Iterator[Any]:
     except FileNotFoundError:
         raise
     except OSError as error:
-        raise Damaged(error.strerror or str(error)) from error
+        raise DamagedTakeError(error.strerror or str(error)) from error
     except (SafetensorError, KeyError, ValueError, TypeError, AttributeError, RuntimeError) as error:
-        raise Damaged(f"it cannot be read: {_first_line(error)}") from error
+        raise DamagedTakeError(f"it cannot be read: {_first_line(error)}") from error
 
 
-def _told(metadata: Mapping[str, str]) -> Take:
-    return Take(int(metadata["chunk"]), int(metadata["take"]), metadata["key"], int(metadata["frames"]))
+def _parse_metadata(metadata: Mapping[str, str]) -> Take:
+    indices = tuple(int(index) for index in metadata.get("indices", "").split())
+    return Take(int(metadata["chunk"]), int(metadata["take"]), metadata["key"], int(metadata["frames"]), indices)
 
 
-def _facts(take: Take) -> dict[str, str]:
+def _metadata(take: Take) -> dict[str, str]:
     """The metadata of a take, all of it text as safetensors wants it."""
-    facts = {"version": VERSION, "chunk": take.chunk, "take": take.take, "frames": take.frames}
-    return {**{name: str(value) for name, value in facts.items()}, "key": take.key}
+    numbers = {"version": VERSION, "chunk": take.chunk, "take": take.take, "frames": take.frames}
+    indices = {"indices": " ".join(map(str, take.indices))} if take.indices else {}
+    return {**{name: str(value) for name, value in numbers.items()}, "key": take.key, **indices}
 
 
 def _digest(take: Take, latents: torch.Tensor) -> str:
-    """SHA-256 over the take's facts, and the shape, type and bytes of its latents."""
-    facts = {**_facts(take), "shape": list(latents.shape), "dtype": str(latents.dtype)}
-    digest = hashlib.sha256(json.dumps(facts, sort_keys=True).encode())
+    """SHA-256 over the take's metadata, and the shape, type and bytes of its latents."""
+    described = {**_metadata(take), "shape": list(latents.shape), "dtype": str(latents.dtype)}
+    digest = hashlib.sha256(json.dumps(described, sort_keys=True).encode())
     digest.update(latents.flatten().numpy())  # one dimension, as hashlib wants it
     return digest.hexdigest()
 

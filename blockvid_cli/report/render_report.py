@@ -18,7 +18,6 @@ from blockvid_cli.evaluation.films import score_films
 from blockvid_cli.video.reader import decode_frames, scan_video
 from blockvid_cli.evaluation.scores import EvalConfig as Scoring
 from blockvid_cli.job import RenderJob
-from blockvid_cli.manifest import manifest
 from blockvid_cli.models.hub import fingerprint
 from blockvid_cli.models.wan.rope import Rope
 from blockvid_cli.project.project import project_folder, takes_on_disk
@@ -66,7 +65,7 @@ def write_render_report(job: RenderJob, diary: RenderLog, clock: PhaseTimer, com
     Raises:
         BlockvidError: it cannot be written, or the film cannot be read.
     """
-    page, told = job.output.with_suffix(".report.html"), manifest(job)
+    page, told = job.output.with_suffix(".report.html"), job.manifest()
     plan, pictures = job.plan, project_folder(job.output) / "pictures.mp4"
     told_all = job.request.metadata  # else nothing a person wrote
     settings = RenderSettings(
