@@ -155,7 +155,12 @@ def test_skyreels_matrix_has_its_golden_rows():
 
 def test_a_window_of_the_matrix_is_never_wider_than_it_says():
     sigmas, film = tuple(1 - i / 8 for i in range(9)), small.plan((17,))
-    for schedule in (MatrixSchedule(5, 1), MatrixSchedule(5, 2), MatrixSchedule(4, 0, lag=2), MatrixSchedule(5, 0, lag=3)):
+    for schedule in (
+        MatrixSchedule(5, 1),
+        MatrixSchedule(5, 2),
+        MatrixSchedule(4, 0, lag=2),
+        MatrixSchedule(5, 0, lag=3),
+    ):
         steps = list(schedule.steps(film.blocks, sigmas, ()))
         assert max(len(step.blocks) for step in steps) <= schedule.window
         assert all(list(step.blocks) == list(range(step.blocks[0], step.blocks[-1] + 1)) for step in steps)

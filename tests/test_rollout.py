@@ -11,7 +11,7 @@ from diffusers.models.transformers.transformer_wan import WanAttnProcessor
 from torch.nn.functional import scaled_dot_product_attention
 
 from blockvid_cli.models.card import find_card
-from blockvid_cli.models.wan.attention import LayerQKV, CachedSelfAttnProcessor, attend
+from blockvid_cli.models.wan.attention import CachedSelfAttnProcessor, LayerQKV, attend
 from blockvid_cli.models.wan.rope import apply_rope
 from blockvid_cli.rollout.guidance import GuidedDenoiser
 from blockvid_cli.rollout.recipe import make_recipe, merge_recipes, segment_blocks

@@ -116,7 +116,7 @@ def test_the_chunks_that_decide_a_chunk():
 
 
 def test_a_step_that_begins_where_its_block_is_not_is_refused():
-    with pytest.raises(UsageError, match="block 0 is to be denoised from sigma 0.5"):
+    with pytest.raises(UsageError, match=r"block 0 is to be denoised from sigma 0\.5"):
         sigma_paths([Step((0,), (1.0,), (0.75,)), Step((0,), (0.5,), (0.0,))])
 
 

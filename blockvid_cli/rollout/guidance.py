@@ -1,6 +1,6 @@
 """Guidance: how many rows of the batch a film takes, and what the denoiser's velocities of these rows are made into.
 
-    v = v_neg + scale·(v_text - v_neg)        classifier-free guidance: row 0 reads the prompt, row 1 the negative prompt
+    v = v_neg + scale·(v_text - v_neg)      classifier-free guidance: row 0 reads the prompt, row 1 the negative prompt
 
 A row is a film of its own to the network, so the KV cache holds both. Without a cache the rows know nothing of each
 other and are denoised one after the other, in half the memory.
@@ -21,7 +21,7 @@ from blockvid_cli.models.wan.denoiser import Denoiser
 
 @dataclass(frozen=True)
 class GuidedDenoiser:
-    """A denoiser of B films by 2·B rows: prompts (2·B, L, D) or (2·B, F, L, D), the films' first, then the negatives."""
+    """Denoises B films by 2·B rows: prompts (2·B, L, D) or (2·B, F, L, D), the films' first, then the negatives."""
 
     denoiser: Denoiser
     scale: float

@@ -16,7 +16,7 @@ from typing import Any, Generic, TypeVar, get_args, get_origin
 
 import numpy as np
 
-from blockvid_cli.errors import UsageError, lookup, closest_name
+from blockvid_cli.errors import UsageError, closest_name, lookup
 from blockvid_cli.models.flow_matching import make_sigmas
 from blockvid_cli.rollout.cache_updates import CACHE_UPDATES, CacheUpdate
 from blockvid_cli.rollout.guidance import GUIDANCES, Guidance, NoGuidance
@@ -32,7 +32,7 @@ from blockvid_cli.rollout.solvers import SOLVERS, Solver
 from blockvid_cli.rollout.verifiers import VERIFIERS, AcceptAll, Verifier
 from blockvid_cli.storyboard.plan import Block
 
-KV_CACHES: dict[str, Callable[..., KVCache]] = {
+KV_CACHES: dict[str, type[KVCache]] = {
     "full": FullCache,
     "window": WindowCache,
     "semantic": SemanticCache,
@@ -55,13 +55,14 @@ KINDS: dict[object, tuple[type, ...]] = {  # what an option of a type may be in 
     int | None: (int, type(None)),
 }
 Part = TypeVar("Part")
+NO_GUIDANCE, ACCEPT_ALL = NoGuidance(), AcceptAll()
 
 
 @dataclass(frozen=True)
 class Maker(Generic[Part]):
     """Makes a part anew, as often as it is called; two makers of the same part and options are equal."""
 
-    make: Callable[..., Part]
+    make: type[Part]
     options: Mapping[str, Any]
 
     def __call__(self) -> Part:
@@ -78,14 +79,14 @@ class Recipe:
     """
 
     schedule: Schedule
-    kv_cache: Callable[[], KVCache]
+    kv_cache: Maker[KVCache]
     positions: Positions
     noise: Noise
     solver: Solver
     cache_update: CacheUpdate
     sigmas: tuple[float, ...]
-    guidance: Guidance = NoGuidance()
-    verifier: Verifier = AcceptAll()
+    guidance: Guidance = NO_GUIDANCE
+    verifier: Verifier = ACCEPT_ALL
 
     def progress(self, sigma: float) -> float:
         """How far a block at a sigma is, 0..1: evenly over the recipe's steps, and between them for other sigmas."""
@@ -111,7 +112,7 @@ class Recipe:
             self.solver.check(path)
         if self.verifier.attempts > 1 and not all(map(_finishes_together, split_rounds(steps))):
             raise UsageError(
-                "recipe.verifier: this schedule finishes blocks one by one that it denoises side by side, so none can be"
+                "recipe.verifier: this schedule finishes blocks one by one that it denoises together, so none can be"
                 " generated again; give the schedule block, joint, or matrix with a lag of 0."
             )
 

@@ -1,7 +1,7 @@
 """Blocks in the order of the film: those that finish early wait until all before them are finished.
 
-    finished    0 . 4 . 2 . 1 . 3
-    handed on   0           1 2   3 4
+finished    0 . 4 . 2 . 1 . 3
+handed on   0           1 2   3 4
 """
 
 from __future__ import annotations

@@ -1,11 +1,12 @@
 """Solvers: what a block's latents become when a step takes them from one sigma to the next.
 
-    path of a block    1.0 --v--> 0.75 --v--> 0.5 --v--> 0.0      v the velocity the denoiser predicts at each sigma
-    stepper            one for each block, begun for its whole path, since a multistep solver uses its past velocities
+path of a block    1.0 --v--> 0.75 --v--> 0.5 --v--> 0.0      v the velocity the denoiser predicts at each sigma
+stepper            one for each block, begun for its whole path, since a multistep solver uses its past velocities
 """
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -33,7 +34,7 @@ class Solver:
         raise NotImplementedError
 
     def check(self, sigmas: Sequence[float]) -> None:
-        """Raises UsageError where a block's path cannot be followed; asked when a render is planned, and by ``begin``."""
+        """Raises UsageError where a block's path cannot be followed; called when a render is planned."""
 
     def stride(self, sigmas: tuple[float, ...]) -> tuple[float, ...]:
         """The recipe's sigmas at which the denoiser is called; a solver that skips some leaves them out."""
@@ -77,7 +78,7 @@ class UniPC(Solver):
 
     def check(self, sigmas: Sequence[float]) -> None:
         """Refuses a path that does not fall to 0: the last step would not be clean."""
-        if any(a <= b for a, b in zip(sigmas, sigmas[1:], strict=False)) or sigmas[-1] != 0:
+        if any(a <= b for a, b in itertools.pairwise(sigmas)) or sigmas[-1] != 0:
             path = ", ".join(f"{sigma:g}" for sigma in sigmas)
             raise UsageError(f"recipe.solver: unipc needs sigmas that fall to 0; the schedule asks for {path}.")
 

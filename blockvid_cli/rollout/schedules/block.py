@@ -1,4 +1,4 @@
-"""Schedules that go through a film's blocks: one by one, one by one before a kept neighbour, together, or in a diagonal.
+"""Schedules that go through a film's blocks one by one, one by one before a kept neighbour, together, or diagonally.
 
 The drawings show four steps of three blocks; a number is the step a block is at, = is a finished block that is context.
 Blocks of two shots are never in one step: a schedule that denoises blocks together begins again at a cut.
@@ -11,7 +11,15 @@ from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 
 from blockvid_cli.errors import UsageError
-from blockvid_cli.rollout.schedules.step import CLEAN, JointlyDenoised, Schedule, Step, moving_step, preceding, split_shots
+from blockvid_cli.rollout.schedules.step import (
+    CLEAN,
+    JointlyDenoised,
+    Schedule,
+    Step,
+    moving_step,
+    preceding,
+    split_shots,
+)
 from blockvid_cli.storyboard.plan import Block
 
 

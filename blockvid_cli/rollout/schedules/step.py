@@ -116,7 +116,7 @@ def sigma_paths(steps: Sequence[Step]) -> dict[int, tuple[float, ...]]:
             path = paths.get(number, (sigma,))
             if path[-1] != sigma:
                 raise UsageError(
-                    f"recipe.schedule: block {number} is to be denoised from sigma {sigma:g}, but it is at {path[-1]:g}."
+                    f"recipe.schedule: block {number} is to be denoised from sigma {sigma:g}, but is at {path[-1]:g}."
                 )
             paths[number] = (*path, sigma_next)
     return paths
