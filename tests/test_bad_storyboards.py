@@ -445,6 +445,8 @@ OVERRIDES = {
     "chunks=9": "chunks: the number 9 is not a list",
     "title=2024-01-01": "title: 2024-01-01 is read as a date",
     "recipe.shift=.nan": "recipe.shift: .nan is no number",
+    "recipe.steps=[1, .nan]": "recipe.steps: .nan is no number",
+    "recipe.steps=[1: 2, {]": "recipe.steps: '[1: 2, {]' cannot be read as a list or a mapping",
     "audio.file=none.ogg": "audio.file: 'none.ogg' is not there",
     "audio.volume=loud": "audio.volume: 'loud' will not do",
     "audio.volum=2": "there is no field 'volum'; did you mean 'volume'?",
@@ -587,7 +589,7 @@ def test_anything_like_yaml(tmp_path_factory, parts, suffix):
 
 
 names = some.lists(
-    some.sampled_from(["chunks", "1", "3", "seed", "caption", "recipe", "kv_cache", "audio", "file", "at", "", "steps"]),
+    some.sampled_from(["chunks", "1", "3", "seed", "caption", "recipe", "kv_cache", "audio", "file", "at", "", "size"]),
     max_size=4,
 ).map(".".join)
 

@@ -14,8 +14,10 @@ from typer.testing import CliRunner
 
 from blockvid_cli.commands.app import app
 from blockvid_cli.errors import MissingModelError, UsageError
-from blockvid_cli.models.card import bundled_models, find_card, read_card, packaged_folder
+from blockvid_cli.models.card import bundled_models, find_card, packaged_folder, read_card
 from blockvid_cli.models.hub import local_path
+from blockvid_cli.storyboard import storyboard
+from blockvid_cli.storyboard.parse import read_text
 from blockvid_cli.storyboard.plan import make_plan
 from blockvid_cli.storyboard.storyboard import read_storyboard
 
@@ -49,6 +51,10 @@ def test_render_reports_events(story, model):
         (["render", "{story}", "--kv-cache", "["], 2, "--kv-cache"),
         (["render", "{story}", "--set", "chunks.9.seed=7"], 2, "chunks"),
         (["render", "{story}", "--steps", "0"], 2, "steps"),
+        (["render", "{story}", "--memory", "full"], 2, "No such option: --memory"),
+        (["render", "{story}", "--preset", "9gb"], 2, "Did you mean '8gb'?"),
+        (["render", "{story}", "--set", "recipe.memory=full"], 2, "there is no part called 'memory'"),
+        (["render", "{story}", "--set", "recipe.steps=[1, 2]"], 2, "recipe.steps"),
         (["storyboard", "check", "{story}", "--size", "100x100"], 2, "96"),
         (["bench", "--model", "nowhere"], 3, "nowhere"),
         (["bench", "--model", "nowhere", "--quality"], 3, "nowhere"),
@@ -62,6 +68,37 @@ def test_render_reports_events(story, model):
 def test_mistakes_get_a_sentence_and_the_right_exit_code(story, arguments, code, said):
     done = run(*(a.format(story=story) if a == "{story}" else a for a in arguments))
     assert done.returncode == code and said in done.stderr and "Traceback" not in done.stderr + done.stdout
+
+
+SCHEDULE = "{name: matrix, window: 2, lag: 1}"  # six steps need six blocks under way, the window holds two
+
+
+@pytest.mark.parametrize(
+    ("text", "location"),
+    [
+        (f"title: a\nrecipe:\n  steps: 6\n  schedule: {SCHEDULE}\nchunks: [A swan]", ":2"),
+        (f"chunks:\n- A swan\n- caption: A hen\n  recipe: {{steps: 6, schedule: {SCHEDULE}}}", ":3"),
+    ],
+)
+def test_a_recipe_that_does_not_work_is_refused_with_file_and_line(tmp_path, model, text, location):
+    path = tmp_path / "story.yaml"
+    path.write_text(text)
+    done = run("render", str(path), "--model", str(model))
+    assert done.returncode == 2 and done.stderr.startswith(f"blockvid: {path}{location}: ")
+    assert "schedule" in done.stderr and done.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize("command", [["storyboard", "check"], ["storyboard", "diff"], ["takes", "list"], ["render"]])
+def test_a_storyboard_is_read_once(story, model, monkeypatch, command):
+    paths = []
+    monkeypatch.setattr(storyboard, "read_text", lambda path: paths.append(path) or read_text(path))
+    if command[0] != "takes":
+        command = [*command, "--model", str(model)]
+    else:
+        story.write_text(f"model: {model}\n{story.read_text()}")
+        command = [*command, "--allow-outside"]
+    assert CliRunner().invoke(app, [*command, str(story)]).exit_code == 0
+    assert paths == [story]
 
 
 def test_every_help_ends_with_an_example_that_names_a_real_command():
@@ -97,7 +134,7 @@ def test_bench_measures_in_one_run(model):
     done = CliRunner().invoke(app, ["bench", "--model", str(model), "--seconds", "8", "--json"])
     assert done.exit_code == 0, done.output
     figures = json.loads(done.stdout)
-    assert {"text", "denoise", "commit", "decode", "mux"} <= set(figures["phases"])
+    assert {"text", "denoise", "cache update", "decode", "mux"} <= set(figures["phases"])
     assert figures["blocks"] == 9 and figures["film_seconds"] == 8.0 and figures["peak_memory_mib"] > 50
     assert 0 < figures["denoiser_share"] < 1.5 and figures["denoiser_gflops"] > 0
 

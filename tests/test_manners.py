@@ -92,7 +92,7 @@ def called(offer, incomplete: str = "") -> list[str]:
 
 
 def test_the_words_offered_are_those_of_the_tables():
-    from blockvid_cli.models import convert
+    from blockvid_cli.models import checkpoint
     from blockvid_cli.models.precision import PRECISIONS
     from blockvid_cli.rollout.kv_cache.storage import DTYPES, LOCATIONS
     from blockvid_cli.rollout.recipe import KV_CACHES
@@ -107,8 +107,8 @@ def test_the_words_offered_are_those_of_the_tables():
         (options.complete_kv_storage, LOCATIONS),
         (options.complete_kv_dtype, DTYPES),
         (options.complete_objective, OBJECTIVES),
-        (options.complete_key_layout, convert.NAMES),
-        (options.complete_weight_dtype, convert.DTYPES),
+        (options.complete_key_layout, checkpoint.LAYOUTS),
+        (options.complete_weight_dtype, checkpoint.DTYPES),
         (options.complete_model, bundled_models()),
     ):
         assert called(offer) == sorted(table)

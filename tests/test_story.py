@@ -6,6 +6,7 @@ import json
 import re
 import subprocess
 import sys
+from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
 
@@ -18,12 +19,11 @@ from blockvid_cli.commands.storyboard import STARTER, app
 from blockvid_cli.errors import StoryboardError, UsageError
 from blockvid_cli.models.card import find_card, packaged_folder
 from blockvid_cli.storyboard import plan as plan_module
-from blockvid_cli.storyboard.plan import Grid
-from blockvid_cli.storyboard.plan import chunk_seed, make_plan
-from blockvid_cli.storyboard.seconds import format_clock, exact_decimal, parse_clock, parse_length, parse_span
-from blockvid_cli.storyboard.schema import json_schema
-from blockvid_cli.storyboard.storyboard import Chunk, Storyboard, read_storyboard
 from blockvid_cli.storyboard.exports import dump_storyboard
+from blockvid_cli.storyboard.plan import Grid, chunk_seed, make_plan
+from blockvid_cli.storyboard.schema import json_schema
+from blockvid_cli.storyboard.seconds import exact_decimal, format_clock, parse_clock, parse_length, parse_span
+from blockvid_cli.storyboard.storyboard import Chunk, Storyboard, read_storyboard
 
 CARD = find_card("storybook").model_copy(update={"fps": 12.0, "block": 3})
 EXAMPLES = sorted(packaged_folder("storyboards").glob("*.yaml"))
@@ -35,7 +35,7 @@ def written(folder: Path, text: str, name: str = "story.yaml") -> Path:
     return path
 
 
-def told(lengths: list[Fraction], **fields: object) -> Storyboard:
+def storyboard_of(lengths: list[Fraction], **fields: object) -> Storyboard:
     """A storyboard of chunks that last so many seconds."""
     chunks, now = [], Fraction(0)
     for number, length in enumerate(lengths, start=1):
@@ -168,6 +168,20 @@ def test_a_link_out_of_the_folder_is_outside(tmp_path):
         read_storyboard(written(tmp_path / "inner", "audio: link.ogg\nchunks: [A swan]\n"))
 
 
+def test_an_option_of_a_recipe_may_be_a_list_or_a_mapping(tmp_path):
+    path = written(tmp_path, "recipe: {steps: [1.0, 0.5], kv_cache: window}\nchunks: [A swan]\n")
+    assert read_storyboard(path).recipe == {"steps": [1.0, 0.5], "kv_cache": "window"}
+    changes = [
+        "recipe.steps=[1, 0.75]",
+        "recipe.kv_cache={name: window, sink: 3}",
+        "chunks.1.caption=[red] [boat]",
+    ]
+    story = read_storyboard(path, changes)
+    assert story.recipe == {"steps": [1, 0.75], "kv_cache": {"name": "window", "sink": 3}}
+    assert story.chunks[0].caption == "[red] [boat]"
+    assert read_storyboard(path, ["chunks.1.recipe.steps=[1, 0.5, 0.25]"]).chunks[0].recipe == {"steps": [1, 0.5, 0.25]}
+
+
 def test_overrides_come_before_the_checks(tmp_path):
     path = written(tmp_path, "seed: nonsense\nchunks:\n- A swan\n- caption: A boat\n")
     overrides = [
@@ -251,7 +265,7 @@ def test_the_drawing_in_the_plans_docstring():
     drawn = [line.split()[1:] for line in plan_module.__doc__.splitlines() if line.startswith("    ")]
     seconds, frames, latents, _ = drawn[:4]
     assert [int(word) for word in seconds if word.isdigit()][:4] == [0, 4, 8, 12]
-    plan = planned(told([Fraction(4)] * 4))
+    plan = planned(storyboard_of([Fraction(4)] * 4))
     assert [int(word) for word in frames if word.isdigit()][:4] == [c.first_frame for c in plan.chunks]
     assert "|0 1 2|3 4 5|6 7 8|9 10 11|12" in " ".join(latents)
     assert [(block.first, block.frames) for block in plan.blocks[:5]] == [
@@ -275,7 +289,7 @@ def test_the_drawing_of_the_borders():
 
 
 def test_a_minute_in_fifteen_captions():
-    plan = planned(told([Fraction(4)] * 15))
+    plan = planned(storyboard_of([Fraction(4)] * 15))
     assert (len(plan.blocks), plan.frames, plan.size, plan.latent) == (61, 720, CARD.size, (32, 12, 20))
     assert [len(chunk.blocks) for chunk in plan.chunks] == [4] * 14 + [5]
     assert plan.notes[0] == "chunk 2 begins at 3.75 s instead of 4.00 s (block border)"
@@ -284,27 +298,27 @@ def test_a_minute_in_fifteen_captions():
 
 
 def test_borders_on_block_borders_are_not_noted():
-    assert planned(told([Fraction(15, 4), Fraction(4)])).notes == ()
+    assert planned(storyboard_of([Fraction(15, 4), Fraction(4)])).notes == ()
 
 
 def test_a_short_chunk_is_given_a_block_by_its_neighbours():
-    plan = planned(told([Fraction(4), Fraction(1, 2), Fraction(4)]))
+    plan = planned(storyboard_of([Fraction(4), Fraction(1, 2), Fraction(4)]))
     assert [len(chunk.blocks) for chunk in plan.chunks] == [4, 1, 4]
     assert "chunk 3 begins at 4.75 s instead of 4.50 s (block border)" in plan.notes
 
 
 def test_a_chunk_too_short_to_have_a_block_names_the_least_length():
     with pytest.raises(StoryboardError, match=r"story.yaml:\d: chunks\[\d\]: lasts 0.20 s.*at least 1.00 s"):
-        planned(told([Fraction(4)] + [Fraction(1, 5)] * 5 + [Fraction(4)]))
+        planned(storyboard_of([Fraction(4)] + [Fraction(1, 5)] * 5 + [Fraction(4)]))
 
 
 def test_more_chunks_than_blocks_is_an_error():
     with pytest.raises(StoryboardError, match=r"at least 1\.00 s"):
-        planned(told([Fraction(1, 10)] * 20))
+        planned(storyboard_of([Fraction(1, 10)] * 20))
 
 
 def test_shots_seeds_and_words():
-    story = told([Fraction(4)] * 4, style="ink", negative="blur")
+    story = storyboard_of([Fraction(4)] * 4, style="ink", negative="blur")
     changes = [{"cut": True}, {"seed": 5, "negative": ""}, {"cut": True}, {}]
     chunks = [
         Chunk(c.caption, c.start, c.end, location=c.location, **change)
@@ -318,6 +332,15 @@ def test_shots_seeds_and_words():
     assert plan.chunks[0].prompt == "ink, Caption 1"
 
 
+def test_a_chunk_holds_its_prompt_once():
+    chunk = planned(storyboard_of([Fraction(4)], style="ink", negative="blur")).chunks[0]
+    assert {(block.prompt, block.negative_prompt) for block in chunk.blocks} == {("ink, Caption 1", "blur")}
+    assert chunk.retrieval_text == "Caption 1" and not chunk.rewritten
+    chunk = replace(chunk, prompt="A swan rests.", rewritten=True)
+    assert {block.prompt for block in chunk.blocks} == {"A swan rests."} == {chunk.retrieval_text}
+    assert {(block.chunk, block.shot, block.seed, block.take) for block in chunk.blocks} == {(1, 1, chunk.seed, 1)}
+
+
 def test_a_chunks_seed_is_a_pure_function():
     seeds = {chunk_seed(film, chunk, take) for film in range(4) for chunk in range(1, 5) for take in range(1, 4)}
     assert len(seeds) == 48
@@ -327,14 +350,14 @@ def test_a_chunks_seed_is_a_pure_function():
 
 def test_a_size_must_fit_the_model():
     with pytest.raises(UsageError, match=r"165x97 does not fit; choose 160x96"):
-        planned(told([Fraction(4)]), size=(165, 97))
-    assert planned(told([Fraction(4)]), size=(320, 192)).latent == (32, 24, 40)
+        planned(storyboard_of([Fraction(4)]), size=(165, 97))
+    assert planned(storyboard_of([Fraction(4)]), size=(320, 192)).latent == (32, 24, 40)
 
 
 @pytest.mark.parametrize("fps", [0, -1, 121, float("nan"), float("inf")])
 def test_a_frame_rate_must_make_sense(fps):
     with pytest.raises(UsageError, match="frames a second"):
-        planned(told([Fraction(4)]), fps=fps)
+        planned(storyboard_of([Fraction(4)]), fps=fps)
 
 
 lengths = some.lists(some.fractions(min_value=1, max_value=9, max_denominator=1000), min_size=1, max_size=40)
@@ -347,7 +370,7 @@ def test_blocks_tile_the_film(lengths, block, time, fps):
     card = CARD.model_copy(update={"block": block, "latent": CARD.latent.model_copy(update={"time": time})})
     rate = Fraction(repr(float(fps)))
     lengths = [length * block * time / rate for length in lengths]
-    story = told(lengths)
+    story = storyboard_of(lengths)
     plan = make_plan(story, card, seed=0, fps=fps)
     assert all(chunk.blocks and chunk.first_frame < chunk.end_frame for chunk in plan.chunks)
     assert [each.number for each in plan.blocks] == list(range(len(plan.blocks)))
@@ -368,7 +391,7 @@ def test_blocks_tile_the_film(lengths, block, time, fps):
 )
 def test_short_chunks_are_planned_or_refused(lengths):
     try:
-        plan = planned(told(lengths))
+        plan = planned(storyboard_of(lengths))
     except StoryboardError as error:
         assert "shorter than a block" in str(error)
         assert min(lengths) < 1
@@ -415,7 +438,7 @@ def test_check_prints_the_plan(tmp_path, monkeypatch):
     assert "156 frames, 13 s" in said.stdout
     plan = json.loads(CliRunner().invoke(app, ["check", str(path), "--json", "--fps", "24"]).stdout)
     assert (plan["fps"], plan["frames"], plan["shots"]) == (24, 312, 2)
-    assert plan["chunks"][2]["recalls"] == [1]
+    assert plan["chunks"][2]["retrieves"] == [1]
     assert sum(chunk["blocks"] for chunk in plan["chunks"]) == plan["blocks"]
 
 
