@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 from diffusers.models.transformers.transformer_wan import WanRotaryPosEmbed
+from torch.utils.checkpoint import checkpoint
 
 from blockvid_cli.errors import UsageError
 from blockvid_cli.models.flow_matching import add_noise, make_sigmas, predict_x0, shift_sigmas, velocity_from_x0
@@ -170,3 +171,89 @@ def test_levels_fall_from_noise_to_clean_and_warp_as_published():
     assert make_sigmas(4, 1.0) == (1.0, 0.75, 0.5, 0.25, 0.0)
     warped = [1000 * shift_sigmas(t / 1000, 5.0) for t in (1000, 750, 500, 250)]
     assert warped == pytest.approx([1000, 937.5, 833.333, 625], abs=1e-2)
+
+
+def cached_view(bias: torch.Tensor | None = None, frames: int = 2, grad: bool = False) -> KVView:
+    """Two frames of random cached tokens in both layers, of the small network's shape."""
+    generator = torch.Generator().manual_seed(8)
+    tokens = [
+        TokenKV(
+            *(torch.randn(1, frames * 6, 2, 24, generator=generator).requires_grad_(grad) for _ in range(2)),
+            token_grid(frames, 2, 3),
+            bias,
+        )
+        for _ in range(2)
+    ]
+    return KVView([resident_entry(range(frames), tokens)])
+
+
+def attention_by_hand(q, k, v, bias):
+    """softmax(q kᵀ / √d + bias) v for one head after another; bias (H, T)."""
+    out = torch.zeros_like(q)
+    for row in range(len(q)):
+        for head in range(q.shape[2]):
+            logits = q[row, :, head] @ k[row, :, head].T / q.shape[-1] ** 0.5 + bias[head]
+            out[row, :, head] = logits.softmax(-1) @ v[row, :, head]
+    return out
+
+
+@pytest.mark.parametrize("grad", [False, True])
+def test_a_bias_per_head_is_what_attention_by_hand_makes_of_it(grad):
+    generator = torch.Generator().manual_seed(3)
+    q, k, v = (torch.randn(2, n, 3, 8, generator=generator) for n in (4, 7, 7))
+    bias = torch.randn(3, 7, generator=generator)
+    query = q.clone().requires_grad_(grad)
+    assert torch.allclose(attend(query, k, v, bias), attention_by_hand(q, k, v, bias), atol=1e-5)
+    every = bias[:1].expand(3, -1)
+    assert torch.allclose(attend(query, k, v, bias[0]), attention_by_hand(q, k, v, every), atol=1e-5)
+    rows = torch.stack([bias, bias.flip(1)])
+    by_row = torch.cat([attention_by_hand(q[i : i + 1], k[i : i + 1], v[i : i + 1], rows[i]) for i in (0, 1)])
+    assert torch.allclose(attend(query, k, v, rows), by_row, atol=1e-5)
+
+
+def test_a_bias_of_zero_is_none_and_of_minus_infinity_hides_a_token():
+    x, text, sigma = latents(1), context(), torch.full((1,), 0.6)
+    network = small.denoiser()
+    none, _ = network(x, sigma, text, torch.arange(3), cached_view())
+    for zeros in (torch.zeros(12), torch.zeros(2, 12)):
+        zero, _ = network(x, sigma, text, torch.arange(3), cached_view(zeros))
+        assert torch.allclose(none, zero, atol=1e-6)
+    hidden, _ = network(x, sigma, text, torch.arange(3), cached_view(torch.full((12,), -torch.inf)))
+    alone, _ = network(x, sigma, text, torch.arange(2, 3), KVView())
+    assert torch.allclose(hidden, alone, atol=1e-6) and not torch.allclose(none, alone, atol=1e-3)
+
+
+def test_the_context_of_attention_is_gone_after_a_pass_that_fails():
+    denoiser, text = small.denoiser(), context()
+    with pytest.raises(RuntimeError):
+        denoiser(latents(2), torch.full((2,), 0.5), text[..., :-1], torch.arange(2), KVView())
+    assert denoiser.rotary.context is None
+
+
+@pytest.mark.parametrize("reentrant", [False, True])
+def test_checkpointing_over_attached_context_gives_the_same_gradients(reentrant):
+    """Keys that were rotated and kept in the first pass are missing from the graph of the second."""
+    x, text, sigma = latents(1).requires_grad_(), context(), torch.full((1,), 0.6)
+    denoiser, gradients = small.denoiser(), []
+    for checkpointed in (False, True):
+        view = cached_view(grad=True)
+        leaves = [
+            x for layer in (0, 1) for x in (view.entries[0].layer(layer).keys, view.entries[0].layer(layer).values)
+        ]
+
+        def run(latents, view=view):
+            return denoiser(latents, sigma, text, torch.arange(3), view)[0]
+
+        out = checkpoint(run, x, use_reentrant=reentrant) if checkpointed else run(x)
+        out.square().sum().backward()
+        gradients.append([leaf.grad.clone() for leaf in leaves])
+    assert all(torch.allclose(a, b, atol=1e-6) and a.abs().max() > 0 for a, b in zip(*gradients, strict=True))
+
+
+def test_a_layer_that_is_checkpointed_is_recorded_once():
+    denoiser, view = small.denoiser(), KVView(record=True)
+    denoiser.network.enable_gradient_checkpointing()
+    denoiser.network.train()
+    out, layers = denoiser(latents(2).requires_grad_(), torch.full((2,), 0.6), context(), torch.arange(2), view)
+    out.sum().backward()
+    assert len(layers) == 2

@@ -7,12 +7,14 @@ import torch
 
 from blockvid_cli.errors import UsageError
 from blockvid_cli.models.sentence_encoder import top_k_similar
-from blockvid_cli.models.wan.attention import LayerQKV
-from blockvid_cli.models.wan.rope import Rope, token_grid
-from blockvid_cli.rollout.kv_cache.base import CacheEntry, FullCache, TokenKV
+from blockvid_cli.models.wan.attention import LayerQKV, TokenKV
+from blockvid_cli.models.wan.rope import Rope, apply_rope, token_grid
+from blockvid_cli.rollout.kv_cache.base import CacheEntry, FullCache, KVView, resident_entry
+from blockvid_cli.rollout.kv_cache.batch import BatchedKVCache, batch_cache
 from blockvid_cli.rollout.kv_cache.semantic import SemanticCache, attention_mass, probe_rows, top_p_tokens
 from blockvid_cli.rollout.kv_cache.window import WindowCache
 from blockvid_cli.rollout.recipe import KV_CACHES, make_recipe
+from blockvid_cli.rollout.rollout import Rollout, RolloutSegment
 from tests import small
 
 ROWS, COLUMNS = 2, 3
@@ -258,3 +260,144 @@ def test_every_cache_generates_a_film(name, numeric_captions):
 def test_a_wrong_cache_gets_a_sentence(cache, message):
     with pytest.raises(UsageError, match=message):
         make_recipe({**small.RECIPE, "kv_cache": cache})
+
+
+CUT = (False, False, True, False)
+CACHES = ["full", {"name": "window", "window": 6, "sink": 1}, {"name": "window", "window": None, "sink": 0}]
+
+
+@pytest.mark.parametrize("cache", CACHES)
+def test_nothing_of_the_shot_before_reaches_a_block_behind_a_cut(cache):
+    """Another caption in the first shot changes every later film but one: the shot behind the cut stays bit for bit."""
+    how = small.recipe(kv_cache=cache)
+    films = [small.plan((1, 2, 2, 1), captions=[first, "b", "c", "d"], cuts=CUT) for first in ("a", "z")]
+    one, other = (small.film_latents(film, small.denoiser(), how) for film in films)
+    assert not torch.equal(one[0], other[0]) and not torch.equal(one[2], other[2])
+    assert all(torch.equal(one[number], other[number]) for number in (3, 4, 5))
+    whole = small.film_latents(small.plan((1, 2, 2, 1), captions=["a", "b", "c", "d"]), small.denoiser(), how)
+    assert torch.equal(whole[2], one[2]) and not torch.equal(whole[3], one[3])
+
+
+def test_a_sink_is_the_shots_first_frames():
+    film = small.plan((2, 2, 2, 4), captions=["a", "b", "c", "d"], cuts=CUT)
+    cache = WindowCache(6, 2)
+    cache.begin(film.chunks, Rope(24))
+    attended = []
+    for block in film.blocks:
+        attended.append(cache.view((block,)).frames)
+        cache.update(block, layers(block), token_grid(block.frames, ROWS, COLUMNS))
+    assert attended[:4] == [(), (0, 1), (0, 1, 2, 3), (0, 1, 4, 5)]
+    assert attended[4:] == [(), (8, 9), (8, 9, 10, 11), (8, 9, 12, 13), (8, 9, 14, 15), (8, 9, 16, 17)]
+
+
+@pytest.mark.parametrize(
+    ("make", "most"), [(FullCache, 8), (lambda: WindowCache(6, 2), 6), (lambda: WindowCache(99), 8)]
+)
+def test_what_is_cached_never_exceeds_what_was_announced(make, most):
+    film = small.plan((2, 2, 2, 1), cuts=CUT)
+    cache = make()
+    assert cache.max_cached_frames(film) == (most, most)
+    cache.begin(film.chunks, Rope(24))
+    for block in film.blocks:
+        view = cache.view((block,))
+        assert set(view.shots) <= {block.shot} and len(view.frames) + block.frames <= most
+        cache.update(block, layers(block), token_grid(block.frames, ROWS, COLUMNS))
+        assert sum(len(entry.frames) for entry in cache.entries.values()) <= most
+    assert not cache.entries  # the film is over
+
+
+def test_a_block_finished_ahead_of_its_turn_is_attended_to_and_nothing_needed_is_forgotten():
+    film = small.plan((5,))
+    cache = WindowCache(8, 2)
+    cache.begin(film.chunks, Rope(24))
+    for number in (0, 4, 1, 2):
+        block = film.blocks[number]
+        cache.update(block, layers(block), token_grid(block.frames, ROWS, COLUMNS))
+    assert cache.view((film.blocks[3],)).frames == (0, 1, 4, 5, 8, 9)
+    assert cache.view((film.blocks[1],)).frames == (0, 1, 8, 9)  # again as it was when block 1 was finished
+
+
+def test_every_update_makes_earlier_views_stale():
+    film = small.plan((2, 2), captions=["1 0", "0 1"])
+    for cache in (FullCache(), WindowCache(6, 2)):
+        cache.begin(film.chunks, Rope(24))
+        before = cache.version
+        cache.update(film.blocks[0], layers(film.blocks[0]), token_grid(2, ROWS, COLUMNS))
+        assert cache.version > before
+
+
+@pytest.mark.parametrize("last_blocks", [None, 1, 2])
+def test_only_the_probes_queries_are_stored_of_an_unfinished_chunk(numeric_captions, last_blocks):
+    """A chunk of six blocks stored every query of every layer: 2.6 GB for Wan 1.3B at 480p."""
+    film = small.plan((6, 1), captions=["1 0", "0 1"])
+    cache = SemanticCache(probes=4, last_blocks=last_blocks)
+    cache.begin(film.chunks, Rope(24))
+    for block in film.blocks[:5]:
+        cache.update(block, layers(block), token_grid(block.frames, ROWS, COLUMNS))
+        assert max(sum(len(part.probes[layer]) for part in cache._open.values()) for layer in (0, 1)) <= 8
+
+
+def test_probes_that_are_stored_block_by_block_are_those_of_the_whole_chunk(numeric_captions):
+    """The tokens cached are those that all queries of the chunk at once would choose."""
+    film = small.plan((3, 1), captions=["1 0", "0 1"])
+    cache = filled(SemanticCache(probes=3, tau=0.7), film, 3)
+    parts = [layers(block) for block in film.blocks[:3]]
+    where = torch.cat([token_grid(2, ROWS, COLUMNS) + torch.tensor([2 * i, 0, 0]) for i in range(3)])
+    cos, sin = Rope(24).cos_sin(where)
+    rows = probe_rows(36, 3, film.chunks[0].seed)
+    visible = torch.arange(36)[rows][:, None] // 12 >= torch.arange(36)[None] // 12
+    for number in (0, 1):
+        queries, keys = (torch.cat([part[number][i] for part in parts], 1) for i in (0, 1))
+        probes = apply_rope(queries[:, rows], (cos[rows], sin[rows]))[0]
+        chosen = top_p_tokens(attention_mass(probes, apply_rope(keys, (cos, sin))[0], visible), 0.7)
+        assert torch.equal(cache.entries[1].layer(number).coordinates, where[chosen])
+        assert torch.equal(cache.entries[1].layer(number).keys, keys[:, chosen])
+
+
+def biased(block, bias: torch.Tensor | None) -> CacheEntry:
+    where = token_grid(block.frames, ROWS, COLUMNS)
+    tokens = [TokenKV(layer.keys, layer.values, where, bias) for layer in layers(block)]
+    return resident_entry(block.frame_indices, tokens, block.shot)
+
+
+def test_a_bias_survives_selection_slicing_and_concatenation():
+    film = small.plan((1, 1, 1))
+    plain, shared, by_head = (
+        biased(block, bias)
+        for block, bias in zip(film.blocks, (None, torch.arange(12.0), torch.arange(24.0).view(2, 12)), strict=True)
+    )
+    assert KVView([plain, plain]).read(0).bias is None
+    assert KVView([plain, shared.last(1)]).read(0).bias.tolist() == [0.0] * 12 + list(range(6, 12))
+    bias = KVView([plain, shared, by_head.first(1)]).read(0).bias
+    assert bias.shape == (2, 30)
+    assert bias[1].tolist() == [0.0] * 12 + list(range(12)) + list(range(12, 18))
+    assert by_head.layer(0).select(torch.tensor([3, 5])).bias.tolist() == [[3, 5], [15, 17]]
+
+
+def test_a_view_over_two_films_is_each_films_own_view(numeric_captions):
+    """Films of a batch retrieve different chunks and keep different tokens, yet each is what it is alone."""
+    how = small.recipe(
+        kv_cache={"name": "semantic", "recent": 1, "top": 1, "tau": 0.6, "probes": 3}, positions="absolute"
+    )
+    films = [
+        small.plan((1, 2, 1, 2), captions=captions)
+        for captions in (["1 0", "0 1", "1 1", "1 0"], ["0 1", "1 0", "0 1", "1 0.1"])
+    ]
+    alone = [small.film_latents(film, small.denoiser(), how) for film in films]
+    cache = batch_cache(how.kv_cache, films)
+    assert isinstance(cache, BatchedKVCache)
+    denoiser = small.denoiser()
+    run = Rollout(films[0], cache, denoiser.rope, (1, 2, 2), small.read, batch=(films[1],))
+    with torch.inference_mode():
+        steps = list(run.run_batch([RolloutSegment(films[0].blocks, how, denoiser)]))
+    both = {block.number: latents for step in steps for block, latents in step.finished}
+    retrieved = [[part.retrieve(4, range(1, 4)) for part in cache.caches]]
+    assert retrieved == [[((1,), (3,)), ((2,), (3,))]]
+    for index, latents in enumerate(alone):
+        assert max(float((both[n][index] - latents[n]).abs().max()) for n in latents) < 1e-5
+
+
+def test_one_film_and_caches_that_treat_films_alike_need_no_batched_cache():
+    films = [small.plan((1, 1)), small.plan((1, 1))]
+    assert isinstance(batch_cache(lambda: SemanticCache(), films[:1]), SemanticCache)
+    assert isinstance(batch_cache(FullCache, films), FullCache)

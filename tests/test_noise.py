@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import itertools
 import math
+from dataclasses import replace
 
 import pytest
 import torch
 
 from blockvid_cli.errors import UsageError
 from blockvid_cli.rollout.noise import Independent, SharedBase, gaussian
+from blockvid_cli.storyboard.plan import chunk_seed
 from blockvid_cli.training.chunk_noise import EPS_MAX, chunk_sigmas
 from tests import small
 
@@ -63,6 +65,36 @@ def test_shuffle_is_clamped_to_half_the_chunk(frames):
 @pytest.mark.parametrize("noise", [Independent(), SharedBase(4)])
 def test_noise_of_a_chunk_depends_on_no_other(noise):
     assert torch.equal(chunk_noise(noise, 2), chunk_noise(noise, 2, film=small.with_caption(FILM, 1, "other")))
+
+
+def with_take(number: int, take: int):
+    """The film with another take of a chunk."""
+    seed = chunk_seed(FILM.seed, number, take) if take > 1 else FILM.chunks[number - 1].seed
+    chunks = tuple(replace(c, take=take, seed=seed) if c.number == number else c for c in FILM.chunks)
+    return replace(FILM, chunks=chunks)
+
+
+@pytest.mark.parametrize("noise", [Independent(), SharedBase(0), SharedBase(1), SharedBase(4)])
+def test_another_take_is_another_noise_in_every_frame(noise):
+    takes = [chunk_noise(noise, 2, film=with_take(2, take)) for take in (1, 2, 3)]
+    for a, b in itertools.combinations(takes, 2):
+        likeness = a.flatten(1) @ b.flatten(1).T / a[0].numel()
+        assert likeness.abs().max() < 0.5
+    assert torch.equal(takes[0], chunk_noise(noise, 2))
+    assert torch.equal(chunk_noise(noise, 1, film=with_take(2, 2)), chunk_noise(noise, 1))
+
+
+def test_the_first_take_has_the_noise_it_always_had():
+    base = gaussian(FILM.latent, "base", FILM.seed, 0)
+    assert torch.equal(chunk_noise(SharedBase(0), 3)[0], base)
+    assert torch.equal(chunk_noise(Independent(), 3)[4], gaussian(FILM.latent, "frame", FILM.chunks[2].seed, 4))
+
+
+def test_noise_added_by_a_solver_is_the_chunks_own():
+    block = FILM.blocks[4]
+    one, other = (Independent().renoise(block, FILM, {}, sigma) for sigma in (0.5, 0.25))
+    assert one.shape == (3, *FILM.latent) and not torch.equal(one, other)
+    assert torch.equal(one, gaussian((3, *FILM.latent), "renoise", block.seed, 4, 0.5))
 
 
 def test_eps_max_has_the_published_signal_to_noise_ratio():

@@ -1,4 +1,4 @@
-"""The equations of flow matching: x_t = (1 - t) x_0 + t ε and v = ε - x_0 (BlockVid, Eq. 2 and 3); t is called sigma."""
+"""The equations of flow matching: x_t = (1 - t) x_0 + t ε, v = ε - x_0 (BlockVid, Eq. 2 and 3); t is called sigma."""
 
 from __future__ import annotations
 
