@@ -103,7 +103,8 @@ class RenderJob:
     @property
     def notes(self) -> tuple[str, ...]:
         """What was decided about captions and images, one sentence each."""
-        return (*self.storyboard.notes, *(note for image in self.reference_images.values() for note in image.notes))
+        images = (note for image in self.reference_images.values() for note in image.notes)
+        return (*self.storyboard.notes, *images, *_position_notes(self.card, self.plan, self.recipes))
 
     @property
     def rows(self) -> int:
@@ -209,6 +210,20 @@ def prepare(request: RenderRequest, storyboard: Storyboard | None = None) -> Ren
         numerics=(_numerics_of(preset),) * len(plan.chunks),
     )
     return _with_numerics(job, recorded)
+
+
+def _position_notes(card: ModelCard, plan: Plan, recipes: Sequence[Recipe]) -> tuple[str, ...]:
+    """A warning where frames get temporal positions that the model was not trained on."""
+    if card.trained_frames is None:
+        return ()
+    largest = max(recipe.largest_position(plan) for recipe in {id(recipe): recipe for recipe in recipes}.values())
+    if largest < card.trained_frames:
+        return ()
+    return (
+        f"this recipe places frames at positions up to {largest}, but '{card.name}' was trained on {card.trained_frames}"
+        f" latent frames (positions 0 to {card.trained_frames - 1}), so the film may degrade; packed positions and a KV"
+        " cache that attends to fewer frames, such as the window of the model's card, stay within them.",
+    )
 
 
 def with_takes(job: RenderJob, takes: TakeChoices) -> RenderJob:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
+from blockvid_cli.job import RenderRequest, prepare
+from blockvid_cli.models.card import bundled_models, find_card, packaged_folder
 from blockvid_cli.models.wan.attention import TokenKV
 from blockvid_cli.models.wan.rope import Rope, apply_rope, split_positions, token_grid
 from blockvid_cli.rollout.kv_cache.base import FullCache, KVView, NoCache, resident_entry
@@ -102,3 +104,26 @@ def test_positions_are_split_along_their_frames():
     assert cached.tolist() == [0, 1, 2] and new.tolist() == [3, 4]
     cached, new = split_positions(torch.arange(10).view(2, 5, 1, 1), 2)
     assert cached.shape == (2, 3, 1, 1) and new[1].flatten().tolist() == [8, 9]
+
+
+SWAN = packaged_folder("storyboards") / "swan.yaml"
+
+
+def position_notes(model: str, **recipe: object) -> list[str]:
+    job = prepare(RenderRequest(SWAN, model=model, recipe=recipe))
+    return [note for note in job.notes if "positions" in note]
+
+
+@pytest.mark.parametrize("model", bundled_models())
+def test_the_recipe_of_every_card_stays_within_what_its_model_was_trained_on(model):
+    assert find_card(model).trained_frames
+    assert not position_notes(model)
+
+
+@pytest.mark.parametrize(
+    ("model", "largest", "trained"), [("self-forcing", 89, 21), ("skyreels-v2-df-1.3b", 129, 25), ("causvid", 89, 21)]
+)
+def test_a_recipe_that_leaves_the_trained_positions_is_warned_of_with_both_numbers(model, largest, trained):
+    recipe = {"schedule": "block", "kv_cache": "semantic", "positions": "packed", "solver": "euler"}
+    (note,) = position_notes(model, **recipe)
+    assert f"up to {largest}," in note and f"trained on {trained} latent frames (positions 0 to {trained - 1})" in note

@@ -38,62 +38,76 @@ class FileRef(Part):
 
 
 class TextEncoderFiles(FileRef):
-    """What the network reads: the encoder's name, how many tokens, and whether captions are read as written.
+    """The text encoder's files, its longest prompt in tokens, and the rewriter that turns captions into prompts.
 
-    ``file`` and ``tokenizer`` are where the encoder and its tokenizer lie; a built-in encoder has neither.
+    ``file`` and ``tokenizer`` are the encoder and its tokenizer; an encoder that comes with a package has neither.
     """
 
     tokens: int = Field(gt=0)
     rewriter: str = "none"
     tokenizer: str = ""
-    parameters: int = 0  # of a large encoder, for what it needs of a device
+    parameters: int = 0  # of a large encoder; planning counts its memory and time
 
 
 class Weights(FileRef):
-    """A trained part: what kind it is, where it lies, and its sizes."""
+    """A trained module: its file, and the sizes it is built with."""
 
     file: str
     sha256: str | None = None  # of the file, where the card knows it
     config: dict[str, Any] = Field(default_factory=dict)
 
 
-class Lora(FileRef):
-    """A low-rank change that is added to the network's weights when they are read."""
+class LoraRef(FileRef):
+    """A LoRA that is merged into the transformer's weights when they are read."""
 
     file: str
     scale: float = 1.0
 
 
 class TransformerWeights(Weights):
-    """The network, what its output stands for, and what is added to it."""
+    """The transformer, what its output is (velocity, or clean latents), and the LoRA that is merged into it."""
 
     predicts: str = "velocity"
-    lora: Lora | None = None
+    lora: LoraRef | None = None
+
+
+class ModelSizes(Part):
+    """Counts that planning needs, so that nothing has to be built to estimate bytes and seconds.
+
+    A test builds the networks of every card without memory and compares.
+    """
+
+    transformer_params: int = Field(gt=0)  # weights of the transformer
+    linear_params: int = Field(gt=0)  # those of its blocks' linear layers, which int8 and nf4 quantize
+    channels: int = Field(gt=0)  # of a token
+    layers: int = Field(gt=0)
+    vae_channels: int = Field(gt=0)  # the VAE's base width
+    vae_decode_flops: float = Field(gt=0)  # floating-point operations to decode one latent pixel
 
 
 class ModelCard(Part):
-    """A model's sizes, default recipe and provenance; ``folder`` is where its weights lie."""
+    """A model's family, sizes, default recipe and provenance; ``folder`` is where its weights lie."""
 
     name: str
-    family: str
+    family: str  # a row of ``models.registry.FAMILIES``
     summary: str
     licence: str
     noncommercial: bool = False
     size: tuple[int, int]
     fps: float = Field(gt=0)
-    negative_prompt: str = ""  # what guidance leads away from, where a storyboard says nothing
+    negative_prompt: str = ""  # what guidance steers away from, where a storyboard says nothing
     latent: LatentGrid
     patch: tuple[int, int, int]
     block: int = Field(gt=0)
+    trained_frames: int | None = Field(default=None, gt=0)  # latent frames: positions beyond were not seen in training
     text: TextEncoderFiles
     transformer: TransformerWeights
     vae: Weights
+    sizes: ModelSizes | None = None  # without them they are computed from the configurations
     recipe: dict[str, Any]
     edition: str | None = None
     probe: str | None = None
-    frame_conditioning: tuple[
-        Literal["first", "last"], ...
-    ] = ()  # a chunk may begin, and end, with a picture that is given
+    frame_conditioning: tuple[Literal["first", "last"], ...] = ()  # which frames of a chunk may be given as an image
     provenance: dict[str, Any] = Field(default_factory=dict)
     limits: list[str] = Field(default_factory=list)
     folder: Path = Path()
@@ -110,16 +124,16 @@ class ModelCard(Part):
         return self.latent.space * self.patch[2], self.latent.space * self.patch[1]
 
     def latent_shape(self, size: tuple[int, int]) -> tuple[int, int, int]:
-        """(C, H, W) of one latent frame of a picture of ``size`` (width, height)."""
+        """(C, H, W) of one latent frame at ``size`` (width, height) in pixels."""
         width, height = size
         return self.latent.channels, height // self.latent.space, width // self.latent.space
 
     @property
     def files(self) -> list[FileRef]:
-        """All that has to be there before a film can be drawn."""
+        """All files that must be on this machine before a film can be rendered."""
         text, lora = self.text, self.transformer.lora
-        told = [text, text.model_copy(update={"file": text.tokenizer})]
-        return [part for part in (self.transformer, lora, self.vae, *told) if part is not None and part.file]
+        parts = (self.transformer, lora, self.vae, text, text.model_copy(update={"file": text.tokenizer}))
+        return [part for part in parts if part is not None and part.file]
 
 
 def parse_size(text: str) -> tuple[int, int]:
@@ -135,7 +149,7 @@ def parse_size(text: str) -> tuple[int, int]:
 
 
 def packaged_folder(folder: str) -> Path:
-    """A folder that travels with the package: ``models`` or ``storyboards``."""
+    """A folder that is installed with the package: ``models`` or ``storyboards``."""
     inside = PACKAGE / f"_{folder}"
     return inside if inside.is_dir() else PACKAGE.parent / folder
 
@@ -175,8 +189,8 @@ def read_card(file: Path, origin: str = "folder") -> ModelCard:
     except OSError as error:
         raise UsageError(f"{file}: this card cannot be read ({error.strerror}).") from error
     except ValidationError as error:
-        found = sorted(error.errors(), key=lambda fault: fault["type"] != "extra_forbidden")[0]
-        field = ".".join(str(part) for part in found["loc"])
-        guess = closest_name(str(found["loc"][-1]), list(ModelCard.model_fields)) if len(found["loc"]) == 1 else None
+        fault = sorted(error.errors(), key=lambda fault: fault["type"] != "extra_forbidden")[0]
+        field = ".".join(str(part) for part in fault["loc"])
+        guess = closest_name(str(fault["loc"][-1]), list(ModelCard.model_fields)) if len(fault["loc"]) == 1 else None
         hint = f" Did you mean '{guess}'?" if guess and guess != field else ""
-        raise UsageError(f"{file}: '{field}': {found['msg']}.{hint}") from error
+        raise UsageError(f"{file}: '{field}': {fault['msg']}.{hint}") from error
