@@ -78,15 +78,14 @@ def model(tmp_path_factory) -> Path:
     import torch
     from safetensors.torch import save_file
 
-    from blockvid_cli.models.registry import tiny_vae, wan_transformer
+    from blockvid_cli.models.card import find_card
+    from blockvid_cli.models.registry import build_transformer, build_vae
 
     folder = tmp_path_factory.mktemp("random-model")
     (folder / "card.yaml").write_text(yaml.safe_dump(CARD))
+    card = find_card(str(folder))
     torch.manual_seed(0)
-    parts = (
-        (wan_transformer(CARD["transformer"]["config"]), "transformer.safetensors"),
-        (tiny_vae(CARD["vae"]["config"]), "vae.safetensors"),
-    )
+    parts = ((build_transformer(card), card.transformer.file), (build_vae(card).module, card.vae.file))
     for module, file in parts:
         save_file({name: value.contiguous() for name, value in module.state_dict().items()}, folder / file)
     return folder

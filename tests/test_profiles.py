@@ -15,11 +15,12 @@ from blockvid_cli.job import RenderRequest, prepare
 from blockvid_cli.models.card import find_card
 from blockvid_cli.render import render
 from blockvid_cli.rollout.recipe import make_recipe
-from blockvid_cli.runtime.memory_estimate import GIB, estimate_memory, choose_preset, count_flops, format_plan
+from blockvid_cli.runtime.memory_estimate import GIB, choose_preset, estimate_memory, format_plan
 from blockvid_cli.runtime.presets import PRESETS, RuntimeOptions, next_lower_preset, resolve_preset
+from blockvid_cli.runtime.time_estimate import count_flops
 from blockvid_cli.storyboard.plan import make_plan
 from blockvid_cli.storyboard.storyboard import read_storyboard
-from blockvid_cli.video.frames import warn_degenerate_blocks
+from blockvid_cli.video.mux import warn_degenerate_blocks
 from tests import tiny_wan
 
 
@@ -63,7 +64,7 @@ def test_profiles_of_one_precision_give_one_film(tiny, story, tmp_path):
         return torch.cat(list(blocks))
 
     whole = latents("h20")
-    assert torch.equal(whole, latents("24gb", storage="disk"))
+    assert torch.equal(whole, latents("24gb", kv_storage="disk"))
     assert torch.equal(whole, latents("16gb"))
     assert float((whole - latents("12gb")).abs().max()) < 1e-5  # one tile holds so small a picture
 

@@ -9,11 +9,10 @@ import pytest
 import torch
 
 from blockvid_cli.errors import UsageError
-from blockvid_cli.models import embedding_cache as kept
 from blockvid_cli.models import sentence_encoder as sentences
 from blockvid_cli.models.card import find_card
-from blockvid_cli.models.prompt_embeddings import Script
-from blockvid_cli.models.text_encoders import load_text_encoder
+from blockvid_cli.models.loading import load_text_encoder
+from blockvid_cli.models.prompt_embeddings import PromptEmbeddings
 from tests import small
 
 
@@ -59,19 +58,19 @@ def test_a_caption_is_read_once(home):
         asked.append(list(captions))
         return [torch.full((2,), float(len(c))) for c in captions]
 
-    assert [t[0] for t in kept.cached_embeddings("r", ["a", "bb", "a"], read)] == [1, 2, 1]
-    assert [t[0] for t in kept.cached_embeddings("r", ["bb", "ccc"], read)] == [2, 3]
+    assert [t[0] for t in sentences.cached_embeddings("r", ["a", "bb", "a"], read)] == [1, 2, 1]
+    assert [t[0] for t in sentences.cached_embeddings("r", ["bb", "ccc"], read)] == [2, 3]
     assert asked == [["a", "bb"], ["ccc"]]
 
 
 def test_a_damaged_or_unwritable_cache_costs_nothing_but_time(home, monkeypatch):
-    kept.cached_embeddings("r", ["a"], lambda captions: [torch.ones(2)])
+    sentences.cached_embeddings("r", ["a"], lambda captions: [torch.ones(2)])
     (file,) = home.rglob("*.safetensors")
     file.write_bytes(file.read_bytes()[:10])
-    assert kept.cached_embeddings("r", ["a"], lambda captions: [torch.zeros(2)])[0].tolist() == [0, 0]
+    assert sentences.cached_embeddings("r", ["a"], lambda captions: [torch.zeros(2)])[0].tolist() == [0, 0]
     shutil.rmtree(home / "text")
     (home / "text").write_text("in the way")
-    assert kept.cached_embeddings("r", ["a"], lambda captions: [torch.ones(2)])[0].tolist() == [1, 1]
+    assert sentences.cached_embeddings("r", ["a"], lambda captions: [torch.ones(2)])[0].tolist() == [1, 1]
 
 
 def test_tokens_are_padded_cut_and_empty_for_no_caption(home):
@@ -84,10 +83,9 @@ def test_tokens_are_padded_cut_and_empty_for_no_caption(home):
     assert reads == [True, True, False]
 
 
-def test_an_unknown_encoder_gets_a_sentence():
-    card = find_card("storybook")
-    with pytest.raises(UsageError, match="minilm"):
-        load_text_encoder(card.model_copy(update={"text": card.text.model_copy(update={"encoder": "t5"})}))
+def test_an_unknown_family_gets_a_sentence():
+    with pytest.raises(UsageError, match="there is no model family called 'storybok'. Did you mean 'storybook'"):
+        load_text_encoder(find_card("storybook").model_copy(update={"family": "storybok"}))
 
 
 def test_scripts_give_one_caption_or_one_a_frame():
@@ -95,7 +93,7 @@ def test_scripts_give_one_caption_or_one_a_frame():
         return torch.stack([torch.full((3, 2), float(len(c))) for c in captions])
 
     film = small.plan((2, 1), captions=["ab", "abcd"])
-    one = Script(film, encoder, rows=2)(film.blocks[:2])
+    one = PromptEmbeddings(film, encoder, rows=2)(film.blocks[:2])
     assert one.shape == (2, 3, 2) and one[:, 0, 0].tolist() == [2, 0]
-    each = Script(film, encoder)(film.blocks[1:3])
+    each = PromptEmbeddings(film, encoder)(film.blocks[1:3])
     assert each.shape == (1, 4, 3, 2) and each[0, :, 0, 0].tolist() == [2, 2, 4, 4]

@@ -13,8 +13,8 @@ from blockvid_cli.datasets.storybook_clips import StoryClips
 from blockvid_cli.datasets.storybook_latents import TOP, story_latents
 from blockvid_cli.errors import BlockvidError
 from blockvid_cli.models.card import ModelCard, find_card
-from blockvid_cli.models.registry import wan_transformer
-from blockvid_cli.models.text_encoders import load_text_encoder
+from blockvid_cli.models.wan.networks import WanTransformer3DModel
+from blockvid_cli.models.loading import load_text_encoder
 from blockvid_cli.models.tiny_vae import TinyVAE, TinyVAEConfig
 from blockvid_cli.models.wan.attention import LayerQKV
 from blockvid_cli.models.wan.denoiser import WanDenoiser
@@ -53,7 +53,7 @@ def stories(tmp_path_factory):
 
 def forcing(stories, kind: type[TeacherForcing] = TeacherForcing) -> TeacherForcing:
     torch.manual_seed(0)
-    network = wan_transformer(CARD["transformer"]["config"])
+    network = WanTransformer3DModel(**CARD["transformer"]["config"])
     init_weights(network)
     shelf, codec = DataSplit(stories, stories), TinyVAE(SIZES).eval()
     return kind(WanDenoiser(network), codec, shelf, shelf, BatchConfig(windows=2, copies=2, openings=2))

@@ -9,9 +9,9 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from blockvid_cli.errors import MissingModelError
-from blockvid_cli.models.find import find_model
-from blockvid_cli.models.text_encoders import load_text_encoder
-from blockvid_cli.models.wan.text_encoder import UMT5Tokens, cleaned
+from blockvid_cli.models.loading import load_text_encoder
+from blockvid_cli.models.registry import find_model
+from blockvid_cli.models.wan.text_encoder import UMT5Tokens, clean_prompt
 from tests import tiny_wan
 
 
@@ -49,7 +49,7 @@ def test_an_empty_caption_is_the_encoders_own_empty(card):
 def test_a_caption_is_read_once_and_the_encoder_is_loaded_only_then(card, monkeypatch):
     reader = UMT5Tokens(card)
     first = reader(["a swan", "a boat"])
-    monkeypatch.setattr(UMT5Tokens, "_read", lambda self, captions: pytest.fail("read again"))
+    monkeypatch.setattr(UMT5Tokens, "_encode", lambda self, captions: pytest.fail("read again"))
     assert torch.equal(UMT5Tokens(card)(["a boat", "a  swan "]), first.flip(0))
 
 
@@ -59,8 +59,8 @@ def test_long_captions_are_cut_and_told_of(card):
     assert reader(["a swan " * 40])[0, -1].any()
 
 
-def test_entities_and_spaces_are_cleaned():
-    assert cleaned("  a &amp;amp; b\n\t c ") == "a & b c"
+def test_entities_and_spaces_are_clean_prompt():
+    assert clean_prompt("  a &amp;amp; b\n\t c ") == "a & b c"
 
 
 def test_an_encoder_that_is_not_whole_is_refused(card, tmp_path):

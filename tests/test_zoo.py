@@ -17,14 +17,11 @@ from typer.testing import CliRunner
 from blockvid_cli.commands.app import app
 from blockvid_cli.errors import BlockvidError, MissingModelError, UsageError
 from blockvid_cli.models.card import bundled_models, find_card
-from blockvid_cli.models.convert import convert
-from blockvid_cli.models.find import find_model
+from blockvid_cli.models.checkpoint import WAN_KEYS, convert, strip_wrappers
 from blockvid_cli.models.hub import hub_files
-from blockvid_cli.models.layouts import INSIDE, OUTSIDE, strip_wrappers, to_diffusers, to_original
+from blockvid_cli.models.loading import load_denoiser, meta_transformer, verify_model
 from blockvid_cli.models.precision import precision
-from blockvid_cli.models.registry import load_denoiser, meta_transformer
-from blockvid_cli.models.verify import verify_model
-from blockvid_cli.runtime.memory_estimate import sizes
+from blockvid_cli.models.registry import find_model, model_sizes
 from tests import tiny_wan
 
 FULL = precision("fp32", "cpu")
@@ -56,14 +53,14 @@ def velocity(network) -> torch.Tensor:
 def test_every_name_of_the_published_shapes_goes_there_and_back():
     for name in ("wan2.1-t2v-1.3b", "wan2.1-t2v-14b", "skyreels-v2-df-1.3b"):
         names = list(meta_transformer(find_card(name)).state_dict())
-        originals = [to_original(n) for n in names]
-        assert [to_diffusers(n) for n in originals] == names and len(set(originals)) == len(names)
+        originals = [WAN_KEYS.to_original(n) for n in names]
+        assert [WAN_KEYS.to_diffusers(n) for n in originals] == names and len(set(originals)) == len(names)
         assert "blocks.0.self_attn.q.weight" in originals and "head.modulation" in originals
         assert not any("attn1" in n or "condition_embedder" in n for n in originals)
 
 
 def test_the_tables_are_one_to_one():
-    for table in (OUTSIDE, INSIDE):
+    for table in (WAN_KEYS.outside, WAN_KEYS.inside):
         assert len(set(table.values())) == len(table)
 
 
@@ -74,10 +71,10 @@ def test_wrappers_come_off_in_any_order(wrappers):
 
 def test_published_shapes_have_the_published_numbers():
     small, large = (find_card(f"wan2.1-t2v-{size}") for size in ("1.3b", "14b"))
-    assert sizes(small).weights == 1_418_996_800 and len(meta_transformer(small).state_dict()) == 825
-    assert sizes(large).weights == 14_288_491_584 and len(meta_transformer(large).state_dict()) == 1095
+    assert model_sizes(small).transformer_params == 1_418_996_800 and len(meta_transformer(small).state_dict()) == 825
+    assert model_sizes(large).transformer_params == 14_288_491_584 and len(meta_transformer(large).state_dict()) == 1095
     sky = find_card("skyreels-v2-df-1.3b")
-    assert sizes(sky).weights == 1_435_525_696 and len(meta_transformer(sky).state_dict()) == 830
+    assert model_sizes(sky).transformer_params == 1_435_525_696 and len(meta_transformer(sky).state_dict()) == 830
 
 
 def test_cards_name_a_home_and_a_licence():
@@ -93,7 +90,7 @@ def test_cards_name_a_home_and_a_licence():
 @pytest.mark.parametrize("layout", tiny_wan.LAYOUTS)
 def test_every_layout_verifies_and_is_the_same_network(layout, models):
     card = find_model(str(models[layout]))
-    found = {finding.part: finding.says for finding in verify_model(card)}
+    found = {finding.part: finding.summary for finding in verify_model(card)}
     total = len(meta_transformer(card).state_dict())
     assert f"{total} of {total} tensors fit" in found["transformer"] and "unknown" not in found["transformer"]
     loaded, plain_one = (load_denoiser(c, "cpu", FULL) for c in (card, find_model(str(models["diffusers"]))))
@@ -138,7 +135,7 @@ def test_a_diffusers_folder_needs_no_card(copy):
     assert card.transformer.config["num_layers"] == 2 and card.vae.config["base_dim"] == 8
     assert card.text.repository is None and card.recipe["solver"] == "unipc"
     total = len(meta_transformer(card).state_dict())
-    assert f"{total} of {total}" in verify_model(card)[0].says and "shards" in verify_model(card)[0].says
+    assert f"{total} of {total}" in verify_model(card)[0].summary and "shards" in verify_model(card)[0].summary
 
 
 def test_a_file_of_unknown_sizes_asks_for_a_card(models):
@@ -296,7 +293,7 @@ def test_converting_there_and_back_gives_the_same_weights(models, tmp_path):
     )
     want = tiny_wan.weights(tiny_wan.network())
     assert all(torch.equal(value, want[name]) for name, value in load_file(there).items())
-    assert all(torch.equal(value, want[to_diffusers(name)]) for name, value in load_file(back).items())
+    assert all(torch.equal(value, want[WAN_KEYS.to_diffusers(name)]) for name, value in load_file(back).items())
     with pytest.raises(UsageError, match="--force"):
         convert(there, back, "original", "as-stored")
     convert(there, back, "original", "bf16", force=True)
@@ -358,8 +355,8 @@ def test_a_non_commercial_licence_is_asked_for_once(story, tmp_path, monkeypatch
 
 
 def test_a_fit_counts_and_names():
-    from blockvid_cli.models.registry import KeyMatch
+    from blockvid_cli.models.loading import KeyMatch
 
     fit = KeyMatch(("a", "b"), ("c",), (), ("d", "e"))
-    assert str(fit) == "2 of 3 tensors fit, 1 absent (c), 2 unknown (d, ...)" and not fit.whole
-    assert replace(fit, absent=()).whole
+    assert str(fit) == "2 of 3 tensors fit, 1 absent (c), 2 unknown (d, ...)" and not fit.complete
+    assert replace(fit, absent=()).complete

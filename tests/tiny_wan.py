@@ -12,8 +12,8 @@ from safetensors.torch import save_file
 from torch import nn
 
 from blockvid_cli.models.card import find_card
-from blockvid_cli.models.layouts import to_original
-from blockvid_cli.models.registry import skyreels_transformer, wan_transformer
+from blockvid_cli.models.checkpoint import WAN_KEYS
+from blockvid_cli.models.wan.networks import SkyReelsV2Transformer3DModel, WanTransformer3DModel
 
 NETWORK = {
     "patch_size": [1, 2, 2],
@@ -35,17 +35,18 @@ LAYOUTS = ("diffusers", "sharded", "original", "container", "skyreels", "skyreel
 
 
 def network(kind: str = "wan", seed: int = 0, **sizes: object) -> nn.Module:
-    """A random network of a kind."""
+    """A random network of a family."""
     torch.manual_seed(seed)
-    made = skyreels_transformer({**NETWORK, "inject_sample_info": True, **sizes}) if kind == "skyreels" else None
-    made = made or wan_transformer({**NETWORK, **sizes})
-    return made.eval().requires_grad_(False)
+    config = {name: tuple(value) if isinstance(value, list) else value for name, value in {**NETWORK, **sizes}.items()}
+    if kind == "skyreels":
+        return SkyReelsV2Transformer3DModel(**{"inject_sample_info": True, **config}).eval().requires_grad_(False)
+    return WanTransformer3DModel(**config).eval().requires_grad_(False)
 
 
 def weights(module: nn.Module, original: bool = False) -> dict[str, torch.Tensor]:
     """A module's tensors, in the names of diffusers or of the original code."""
     state = {name: value.clone().contiguous() for name, value in module.state_dict().items()}
-    return {to_original(name): value for name, value in state.items()} if original else state
+    return {WAN_KEYS.to_original(name): value for name, value in state.items()} if original else state
 
 
 def write_network(folder: Path, layout: str) -> dict[str, object]:
@@ -79,7 +80,7 @@ def lora(rank: int = 4) -> dict[str, torch.Tensor]:
     pairs = {}
     for name, layer in network().named_modules():
         if isinstance(layer, nn.Linear) and name.startswith("blocks."):
-            stem = "base_model.model." + to_original(f"{name}.weight").removesuffix(".weight")
+            stem = "base_model.model." + WAN_KEYS.to_original(f"{name}.weight").removesuffix(".weight")
             pairs[f"{stem}.lora_A.weight"] = torch.randn(rank, layer.in_features) * 0.1
             pairs[f"{stem}.lora_B.weight"] = torch.randn(layer.out_features, rank) * 0.1
     return pairs

@@ -117,7 +117,7 @@ def verify(model: Name, as_json: options.AsJson = False) -> None:
     Example: blockvid models verify storybook
     """
     from blockvid_cli.models.registry import find_model
-    from blockvid_cli.models.verify import verify_model
+    from blockvid_cli.models.loading import verify_model
 
     found = verify_model(find_model(model))
     values = [{"part": f.part, "file": str(f.file), "summary": f.summary} for f in found]
@@ -142,7 +142,7 @@ def convert(
 
     Example: blockvid models convert self_forcing_dmd.pt self-forcing.safetensors --dtype bf16
     """
-    from blockvid_cli.models.verify import convert as convert_weights
+    from blockvid_cli.models.checkpoint import convert as convert_weights
 
     count = convert_weights(source, target, names, dtype, force)
     display.result({"file": str(target), "tensors": count}, f"{target}: {count} tensors in the {names} layout", as_json)

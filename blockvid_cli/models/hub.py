@@ -1,4 +1,4 @@
-"""Where the files of a model lie: beside its card, or in the Hugging Face hub's own cache.
+"""The files of a model: beside its card, or in the Hugging Face hub's own cache; downloads into it, and removal.
 
 The cache, its variables (HF_HOME, HF_TOKEN, HF_HUB_OFFLINE, HF_ENDPOINT) and resumed downloads are the hub library's.
 In its cache a file is a link to a blob named by the file's hash: SHA-256 for large files, git's SHA-1 for small ones.
@@ -6,18 +6,20 @@ In its cache a file is a link to a blob named by the file's hash: SHA-256 for la
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
-from collections.abc import Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 
-from blockvid_cli.errors import MissingModelError, UsageError
-from blockvid_cli.models.card import FileRef, ModelCard
+from blockvid_cli.errors import BlockvidError, MissingModelError, PartialError, UsageError
+from blockvid_cli.models.card import FileRef, ModelCard, bundled_models, find_card
 
 PIECE = 1 << 22  # bytes hashed at a time
+UNREACHED = "the hub cannot be reached; 'blockvid doctor' looks at the way there"
 
 
 @dataclass(frozen=True)
@@ -31,23 +33,26 @@ class RepositoryFiles:
 
 def hub_files(card: ModelCard) -> list[RepositoryFiles]:
     """What a model needs from the hub, a repository at a time; nothing for a model that lies beside its card."""
-    found: dict[tuple[str, str], list[str]] = {}
+    patterns_of: dict[tuple[str, str], list[str]] = {}
     for part in card.files:
         if part.repository:
-            found.setdefault((part.repository, part.revision), []).append(_pattern(part.file))
-    return [RepositoryFiles(*where, tuple(dict.fromkeys(patterns))) for where, patterns in found.items()]
+            patterns_of.setdefault((part.repository, part.revision), []).append(_pattern(part.file))
+    return [
+        RepositoryFiles(repository, revision, tuple(dict.fromkeys(patterns)))
+        for (repository, revision), patterns in patterns_of.items()
+    ]
 
 
 def _pattern(file: str) -> str:
-    """A file as it is, a folder with all inside; what ends like weights is a file."""
+    """A file's own name, or everything in a folder; a name that ends like weights is a file."""
     return file if Path(file).suffix in (".safetensors", ".pt", ".pth", ".bin", ".ckpt") else f"{file}/*"
 
 
 def local_path(card: ModelCard, part: FileRef) -> Path:
-    """Where a part lies on this machine; nothing is downloaded.
+    """The path of a part on this machine; nothing is downloaded.
 
     Raises:
-        MissingModelError: it lies on the hub and not, or not whole, in the cache.
+        MissingModelError: it is a file of the hub that is not, or not completely, in the cache.
     """
     if part.repository is None:
         return card.folder / part.file
@@ -62,10 +67,10 @@ def local_path(card: ModelCard, part: FileRef) -> Path:
         raise _absent(card, part) from None
     except HFValidationError as error:
         raise UsageError(f"the card of '{card.name}': '{part.repository}' is no repository of the hub.") from error
-    found = Path(snapshot) / part.file
-    if not found.exists():
+    path = Path(snapshot) / part.file
+    if not path.exists():
         raise _absent(card, part)
-    return found
+    return path
 
 
 def _absent(card: ModelCard, part: FileRef) -> MissingModelError:
@@ -76,7 +81,7 @@ def _absent(card: ModelCard, part: FileRef) -> MissingModelError:
 
 
 def require(card: ModelCard) -> None:
-    """Nothing, if all files of a model are on this machine and may be used.
+    """Checks that all files of a model are on this machine and may be used.
 
     Raises:
         MissingModelError: one is not; the sentence says which, and what brings it.
@@ -88,9 +93,9 @@ def require(card: ModelCard) -> None:
             f" agree to that once with 'blockvid models pull {card.name}'."
         )
     for part in card.files:
-        home = local_path(card, part)
-        if not home.exists():
-            raise MissingModelError(f"the model '{card.name}' lacks {part.file}; expected at {home}.")
+        path = local_path(card, part)
+        if not path.exists():
+            raise MissingModelError(f"the model '{card.name}' lacks {part.file}; expected at {path}.")
 
 
 def is_local(card: ModelCard) -> bool:
@@ -116,24 +121,24 @@ def hash_differs(file: Path, known: str) -> bool:
 
 def sha256(file: Path) -> str:
     """The SHA-256 of a file, read in pieces."""
-    seen = hashlib.sha256()
+    digest = hashlib.sha256()
     with file.open("rb") as opened:
         while piece := opened.read(PIECE):
-            seen.update(piece)
-    return seen.hexdigest()
+            digest.update(piece)
+    return digest.hexdigest()
 
 
 def fingerprint(card: ModelCard, parts: Sequence[FileRef] = ()) -> str:
-    """What tells a model's network from another: the hash of its weights' files, or of their hashes on the hub, and of
-    what is added to them; or the same of other ``parts``. Empty where they are not here.
+    """A hash of a model's transformer weights, or of the hashes of their files on the hub, with its LoRA and the LoRA's
+    scale; or the same of other ``parts``. Empty where they are not on this machine.
     """
     parts = parts or [card.transformer, *([card.transformer.lora] if card.transformer.lora else [])]
     try:
-        homes = [local_path(card, part) for part in parts]
+        paths = [local_path(card, part) for part in parts]
     except MissingModelError:
         return ""
-    found = [file for home in homes for file in (sorted(home.iterdir()) if home.is_dir() else [home])]
-    named = [(file.name, _identity(file)) for file in found if file.is_file()]
+    files = [file for path in paths for file in (sorted(path.iterdir()) if path.is_dir() else [path])]
+    named = [(file.name, _identity(file)) for file in files if file.is_file()]
     if len(named) < 2:
         return "".join(identity for _, identity in named)
     lora = card.transformer.lora.scale if card.transformer.lora else None
@@ -148,7 +153,7 @@ def _identity(file: Path) -> str:
 
 @lru_cache(maxsize=64)
 def _hashed(file: Path, size: int, changed: int) -> str:
-    """Asked several times in a run, read once as long as the file stays the same."""
+    """Called several times in a run; the file is read once as long as it stays the same."""
     return sha256(file)
 
 
@@ -166,7 +171,127 @@ def licence_accepted(card: ModelCard) -> bool:
 
 
 def accept_licence(card: ModelCard) -> None:
-    """Remembers that a person has agreed, so that they are asked once."""
+    """Records that a person has agreed to the licence, so that they are asked once."""
     file = cache_folder() / "licences" / card.name
     file.parent.mkdir(parents=True, exist_ok=True)
     file.write_text(card.licence + "\n", encoding="utf-8")
+
+
+@dataclass(frozen=True)
+class Download:
+    """A file of a repository: its name, bytes, and whether it is on this machine already."""
+
+    name: str
+    bytes: int
+    local: bool
+
+
+def list_downloads(card: ModelCard) -> list[Download]:
+    """Every file that a pull downloads or already has, with its size; asks the hub.
+
+    Raises:
+        MissingModelError: the hub cannot be reached, or has no such repository.
+    """
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import DryRunError
+
+    files = []
+    with _hub_errors(card):
+        for group in hub_files(card):
+            patterns = list(group.patterns)
+            try:
+                listed = snapshot_download(
+                    group.repository, revision=group.revision, allow_patterns=patterns, dry_run=True
+                )
+            except DryRunError as error:
+                raise error.__cause__ or error from error
+            files += [Download(f.filename, f.file_size or 0, f.is_cached) for f in listed]
+    return files
+
+
+def pull(card: ModelCard) -> None:
+    """Downloads what is missing; an interrupted download continues where it stopped.
+
+    Raises:
+        MissingModelError: the hub cannot be reached, or has no such repository or file.
+    """
+    from huggingface_hub import snapshot_download
+
+    with _hub_errors(card):
+        for group in hub_files(card):
+            snapshot_download(group.repository, revision=group.revision, allow_patterns=list(group.patterns))
+    for part in card.files:
+        local_path(card, part)
+
+
+def pull_part(card: ModelCard, part: FileRef) -> Path:
+    """Downloads one file that a model can do without, such as the weights of its preview decoder; returns its path.
+
+    Raises:
+        MissingModelError: the hub cannot be reached, or has no such repository or file.
+    """
+    from huggingface_hub import snapshot_download
+
+    with _hub_errors(card):
+        snapshot_download(part.repository or "", revision=part.revision, allow_patterns=[part.file])
+    return local_path(card, part)
+
+
+@contextmanager
+def _hub_errors(card: ModelCard) -> Iterator[None]:
+    """Turns the hub's errors into one sentence each."""
+    from huggingface_hub import logging
+    from huggingface_hub.errors import (
+        GatedRepoError,
+        HfHubHTTPError,
+        HTTPError,
+        RepositoryNotFoundError,
+        RevisionNotFoundError,
+    )
+
+    logging.set_verbosity_error()  # it reports every attempt; one sentence at the end is enough
+
+    def missing(why: str) -> MissingModelError:
+        return MissingModelError(f"the model '{card.name}' cannot be pulled: {why}.")
+
+    try:
+        yield
+    except GatedRepoError as error:
+        raise missing("its repository is gated; ask for access on the hub and set HF_TOKEN") from error
+    except (RepositoryNotFoundError, RevisionNotFoundError) as error:
+        raise missing("the hub has no such repository or revision, or HF_TOKEN may not read it") from error
+    except HfHubHTTPError as error:
+        raise missing(f"the hub answered {error.response.status_code}") from error
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise PartialError("the disk of the hub's cache is full; make room, and pull again.") from error
+        if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
+            raise BlockvidError(
+                f"the hub's cache cannot be written to ({error.strerror}: {error.filename})."
+            ) from error
+        raise missing(UNREACHED) from error
+    except HTTPError as error:
+        raise missing(UNREACHED) from error
+
+
+def remove(card: ModelCard) -> int:
+    """Deletes the files of a model that no other model uses from the hub's cache; returns the bytes freed.
+
+    A repository that another model on this machine needs stays.
+    """
+    from huggingface_hub import scan_cache_dir
+    from huggingface_hub.errors import CacheNotFound
+
+    others = [find_card(name) for name in bundled_models() if name != card.name]
+    shared = {part.repository for other in others if is_local(other) for part in other.files}
+    removable = {group.repository for group in hub_files(card)} - shared
+    try:
+        cache = scan_cache_dir()
+    except CacheNotFound:
+        return 0
+    revisions = [r.commit_hash for repo in cache.repos if repo.repo_id in removable for r in repo.revisions]
+    if not revisions:
+        return 0
+    strategy = cache.delete_revisions(*revisions)
+    strategy.execute()
+    return strategy.expected_freed_size

@@ -1,6 +1,8 @@
-"""Where a network's weights wait: on the device, or in main memory, from which they come when it is their turn.
+"""Weights in main memory that come to the device only while their module is called.
 
-The weights in main memory are never written, so that nothing has to be copied back: what came is let go.
+diffusers' own hooks (``apply_group_offloading``) refuse a device without streams such as the CPU, move each group's
+weights back when it is done, and need more lines to be set up for the blocks of these networks; the weights here are
+never written, so that nothing has to be copied back and the device's copy is just released.
 """
 
 from __future__ import annotations
@@ -8,48 +10,48 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-GROUPS = ("group", "sequential")
+BY_MODULE = ("group", "sequential")
 
 
 def offloads_by_module(offload: str) -> bool:
-    """Whether weights wait in main memory."""
-    return offload in GROUPS
+    """Whether weights stay in main memory and come to the device module by module."""
+    return offload in BY_MODULE
 
 
 def enable_offload(network: nn.Module, offload: str, device: str) -> None:
-    """Lets parts of a network in main memory come when they are used; what is in none goes to the device for good."""
-    parts = offloaded_modules(network, offload)
-    away = {id(parameter) for part in parts for parameter in part.parameters()}
+    """Hooks the offloaded modules of a network in main memory; all other weights move to the device for good."""
+    modules = offloaded_modules(network, offload)
+    offloaded = {id(parameter) for module in modules for parameter in module.parameters()}
     for parameter in network.parameters():
-        if id(parameter) not in away:
+        if id(parameter) not in offloaded:
             parameter.data = parameter.data.to(device)
-    for part in parts:
-        OffloadHook(part, device)
+    for module in modules:
+        OffloadHook(module, device)
 
 
 def offloaded_modules(network: nn.Module, offload: str) -> list[nn.Module]:
-    """The parts that wait: the network's blocks ("group"), or the single layers of its blocks ("sequential")."""
-    blocks = list(network.blocks)
+    """The modules that are offloaded: the network's blocks ("group"), or the single layers of its blocks."""
+    blocks = list(network.get_submodule("blocks").children())
     if offload == "group":
         return blocks
     return [module for block in blocks for module in block.modules() if not any(True for _ in module.children())]
 
 
 class OffloadHook:
-    """A module whose weights are on the device only while it is called."""
+    """Keeps a module's weights on the device only while it is called."""
 
     def __init__(self, module: nn.Module, device: str) -> None:
         self.device = torch.device(device)
-        self.home = [(parameter, parameter.data) for parameter in module.parameters()]
-        module.register_forward_pre_hook(self.come)
-        module.register_forward_hook(self.go)
+        self.host = [(parameter, parameter.data) for parameter in module.parameters()]
+        module.register_forward_pre_hook(self.load)
+        module.register_forward_hook(self.release)
 
-    def come(self, module: nn.Module, inputs: object) -> None:
-        """Before the module is called."""
-        for parameter, waiting in self.home:
-            parameter.data = waiting.to(self.device, non_blocking=True)
+    def load(self, module: nn.Module, inputs: object) -> None:
+        """Before the module is called: copies its weights to the device."""
+        for parameter, weights in self.host:
+            parameter.data = weights.to(self.device, non_blocking=True)
 
-    def go(self, module: nn.Module, inputs: object, output: object) -> None:
-        """After it was called."""
-        for parameter, waiting in self.home:
-            parameter.data = waiting
+    def release(self, module: nn.Module, inputs: object, output: object) -> None:
+        """After the call: refers to the weights in main memory again."""
+        for parameter, weights in self.host:
+            parameter.data = weights

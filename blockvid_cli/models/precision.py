@@ -1,7 +1,8 @@
-"""In what a network's weights are kept: full, half, or quantised by bitsandbytes.
+"""The number format of a transformer's weights: full or half precision, or quantized by bitsandbytes.
 
-Only the wide linear layers of the blocks are quantised; patch and caption embedding, clock, modulation, norms and the
-last projection stay as they are, since errors there colour the whole picture. Works on the CPU as well.
+Only the linear layers of the blocks are quantized; patch, prompt and time embeddings, modulation, norms and the last
+projection are not, since errors there change the colour of whole frames. It works on the CPU as well. bitsandbytes is
+imported only when a layer is quantized.
 """
 
 from __future__ import annotations
@@ -14,21 +15,21 @@ from torch import nn
 
 from blockvid_cli.errors import UsageError
 
-Quantise = Callable[[nn.Linear, torch.Tensor], nn.Linear]
+Quantize = Callable[[nn.Linear, torch.Tensor], nn.Linear]
 
 
 @dataclass(frozen=True)
 class Precision:
-    """What is computed in, how wide layers are kept, and their bytes a weight (0: those of ``dtype``)."""
+    """The format of computation, how the blocks' linear layers are quantized, and their bytes a weight (0: ``dtype``'s)."""
 
     name: str
     dtype: torch.dtype
-    quantise: Quantise | None = None
+    quantize: Quantize | None = None
     bytes: float = 0.0
 
     @property
     def weight_bytes(self) -> float:
-        """Bytes a weight of a block's wide layers."""
+        """Bytes for each weight of the blocks' linear layers."""
         return self.bytes or self.dtype.itemsize
 
 
@@ -37,18 +38,18 @@ def int8(layer: nn.Linear, weight: torch.Tensor) -> nn.Linear:
     from bitsandbytes.nn import Int8Params, Linear8bitLt
 
     has_bias = layer.bias is not None
-    kept = Linear8bitLt(
+    quantized = Linear8bitLt(
         layer.in_features, layer.out_features, has_bias, has_fp16_weights=False, threshold=6.0, device="meta"
     )
-    kept.weight = Int8Params(weight, requires_grad=False, has_fp16_weights=False)
-    return kept
+    quantized.weight = Int8Params(weight, requires_grad=False, has_fp16_weights=False)
+    return quantized
 
 
 def nf4(layer: nn.Linear, weight: torch.Tensor) -> nn.Linear:
     """Four-bit normal floats, a scale for 64 weights (QLoRA, Dettmers et al. 2023)."""
     from bitsandbytes.nn import Linear4bit, Params4bit
 
-    kept = Linear4bit(
+    quantized = Linear4bit(
         layer.in_features,
         layer.out_features,
         layer.bias is not None,
@@ -56,25 +57,25 @@ def nf4(layer: nn.Linear, weight: torch.Tensor) -> nn.Linear:
         quant_type="nf4",
         device="meta",
     )
-    kept.weight = Params4bit(weight, requires_grad=False, quant_type="nf4")
-    return kept
+    quantized.weight = Params4bit(weight, requires_grad=False, quant_type="nf4")
+    return quantized
 
 
-KEPT: dict[str, tuple[Quantise, float]] = {"int8": (int8, 1.0), "nf4": (nf4, 0.5625)}
+QUANTIZED: dict[str, tuple[Quantize, float]] = {"int8": (int8, 1.0), "nf4": (nf4, 0.5625)}
 PRECISIONS = ("auto", "fp32", "bf16", "int8", "nf4")
 
 
 def precision(name: str, device: str) -> Precision:
-    """A precision by its name; what is computed in beside quantised weights is the device's usual.
+    """A precision by its name; beside quantized weights, computation is in the device's usual format.
 
     Raises:
         UsageError: there is no such precision.
     """
-    usual = torch.float32 if device == "cpu" else torch.bfloat16
+    default = torch.float32 if device == "cpu" else torch.bfloat16
     if name == "auto":
-        return Precision("fp32" if device == "cpu" else "bf16", usual)
-    if name in KEPT:
-        return Precision(name, usual, *KEPT[name])
+        return Precision("fp32" if device == "cpu" else "bf16", default)
+    if name in QUANTIZED:
+        return Precision(name, default, *QUANTIZED[name])
     dtypes = {"fp32": torch.float32, "bf16": torch.bfloat16}
     if name not in dtypes:
         raise UsageError(f"--precision: give {', '.join(PRECISIONS[:-1])} or {PRECISIONS[-1]}; not '{name}'.")

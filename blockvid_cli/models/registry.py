@@ -1,228 +1,343 @@
-"""From a card to a network and a codec with their weights.
+"""The table of model families, and which model a name means.
 
-Networks are built without memory and filled tensor by tensor, each brought to its precision and device as it is read,
-so that a model needs room once: names are told apart by ``layouts``, files read by ``checkpoint``.
+A row says which classes run a family's networks, how its checkpoints name their tensors, and what planning has to know.
+Classes are named by import path, so that reading the table imports neither diffusers nor transformers. A new family is
+one file with its denoiser, one row here and one card.
+
+    storybook, self-forcing, ...      models/<name>/card.yaml
+    a folder with a card.yaml         what that card says
+    a diffusers folder                transformer/ and, where they are present, vae/, text_encoder/ and tokenizer/
+    a weights file, or a folder       a transformer in any layout; VAE and text encoder are those of its family
+    with weights files
+
+A checkpoint without a card takes the card of its family, which is recognized by the tensors it holds and their sizes.
 """
 
 from __future__ import annotations
 
+import json
+import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, field
+from functools import lru_cache
+from importlib import import_module
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import torch
-from diffusers import AutoencoderKLWan, SkyReelsV2Transformer3DModel, WanTransformer3DModel
 from torch import nn
 
 from blockvid_cli.errors import MissingModelError, UsageError, lookup
-from blockvid_cli.models.card import FileRef, ModelCard, Weights
-from blockvid_cli.models.checkpoint import Checkpoint, StoredTensor, read_checkpoint
-from blockvid_cli.models.hub import local_path
-from blockvid_cli.models.lora import Lora, read_lora
-from blockvid_cli.models.precision import Precision
-from blockvid_cli.models.skyreels import SkyReelsDenoiser
-from blockvid_cli.models.tiny_vae import TinyVAE, TinyVAEConfig
-from blockvid_cli.models.vae import VAE
-from blockvid_cli.models.wan.denoiser import WanDenoiser
-from blockvid_cli.models.wan.vae import WanVAE
-from blockvid_cli.storybook.edition import read_edition
-from blockvid_cli.storybook.probe import Probe
+from blockvid_cli.models.card import ModelCard, ModelSizes, bundled_models, find_card
+from blockvid_cli.models.checkpoint import WAN_KEYS, Checkpoint, KeyMap, read_checkpoint
 
+if TYPE_CHECKING:
+    from blockvid_cli.models.vae import VAE
 
-def wan_transformer(config: dict[str, Any]) -> WanTransformer3DModel:
-    """A Wan network of these sizes, with diffusers' random weights."""
-    return WanTransformer3DModel(**_as_tuples(config))
-
-
-def skyreels_transformer(config: dict[str, Any]) -> SkyReelsV2Transformer3DModel:
-    """A SkyReels-V2 network of these sizes, with diffusers' random weights."""
-    return SkyReelsV2Transformer3DModel(**_as_tuples(config))
-
-
-def _as_tuples(config: dict[str, Any]) -> dict[str, Any]:
-    """Lists as tuples, which is how diffusers wants them."""
-    return {name: tuple(value) if isinstance(value, list) else value for name, value in config.items()}
-
-
-def tiny_vae(config: dict[str, Any]) -> TinyVAE:
-    """The small codec of these sizes, with random weights."""
-    return TinyVAE(TinyVAEConfig(**config))
-
-
-def wan_vae(config: dict[str, Any]) -> AutoencoderKLWan:
-    """Wan's autoencoder of these sizes, with diffusers' random weights; its mean and deviation are in the config."""
-    return AutoencoderKLWan(**config)
-
-
-NETWORKS: dict[str, Callable[[dict[str, Any]], nn.Module]] = {
-    "wan": wan_transformer,
-    "storybook": wan_transformer,
-    "skyreels": skyreels_transformer,
-}
-CODECS: dict[str, Callable[[dict[str, Any]], nn.Module]] = {"storybook": tiny_vae, "wan": wan_vae, "skyreels": wan_vae}
+WAN21_MEAN = (
+    *(-0.7571, -0.7089, -0.9113, 0.1075, -0.1745, 0.9653, -0.1517, 1.5508),
+    *(0.4134, -0.0715, 0.5517, -0.3632, -0.1922, -0.9497, 0.2503, -0.2921),
+)
+LATENT_CHANNELS = 16  # of the text-to-video networks that are recognized without a card
+FLOP_FRAMES, FLOP_SIDE = 3, 16  # latent frames and pixels a side on which a VAE's operations are counted
 
 
 @dataclass(frozen=True)
-class KeyMatch:
-    """How a checkpoint's tensors fit a module: names that fit, lack, have another shape, or are unknown."""
+class TransformerSizes:
+    """Weights of a transformer, those of its blocks' linear layers, channels of a token, and layers."""
 
-    fit: tuple[str, ...]
-    absent: tuple[str, ...]
-    misshapen: tuple[str, ...]
-    unknown: tuple[str, ...]
-
-    @property
-    def whole(self) -> bool:
-        """Whether the module is filled; tensors of the checkpoint that it does not know are no harm."""
-        return not self.absent and not self.misshapen
-
-    def __str__(self) -> str:
-        total = len(self.fit) + len(self.absent) + len(self.misshapen)
-        out = f"{len(self.fit)} of {total} tensors fit"
-        for what, names in (("absent", self.absent), ("of another shape", self.misshapen), ("unknown", self.unknown)):
-            out += f", {len(names)} {what} ({names[0]}{', ...' if len(names) > 1 else ''})" if names else ""
-        return out
+    params: int
+    linear_params: int
+    channels: int
+    layers: int
 
 
-def match_keys(module: nn.Module, tensors: Mapping[str, StoredTensor]) -> KeyMatch:
-    """Which tensors of a checkpoint fit a module."""
-    own = {name: tuple(value.shape) for name, value in module.state_dict().items()}
-    return KeyMatch(
-        tuple(name for name, shape in own.items() if name in tensors and tensors[name].shape == shape),
-        tuple(name for name in own if name not in tensors),
-        tuple(name for name, shape in own.items() if name in tensors and tensors[name].shape != shape),
-        tuple(name for name in tensors if name not in own),
-    )
-
-
-def meta_transformer(card: ModelCard) -> nn.Module:
-    """A card's network in its true sizes, on the meta device: shapes and names, no memory."""
-    with torch.device("meta"):
-        return _made("transformer", NETWORKS, card.family, card.transformer)
-
-
-def meta_vae(card: ModelCard) -> nn.Module:
-    """A card's codec, likewise."""
-    with torch.device("meta"):
-        return _made("vae", CODECS, card.family, card.vae)
-
-
-def _made(
-    what: str, table: Mapping[str, Callable[[dict[str, Any]], nn.Module]], family: str, part: Weights
-) -> nn.Module:
-    """A module of a part's kind and sizes.
+def wan_sizes(config: Mapping[str, Any]) -> TransformerSizes:
+    """The sizes of a ``WanTransformer3DModel``, or of SkyReels-V2's, from its configuration.
 
     Raises:
-        UsageError: there is no such kind, or its sizes are none.
+        KeyError: the configuration lacks a size.
     """
+    width, layers, ffn = (
+        config["num_attention_heads"] * config["attention_head_dim"],
+        config["num_layers"],
+        config["ffn_dim"],
+    )
+    patch = math.prod(config["patch_size"])
+    linear = layers * (8 * width * width + 2 * width * ffn)
+    block = 8 * width + 4 * width + ffn + width + 6 * width + (2 * width if config.get("cross_attn_norm", True) else 0)
+    ends = width * (config["in_channels"] + config["out_channels"]) * patch + width + config["out_channels"] * patch
+    condition = width * (config["freq_dim"] + config["text_dim"] + 8 * width) + 10 * width + 2 * width
+    rate = 2 * width + 7 * width * width + 7 * width if config.get("inject_sample_info") else 0
+    return TransformerSizes(linear + layers * block + ends + condition + rate, linear, width, layers)
+
+
+@dataclass(frozen=True)
+class MemoryConstants:
+    """Values that are alive at once, measured on diffusers' networks.
+
+    Wan 1.3B at 832x480 in half precision: 0.2, 0.8 and 1.5 GiB of activations for 3, 12 and 21 latent frames, and
+    3.9 GiB while decoding, whatever the length of the film.
+    """
+
+    activations: int = 16  # for each token and channel of a pass
+    modulation: int = 30  # as many more, in full precision, where frames have sigmas of their own
+    decoding: int = 5240  # for each pixel, in a VAE 96 channels wide
+
+
+@dataclass(frozen=True)
+class ModelFamily:
+    """What loading and planning have to know of a family.
+
+    Args:
+        transformer: import path of the network's class, which is built from the card's ``transformer.config``.
+        denoiser: import path of a ``VideoDenoiser`` around it.
+        vae: import path of a ``VAE``.
+        text_encoder: import path of a ``TextEncoder``.
+        sizes: a transformer's sizes from its configuration.
+        key_map: how the original code names the tensors.
+        memory: constants of the memory estimate.
+        sigma_per_frame: whether a network always modulates each frame by a sigma of its own.
+        reads_fps: whether the denoiser is built for a frame rate.
+        half_precision_vae: whether the VAE may compute in bfloat16.
+        wan21_latents: whether the latents may be Wan 2.1's, which have small decoders for previews.
+        signature: a tensor (diffusers' names) by which a checkpoint of the family is recognized; "" for never.
+        cards: the card that a checkpoint without one takes, by its width in channels; the first where a diffusers
+            folder has another width.
+        generator_cards: the same, for checkpoints of a distilled "generator".
+    """
+
+    transformer: str
+    denoiser: str
+    vae: str
+    text_encoder: str
+    sizes: Callable[[Mapping[str, Any]], TransformerSizes]
+    key_map: KeyMap = WAN_KEYS
+    memory: MemoryConstants = MemoryConstants()
+    sigma_per_frame: bool = False
+    reads_fps: bool = False
+    half_precision_vae: bool = True
+    wan21_latents: bool = False
+    signature: str = ""
+    cards: Mapping[int, str] = field(default_factory=dict)
+    generator_cards: Mapping[int, str] = field(default_factory=dict)
+
+
+WAN_TRANSFORMER = "blockvid_cli.models.wan.networks:WanTransformer3DModel"
+WAN_DENOISER = "blockvid_cli.models.wan.denoiser:WanDenoiser"
+WAN_VAE = "blockvid_cli.models.wan.vae:WanVAE"
+UMT5 = "blockvid_cli.models.wan.text_encoder:UMT5Tokens"
+
+FAMILIES: dict[str, ModelFamily] = {  # a checkpoint belongs to the first family whose signature it has
+    "storybook": ModelFamily(
+        transformer=WAN_TRANSFORMER,
+        denoiser=WAN_DENOISER,
+        vae="blockvid_cli.models.tiny_vae:TinyVAE",
+        text_encoder="blockvid_cli.models.sentence_encoder:MiniLMTokens",
+        sizes=wan_sizes,
+        half_precision_vae=False,
+    ),
+    "skyreels": ModelFamily(
+        transformer="blockvid_cli.models.wan.networks:SkyReelsV2Transformer3DModel",
+        denoiser="blockvid_cli.models.skyreels:SkyReelsDenoiser",
+        vae=WAN_VAE,
+        text_encoder=UMT5,
+        sizes=wan_sizes,
+        sigma_per_frame=True,
+        reads_fps=True,
+        wan21_latents=True,
+        signature="fps_embedding.weight",
+        cards={1536: "skyreels-v2-df-1.3b"},
+    ),
+    "wan": ModelFamily(
+        transformer=WAN_TRANSFORMER,
+        denoiser=WAN_DENOISER,
+        vae=WAN_VAE,
+        text_encoder=UMT5,
+        sizes=wan_sizes,
+        wan21_latents=True,
+        signature="patch_embedding.weight",
+        cards={1536: "wan2.1-t2v-1.3b", 5120: "wan2.1-t2v-14b"},
+        generator_cards={1536: "self-forcing"},
+    ),
+}
+
+
+def family_of(card: ModelCard) -> ModelFamily:
+    """The row of a card's family.
+
+    Raises:
+        UsageError: there is no such family.
+    """
+    return lookup("model family", FAMILIES, card.family)
+
+
+def import_class(path: str) -> Any:  # noqa: ANN401 - a class or function of any module
+    """What an import path ``module:name`` names."""
+    module, _, name = path.partition(":")
+    return getattr(import_module(module), name)
+
+
+def build_transformer(card: ModelCard) -> nn.Module:
+    """The card's transformer with diffusers' random weights.
+
+    Raises:
+        UsageError: there is no such family, or no network has these sizes.
+    """
+    network = import_class(family_of(card).transformer)
+    config = {
+        name: tuple(value) if isinstance(value, list) else value for name, value in card.transformer.config.items()
+    }
+    return _build("transformer", card, lambda: network(**config))
+
+
+def build_vae(card: ModelCard, tiled: bool = False) -> VAE:
+    """The card's VAE with random weights.
+
+    Raises:
+        UsageError: there is no such family, or no VAE has these sizes.
+    """
+    vae = import_class(family_of(card).vae)
+    return _build("vae", card, lambda: vae.from_config(card.vae.config, tiled))
+
+
+def _build(part: str, card: ModelCard, build: Callable[[], Any]) -> Any:  # noqa: ANN401 - what ``build`` returns
     try:
-        return lookup("model family", table, family)(part.config)
+        return build()
     except (TypeError, ValueError, KeyError, RuntimeError, AttributeError) as error:
         first = (str(error).splitlines() or [type(error).__name__])[0]
         raise UsageError(
-            f"{what}.config: a model of the family '{family}' cannot have these sizes ({first})."
+            f"{part}.config: a model of the family '{card.family}' cannot have these sizes ({first})."
         ) from error
 
 
-def load_denoiser(card: ModelCard, device: str, precision: Precision, fps: float | None = None) -> WanDenoiser:
-    """The card's network with its weights, brought to the denoiser's contract, for films of ``fps`` (the card's).
+def has_wan21_latents(card: ModelCard) -> bool:
+    """Whether a model's latents are Wan 2.1's; by their mean, since another VAE may have as many channels."""
+    return family_of(card).wan21_latents and tuple(card.vae.config.get("latents_mean") or ()) == WAN21_MEAN
+
+
+def model_sizes(card: ModelCard) -> ModelSizes:
+    """What planning counts with: the card's sizes, else computed from the configurations of transformer and VAE."""
+    return card.sizes or _computed_sizes(card.model_copy(update={"provenance": {}, "recipe": {}}).model_dump_json())
+
+
+@lru_cache(maxsize=16)
+def _computed_sizes(card_json: str) -> ModelSizes:
+    card = ModelCard.model_validate_json(card_json)
+    transformer = _build("transformer", card, lambda: family_of(card).sizes(card.transformer.config))
+    return ModelSizes(
+        transformer_params=transformer.params,
+        linear_params=transformer.linear_params,
+        channels=transformer.channels,
+        layers=transformer.layers,
+        vae_channels=card.vae.config.get("base_dim", 16),
+        vae_decode_flops=count_decode_flops(card),
+    )
+
+
+def count_decode_flops(card: ModelCard) -> float:
+    """Floating-point operations to decode one latent pixel, counted on a small video without memory.
+
+    Builds the VAE, and so imports diffusers for the families whose VAE is diffusers'.
+    """
+    from torch.utils.flop_counter import FlopCounterMode
+
+    with torch.device("meta"):
+        vae = build_vae(card)
+        latents = torch.empty(FLOP_FRAMES, card.latent.channels, FLOP_SIDE, FLOP_SIDE)
+        with FlopCounterMode(display=False) as counter:
+            list(vae.stream([latents]))
+    return counter.get_total_flops() / (FLOP_FRAMES * FLOP_SIDE * FLOP_SIDE)
+
+
+def find_model(name: str) -> ModelCard:
+    """The card of a model by its name, folder or file.
 
     Raises:
-        MissingModelError: the weights are absent, damaged, or not of this network.
+        MissingModelError: there is no such model, or its family is not recognized.
+        RefusedModelError: its weights are a pickle that could run code.
+        UsageError: its card is not a card.
     """
-    network = meta_transformer(card)
-    found = _opened(network, card, card.transformer)
-    lora = lora_of(network, card) if card.transformer.lora else None
-    _fill_network(network, found.tensors, precision, device, lora)
-    network.eval().requires_grad_(False)
-    if isinstance(network, SkyReelsV2Transformer3DModel):
-        return SkyReelsDenoiser(network, card.transformer.predicts, fps or card.fps)
-    return WanDenoiser(network, card.transformer.predicts)
+    path = Path(name)
+    if name in bundled_models():
+        return find_card(name)
+    if path.is_dir() and not (path / "card.yaml").is_file() and (path / "transformer" / "config.json").is_file():
+        return _card_of_folder(path)
+    if path.is_file() or (path.is_dir() and not (path / "card.yaml").is_file() and any(path.glob("*.safetensors"))):
+        return _card_of_weights(path)
+    return find_card(name)
 
 
-def lora_of(network: nn.Module, card: ModelCard) -> Lora:
-    """What the card adds to its network's weights.
-
-    Raises:
-        MissingModelError: it is absent, damaged, or changes weights that the network lacks.
-    """
-    part = card.transformer.lora
-    if part is None:
-        raise ValueError(f"the card of '{card.name}' names no LoRA")
-    file = local_path(card, part)
-    lora = read_lora(file, part.scale)
-    own = {name: tuple(value.shape) for name, value in network.state_dict().items()}
-    wrong = [name for name in lora.pairs if own.get(name) != lora.shape(name)]
-    if wrong:
+def _card_of_folder(folder: Path) -> ModelCard:
+    """A card for a diffusers folder: the folder's parts, the rest from its family."""
+    config = _read_config(folder / "transformer" / "config.json")
+    known = {row.transformer.partition(":")[2]: name for name, row in FAMILIES.items() if row.cards}
+    family = known.get(str(config.get("_class_name")))
+    if family is None:
         raise MissingModelError(
-            f"{file}: this LoRA is not for '{card.name}':"
-            f" {len(lora.pairs) - len(wrong)} of {len(lora.pairs)} changes fit, {wrong[0]} does not."
+            f"{folder}: its network is a {config.get('_class_name')}; blockvid draws with {' or '.join(known)}."
         )
-    return lora
+    channels = [config.get("in_channels", LATENT_CHANNELS), config.get("out_channels", LATENT_CHANNELS)]
+    if config.get("image_dim") or channels != [LATENT_CHANNELS] * 2:
+        raise MissingModelError(
+            f"{folder}: its network reads {config.get('in_channels')} channels or an image; blockvid draws with"
+            f" text-to-video networks of {LATENT_CHANNELS} channels in and out."
+        )
+    cards = FAMILIES[family].cards
+    heads, head = config.get("num_attention_heads"), config.get("attention_head_dim")
+    width = heads * head if isinstance(heads, int) and isinstance(head, int) else 0
+    base = find_card(cards.get(width, next(iter(cards.values()))))
+    local = {"repository": None}
+    sizes = {name: value for name, value in config.items() if not name.startswith("_")}
+    changes: dict[str, Any] = {
+        "transformer": base.transformer.model_copy(update={**local, "file": "transformer", "config": sizes})
+    }
+    if (folder / "vae" / "config.json").is_file():
+        vae = {name: value for name, value in _read_config(folder / "vae" / "config.json").items() if name[0] != "_"}
+        changes["vae"] = base.vae.model_copy(update={**local, "file": "vae", "config": vae})
+    if (folder / "text_encoder").is_dir() and (folder / "tokenizer").is_dir():
+        changes["text"] = base.text.model_copy(update=local)
+    card = base.model_copy(update={**changes, "name": folder.resolve().name, "folder": folder, "origin": "folder"})
+    return card if _same_sizes(card, base) else card.model_copy(update={"sizes": None})
 
 
-def _opened(module: nn.Module, card: ModelCard, part: FileRef) -> Checkpoint:
-    """A checkpoint that fits a module."""
-    file = local_path(card, part)
-    if not file.exists():
-        raise MissingModelError(f"the model '{card.name}' lacks {part.file}; expected at {file}.")
-    found = read_checkpoint(file)
-    fit = match_keys(module, found.tensors)
-    if not fit.whole:
-        raise MissingModelError(f"{file}: these are not the weights of '{card.name}': {fit}.")
-    return found
+def _same_sizes(card: ModelCard, base: ModelCard) -> bool:
+    """Whether a folder's configurations agree with its family's card in all that the card says."""
+    return all(
+        part.config.get(name) == value
+        for part, expected in ((card.transformer, base.transformer), (card.vae, base.vae))
+        for name, value in expected.config.items()
+    )
 
 
-def _fill_network(
-    network: nn.Module, tensors: Mapping[str, StoredTensor], precision: Precision, device: str, lora: Lora | None
-) -> None:
-    """Reads every weight in turn; wide layers of the blocks are quantised where the precision says so."""
-    sensitive = network._keep_in_fp32_modules or []
-    for name in list(network.state_dict()):
-        path, _, kind = name.rpartition(".")
-        kept_full = any(part in sensitive for part in name.split("."))
-        value = tensors[name].read()
-        if lora is not None:
-            value = lora.added(name, value)
-        value = value.to(torch.float32 if kept_full else precision.dtype, copy=True)  # the file may be a map of it
-        layer = network.get_submodule(path)
-        if precision.quantise and isinstance(layer, nn.Linear) and path.startswith("blocks.") and kind == "weight":
-            layer = precision.quantise(layer, value)
-            _put(network, path, layer)
-            layer._parameters["weight"] = layer.weight.to(device)
-        else:
-            layer._parameters[kind] = nn.Parameter(value.to(device).contiguous(), requires_grad=False)
+def _card_of_weights(file: Path) -> ModelCard:
+    """A card for a transformer alone: a file, or a folder with one or its shards, as in original repositories."""
+    file = file.resolve()
+    base = find_card(_base_card(read_checkpoint(file)))
+    weights = base.transformer.model_copy(update={"repository": None, "file": file.name, "lora": None, "sha256": None})
+    changes = {"transformer": weights, "name": file.stem, "folder": file.parent, "origin": "folder"}
+    return base.model_copy(update=changes)
 
 
-def _put(network: nn.Module, path: str, layer: nn.Module) -> None:
-    parent, _, name = path.rpartition(".")
-    setattr(network.get_submodule(parent), name, layer)
+def _base_card(checkpoint: Checkpoint) -> str:
+    """The card that a checkpoint without one is rendered by."""
+    patches = checkpoint.tensors.get("patch_embedding.weight")
+    width = patches.shape[0] if patches else 0
+    row = next((r for r in FAMILIES.values() if r.signature and r.signature in checkpoint.tensors), None)
+    card = row.cards.get(width) if row else None
+    if row is None or card is None:
+        raise MissingModelError(
+            f"{checkpoint.file}: its sizes are none that blockvid knows ({width or 'no'} channels, {checkpoint.layout});"
+            " put it in a folder with a card.yaml that says them."
+        )
+    return row.generator_cards.get(width, card) if "'generator" in checkpoint.layout else card
 
 
-def load_vae(card: ModelCard, device: str, dtype: torch.dtype = torch.float32, tiled: bool = False) -> VAE:
-    """The card's codec with its weights; ``tiled`` decodes large pictures piece by piece where the codec can."""
-    codec = _made("vae", CODECS, card.family, card.vae)
-    _fill(codec, card, card.vae)
-    codec = codec.eval().requires_grad_(False)
-    if isinstance(codec, AutoencoderKLWan):
-        return WanVAE(codec.to(device, dtype), tiled)
-    return codec.to(device)
-
-
-def load_probe(card: ModelCard) -> Probe:
-    """The network that reads the pictures of a picture-book model.
-
-    Raises:
-        UsageError: the model has none; its pictures have no ground truth.
-    """
-    if card.probe is None or card.edition is None:
-        raise UsageError(f"the model '{card.name}' has no probe; --quality measures picture-book models (storybook).")
-    probe = Probe(read_edition(card.folder / card.edition))
-    _fill(probe, card, FileRef(file=card.probe))
-    return probe.eval().requires_grad_(False)
-
-
-def _fill(module: nn.Module, card: ModelCard, part: FileRef) -> None:
-    """Loads all weights of a small module."""
-    found = _opened(module, card, part)
-    module.load_state_dict({name: found.tensors[name].read() for name in module.state_dict()})
+def _read_config(file: Path) -> dict[str, Any]:
+    try:
+        values = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise MissingModelError(f"{file}: this configuration cannot be read ({error}).") from error
+    if not isinstance(values, dict):
+        raise MissingModelError(f"{file}: this configuration is no mapping.")
+    return values

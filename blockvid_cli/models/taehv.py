@@ -1,31 +1,49 @@
 """TAEHV's decoder for Wan 2.1, a small convolutional stand-in for Wan's own: real detail and motion for 20 MB.
 
     latent    z                             16 x h x w     squashed to -3..3, 3x3 to 256 channels
-    stage 1   3 memories, 2x in space       256 -> 128
-    stage 2   3 memories, 2x, 2x in time    128 -> 64
-    stage 3   3 memories, 2x, 2x in time     64 -> 64
-    frames    f0 f1 f2 f3                    3 x 8h x 8w   of the film's first latent only f3 is kept
+    stage 1   3 causal blocks, 2x in space       256 -> 128
+    stage 2   3 causal blocks, 2x, 2x in time    128 -> 64
+    stage 3   3 causal blocks, 2x, 2x in time     64 -> 64
+    frames    f0 f1 f2 f3                    3 x 8h x 8w   of the film's first latent only f3 is shown
 
-A memory sees the features of the frame before beside those of its own frame; that one map a memory is the whole state
-of a stream. The layout (tensor names, shapes, order) and its arithmetic are those of the published ``taew2_1`` weights
+A causal block reads the features of the previous frame beside those of its own frame; that one map for each block is the
+whole state of a stream. The layout (tensor names, shapes, order) and its arithmetic are those of the published ``taew2_1`` weights
 (Ollin Boer Bohan, https://github.com/madebyollin/taehv, MIT licence), of which only the ``decoder.`` half is used. It
 reads latents as networks write them, of zero mean and unit variance, and answers in 0..1: no mean, no deviation.
+
+The weights are looked for beside the model's card, then in blockvid's own cache folder, then in the hub's cache.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
+from pathlib import Path
 
 import torch
 from torch import nn
 from torch.nn import functional as F
 
+from blockvid_cli.errors import MissingModelError
+from blockvid_cli.models.card import ModelCard, Weights
+from blockvid_cli.models.checkpoint import read_checkpoint
+from blockvid_cli.models.hub import blob_hash, cache_folder, hash_differs, local_path, pull_part
+from blockvid_cli.models.loading import match_keys
+
+TAEW21 = Weights(
+    repository="OzzyGT/taew2_1",  # an unmodified copy of the author's, which is at github.com/madebyollin/taehv
+    file="taew2_1.safetensors",
+    sha256="04766eac0221b5390b985ae3fdcca652cbb4b1e8b82b28ea7ff89dfad1b1a93f",
+)
+TAEW21_BYTES = 22_642_902
+TAEW21_LICENCE = "MIT, (c) 2025 Ollin Boer Bohan"
+FILE_NAMES = ("taew2_1.safetensors", "taew2_1.pth", "lighttaew2_1.safetensors", "lighttaew2_1.pth")  # one layout
 CHANNELS = 16  # of a latent
 WIDTHS = (256, 128, 64, 64)  # before, between and after the stages
-TIMES = (1, 2, 2)  # frames that a stage makes of one
-MEMORIES = 3  # a stage
+TIMES = (1, 2, 2)  # frames a stage makes from one
+CAUSAL_BLOCKS = 3  # in a stage
 LIMIT = 3.0  # latents are squashed to this
-UNSEEN = 3  # frames before the film's first, which the first latent also stands for
+SKIPPED = 3  # frames before the film's first, which the first latent also stands for
 
 State = list[torch.Tensor | None]
 
@@ -41,8 +59,8 @@ class Squash(nn.Module):
         return LIMIT * torch.tanh(x / LIMIT)
 
 
-class Memory(nn.Module):
-    """A residual block of three convolutions that also sees the frame before."""
+class CausalBlock(nn.Module):
+    """A residual block of three convolutions that also reads the previous frame."""
 
     def __init__(self, width: int) -> None:
         super().__init__()
@@ -74,13 +92,13 @@ def _parts() -> Iterator[nn.Module]:
     yield from (Squash(), _wide(CHANNELS, WIDTHS[0]), nn.ReLU())
     for number, times in enumerate(TIMES):
         width, following = WIDTHS[number : number + 2]
-        yield from (Memory(width) for _ in range(MEMORIES))
+        yield from (CausalBlock(width) for _ in range(CAUSAL_BLOCKS))
         yield from (nn.Upsample(scale_factor=2), Grow(width, times), _wide(width, following, bias=False))
     yield from (nn.ReLU(), _wide(WIDTHS[-1], 3))
 
 
 class TaehvDecoder(nn.Module):
-    """See ``codec.stream.Decoder`` for the contract; random weights until a state is loaded."""
+    """A ``LatentDecoder`` with random weights until a state is loaded."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -92,9 +110,9 @@ class TaehvDecoder(nn.Module):
         ``state`` is empty at a film's start.
         """
         x, after = latent, []
-        before = iter(state or [None] * MEMORIES * len(TIMES))
+        before = iter(state or [None] * CAUSAL_BLOCKS * len(TIMES))
         for part in self.decoder:
-            if isinstance(part, Memory):
+            if isinstance(part, CausalBlock):
                 after.append(x[-1:])
                 x = part(x, next(before))
             else:
@@ -111,6 +129,48 @@ class TaehvDecoder(nn.Module):
             for latent in block.to(self.decoder[1].weight):  # one at a time: the bits never depend on the block
                 four, state = self.step(latent[None], state)
                 frames.append(four)
-            pictures = torch.cat(frames).float().clamp(0, 1)
-            yield pictures[UNSEEN:] if first else pictures
+            decoded = torch.cat(frames).float().clamp(0, 1)
+            yield decoded[SKIPPED:] if first else decoded
             first = False
+
+
+def taehv_weights(card: ModelCard) -> Path | None:
+    """The file of TAEHV's weights on this machine; None where there is none."""
+    for folder in (card.folder, cache_folder()):
+        for name in FILE_NAMES:
+            if (folder / name).is_file():
+                return folder / name
+    with suppress(MissingModelError):
+        file = local_path(card, TAEW21)
+        return file if blob_hash(file) in (TAEW21.sha256, None) else None
+    return None
+
+
+def pull_taehv(card: ModelCard) -> Path:
+    """Downloads TAEHV's weights into the hub's cache and checks their hash; for models with Wan 2.1's latents.
+
+    Raises:
+        MissingModelError: the hub cannot be reached, no longer has them, or has others under that name.
+    """
+    file = pull_part(card, TAEW21)
+    if hash_differs(file, TAEW21.sha256 or ""):
+        raise MissingModelError(f"{file}: these are not the preview weights that are known here; the hash differs.")
+    return file
+
+
+def load_taehv(file: Path) -> TaehvDecoder:
+    """The decoder with the weights of a published file; the file's encoder is not read.
+
+    Raises:
+        MissingModelError: the file is damaged, or holds not exactly this decoder.
+        RefusedModelError: the file is a pickle that could run code.
+    """
+    tensors = {n: t for n, t in read_checkpoint(file).tensors.items() if n.startswith("decoder.")}
+    with torch.device("meta"):
+        decoder = TaehvDecoder()
+    match = match_keys(decoder, tensors)
+    if not match.complete or match.unknown:
+        raise MissingModelError(f"{file}: these are not the weights of TAEHV for Wan 2.1: {match}.")
+    values = {name: stored.read().to(torch.float32, copy=True) for name, stored in tensors.items()}
+    decoder.load_state_dict(values, strict=True, assign=True)
+    return decoder.eval().requires_grad_(False)

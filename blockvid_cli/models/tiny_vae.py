@@ -4,15 +4,16 @@
     encode     12 x H x W  ->  linear 8x8 patch projection + convolutions  ->  16 x H/8 x W/8
     decode     16 x H/8 x W/8  ->  linear projection + convolutions  ->  12 x H x W
 
-The linear paths are initialised by principal components (``fit_principal``), the convolutional paths add nothing at
-first. Time enters only through memory blocks, which also see the features of the latent frame before; that feature
-map, one a block, is the whole state of a stream.
+The linear paths are initialized by principal components (``fit_principal``); the convolutional paths add nothing at
+first. Time enters only through residual blocks that also read the features of the previous latent frame; that feature
+map, one for each such block, is the whole state of a stream.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass
+from typing import Any, Self
 
 import torch
 from torch import nn
@@ -50,13 +51,13 @@ class ChannelNorm(nn.Module):
 
 
 class Residual(nn.Module):
-    """norm, SiLU, 3x3, SiLU, 3x3 (zero at first); with ``memory`` it also sees the latent frame before."""
+    """norm, SiLU, 3x3, SiLU, 3x3 (zero at first); with ``causal`` it also reads the previous latent frame."""
 
-    def __init__(self, channels: int, memory: bool) -> None:
+    def __init__(self, channels: int, causal: bool) -> None:
         super().__init__()
-        self.memory = memory
+        self.causal = causal
         self.norm = ChannelNorm(channels)
-        self.inner = nn.Conv2d(channels * (2 if memory else 1), channels, 3, padding=1)
+        self.inner = nn.Conv2d(channels * (2 if causal else 1), channels, 3, padding=1)
         self.outer = nn.Conv2d(channels, channels, 3, padding=1)
         nn.init.zeros_(self.outer.weight)
         nn.init.zeros_(self.outer.bias)
@@ -67,7 +68,7 @@ class Residual(nn.Module):
         """x (B·F, C, H, W) of ``clips`` = B clips; before (B, C, H, W) or None at a clip's start."""
         h = F.silu(self.norm(x))
         after = None
-        if self.memory:
+        if self.causal:
             clip = h.unflatten(0, (clips, -1))
             after = clip[:, -1]
             start = torch.zeros_like(after) if before is None else before
@@ -76,11 +77,11 @@ class Residual(nn.Module):
 
 
 def _through(blocks: nn.ModuleList, x: torch.Tensor, clips: int, state: State) -> tuple[torch.Tensor, State]:
-    """Runs residual blocks, handing each its own state; the state returned is the next step's."""
+    """Runs residual blocks, each with its own state; returns the state for the next step as well."""
     after: State = []
     for block, before in zip(blocks, state or [None] * len(blocks), strict=True):
-        x, now = block(x, clips, before)
-        after.append(now)
+        x, features = block(x, clips, before)
+        after.append(features)
     return x, after
 
 
@@ -92,9 +93,9 @@ class Encoder(nn.Module):
         fine, coarse = sizes.encode_fine, sizes.encode_coarse
         self.linear = nn.Conv2d(3 * FOLD, sizes.channels, PATCH, PATCH)
         self.enter = nn.Conv2d(3 * FOLD * 16, fine, 1)
-        self.fine = nn.ModuleList(Residual(fine, memory=False) for _ in range(sizes.encode_depth[0]))
+        self.fine = nn.ModuleList(Residual(fine, causal=False) for _ in range(sizes.encode_depth[0]))
         self.down = nn.Conv2d(fine, coarse, 2, 2)
-        self.coarse = nn.ModuleList(Residual(coarse, memory=True) for _ in range(sizes.encode_depth[1]))
+        self.coarse = nn.ModuleList(Residual(coarse, causal=True) for _ in range(sizes.encode_depth[1]))
         self.leave = nn.Conv2d(coarse, sizes.channels, 3, padding=1)
         nn.init.zeros_(self.leave.weight)
         nn.init.zeros_(self.leave.bias)
@@ -114,9 +115,9 @@ class Decoder(nn.Module):
         coarse, fine = sizes.decode_coarse, sizes.decode_fine
         self.linear = nn.Conv2d(sizes.channels, 3 * FOLD * PATCH * PATCH, 1)
         self.enter = nn.Conv2d(sizes.channels, coarse, 3, padding=1)
-        self.coarse = nn.ModuleList(Residual(coarse, memory=True) for _ in range(sizes.decode_depth[0]))
+        self.coarse = nn.ModuleList(Residual(coarse, causal=True) for _ in range(sizes.decode_depth[0]))
         self.up = nn.Conv2d(coarse, fine * 4, 1)
-        self.fine = nn.ModuleList(Residual(fine, memory=False) for _ in range(sizes.decode_depth[1]))
+        self.fine = nn.ModuleList(Residual(fine, causal=False) for _ in range(sizes.decode_depth[1]))
         self.leave = nn.Conv2d(fine, 3 * FOLD * 16, 3, padding=1)
         nn.init.zeros_(self.leave.weight)
         nn.init.zeros_(self.leave.bias)
@@ -129,7 +130,7 @@ class Decoder(nn.Module):
 
 
 class TinyVAE(nn.Module):
-    """The codec of the bundled model; see ``codec.stream.Codec`` for the contract."""
+    """The VAE of the bundled model: it computes in full precision and is never tiled, since its frames are small."""
 
     def __init__(self, sizes: TinyVAEConfig | None = None) -> None:
         super().__init__()
@@ -139,9 +140,19 @@ class TinyVAE(nn.Module):
         self.register_buffer("mean", torch.zeros(self.sizes.channels))
         self.register_buffer("std", torch.ones(self.sizes.channels))
 
+    @classmethod
+    def from_config(cls, config: Mapping[str, Any], tiled: bool = False) -> Self:
+        """The VAE of these sizes with random weights; ``tiled`` changes nothing."""
+        return cls(TinyVAEConfig(**config))
+
+    @property
+    def module(self) -> nn.Module:
+        """Itself: the module is the VAE."""
+        return self
+
     @property
     def config(self) -> dict[str, object]:
-        """The sizes, as a card writes them."""
+        """The sizes, in the form of a card's ``vae.config``."""
         return asdict(self.sizes)
 
     @torch.inference_mode()
@@ -166,8 +177,8 @@ class TinyVAE(nn.Module):
             for latent in z:
                 folded, state = self.decoder(latent[None], 1, state)
                 frames.append(folded.unflatten(1, (FOLD, 3))[0])
-            pictures = (torch.cat(frames) + 0.5).clamp(0, 1)
-            yield pictures[FOLD - 1 :] if first else pictures
+            decoded = (torch.cat(frames) + 0.5).clamp(0, 1)
+            yield decoded[FOLD - 1 :] if first else decoded
             first = False
 
 
@@ -177,16 +188,16 @@ def fold(frames: torch.Tensor) -> torch.Tensor:
     return torch.cat([start, frames], 1).sub(0.5).unflatten(1, (-1, FOLD)).flatten(2, 3)
 
 
-def fit_principal(codec: TinyVAE, folded: torch.Tensor) -> None:
+def fit_principal(vae: TinyVAE, folded: torch.Tensor) -> None:
     """Sets the linear paths to the principal components of folded frames (N, 12, H, W)."""
     with torch.no_grad():
         patches = F.unfold(folded, PATCH, stride=PATCH).transpose(1, 2).flatten(0, 1)
         middle = patches.mean(0)
         scatter = (patches - middle).T @ (patches - middle) / len(patches)
         _, vectors = torch.linalg.eigh(scatter.double())
-        basis = vectors.flip(1)[:, : codec.sizes.channels].T.float()  # (C, 12·8·8)
+        basis = vectors.flip(1)[:, : vae.sizes.channels].T.float()  # (C, 12·8·8)
         scale = ((patches - middle) @ basis.T).std(0).clamp(min=1e-3)
-        codec.encoder.linear.weight.copy_((basis / scale[:, None]).unflatten(1, (-1, PATCH, PATCH)))
-        codec.encoder.linear.bias.copy_(-(basis @ middle) / scale)
-        codec.decoder.linear.weight.copy_((basis * scale[:, None]).T[:, :, None, None])
-        codec.decoder.linear.bias.copy_(middle)
+        vae.encoder.linear.weight.copy_((basis / scale[:, None]).unflatten(1, (-1, PATCH, PATCH)))
+        vae.encoder.linear.bias.copy_(-(basis @ middle) / scale)
+        vae.decoder.linear.weight.copy_((basis * scale[:, None]).T[:, :, None, None])
+        vae.decoder.linear.bias.copy_(middle)

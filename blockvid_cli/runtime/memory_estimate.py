@@ -61,7 +61,9 @@ def estimate_memory(card: ModelCard, plan: Plan, recipe: Recipe, rows: int, pres
     steps = list(recipe.schedule.steps(plan.blocks, recipe.sigmas, ()))
     frames_together = max(block.frames for block in plan.blocks) * max(len(step.blocks) for step in steps)
     attended, cached = recipe.kv_cache().max_cached_frames(plan)
-    weights = sizes.transformer_params * itemsize + round(sizes.linear_params * (preset.precision.weight_bytes - itemsize))
+    weights = sizes.transformer_params * itemsize + round(
+        sizes.linear_params * (preset.precision.weight_bytes - itemsize)
+    )
     resident = weights if preset.offload in ("none", "model") else 3 * weights // sizes.layers
     frame_values = rows * tokens * sizes.channels * 2 * sizes.layers  # keys and values of a latent frame
     view = 3 * frame_values * attended * itemsize // 2  # keys, values, and rotated keys

@@ -1,14 +1,15 @@
-"""How a film is drawn on the machine at hand: in which precision, what lies where, what waits for its turn.
+"""How a film is computed on a machine: in which precision, what is on the device, and what is offloaded.
 
     h20     full precision, everything on the device
     24gb    half precision, everything on the device
-    16gb    half precision; network, codec and captions take turns
-    12gb    as 16gb, captions read on the CPU, pictures decoded in tiles
-    8gb     as 12gb, 8-bit weights, remembered tokens in main memory and in 8 bits
-    least   as 12gb, blocks of weights come to the device one after another, remembered tokens in main memory
+    16gb    half precision; transformer, VAE and text encoder are on the device in turn
+    12gb    as 16gb; the text encoder on the CPU, frames decoded in tiles
+    8gb     as 12gb; 8-bit weights, cached tokens in main memory and in 8 bits
+    least   as 12gb; blocks of weights come to the device one after another, cached tokens in main memory
 
-``auto`` takes the first of these that fits into the memory that is free, on a GPU from ``24gb`` on; ``budget`` does the
-sums. None of them changes how many frames a film has, and all but the precisions give the same film.
+``auto`` chooses the first of these that fits into the memory that is free, on a GPU from ``24gb`` on;
+``memory_estimate`` computes what they need. No preset changes how many frames a film has, and all presets of one
+precision and one format of the cached tokens give the same film.
 """
 
 from __future__ import annotations
@@ -20,14 +21,14 @@ import torch
 
 from blockvid_cli.errors import UsageError, lookup
 from blockvid_cli.models.offload import offloads_by_module
-from blockvid_cli.models.precision import KEPT, Precision, precision
+from blockvid_cli.models.precision import QUANTIZED, Precision, precision
 
 OFFLOADS = ("none", "model", "group", "sequential")
 
 
 @dataclass(frozen=True)
 class Preset:
-    """A profile by name, before it meets a device; options in the words of the command line."""
+    """A preset before a device is known; the options have the command line's values."""
 
     precision: str
     offload: str = "none"
@@ -50,8 +51,16 @@ PRESETS: dict[str, Preset] = {
 
 
 @dataclass(frozen=True)
+class LatentNumerics:
+    """What of a preset decides a film's latents; two presets that agree in it give the same latents."""
+
+    precision: str  # of the weights and of all computation
+    kv_dtype: str  # of the cached tokens
+
+
+@dataclass(frozen=True)
 class ResolvedPreset:
-    """A rung on a device."""
+    """A preset on a device."""
 
     name: str
     device: str
@@ -59,16 +68,19 @@ class ResolvedPreset:
     offload: str
     kv_storage: str
     kv_dtype: str
-    kv_resident: (
-        bool  # whether what a block looks at stays joined and rotated for all its passes; a copy and a half of it
-    )
+    kv_resident: bool  # whether a block's cached tokens stay joined and rotated for all its passes; half as much again
     vae_dtype: torch.dtype
     vae_tiling: bool
     text_device: str
 
     @property
+    def numerics(self) -> LatentNumerics:
+        """What of it decides a film's latents."""
+        return LatentNumerics(precision=self.precision.name, kv_dtype=self.kv_dtype)
+
+    @property
     def frees_transformer(self) -> bool:
-        """Whether the network leaves the device before pictures are decoded."""
+        """Whether the transformer leaves the device before frames are decoded."""
         return self.offload != "none"
 
     def __str__(self) -> str:
@@ -76,13 +88,15 @@ class ResolvedPreset:
         words += [] if self.offload == "none" else [f"{self.offload} offload"]
         words += [f"text encoder on {'the CPU' if self.text_device == 'cpu' else 'the device'}"]
         dtype = "" if self.kv_dtype == "native" else f", {self.kv_dtype}"
-        words += [f"memory on the {self.kv_storage}{dtype}" if self.kv_storage != "latents" else "memory as latents"]
+        words += [
+            f"KV cache on the {self.kv_storage}{dtype}" if self.kv_storage != "latents" else "KV cache as latents"
+        ]
         return ", ".join([*words, *(["tiled decoding"] if self.vae_tiling else [])])
 
 
 @dataclass(frozen=True)
 class RuntimeOptions:
-    """What a person asks of the machine; "auto" and None leave it to the profile."""
+    """What a person asks of the machine; "auto" and None leave it to the preset."""
 
     preset: str = "auto"
     precision: str = "auto"
@@ -94,48 +108,48 @@ class RuntimeOptions:
 AUTO = RuntimeOptions()
 
 
-def resolve_preset(name: str, device: str, means: RuntimeOptions) -> ResolvedPreset:
-    """The profile of a name on a device, with what a person asked for over it.
+def resolve_preset(name: str, device: str, options: RuntimeOptions) -> ResolvedPreset:
+    """The preset of a name on a device, with a person's options in place of its own.
 
     On the CPU nothing is moved, and full precision is usual.
 
     Raises:
         UsageError: an unknown name or option.
     """
-    rung = lookup("profile", PRESETS, name)
-    wanted = {
-        "precision": means.precision if means.precision != "auto" else rung.precision,
-        "offload": means.offload or rung.offload,
-        "storage": means.kv_storage or rung.kv_storage,
-        "storage_dtype": means.kv_dtype or rung.kv_dtype,
-    }
-    if wanted["offload"] not in OFFLOADS:
-        raise UsageError(f"--offload: give {', '.join(OFFLOADS)}; not '{wanted['offload']}'.")
-    rung = replace(rung, **wanted)
-    if offloads_by_module(rung.offload) and rung.precision in KEPT:
+    preset = lookup("preset", PRESETS, name)
+    preset = replace(
+        preset,
+        precision=options.precision if options.precision != "auto" else preset.precision,
+        offload=options.offload or preset.offload,
+        kv_storage=options.kv_storage or preset.kv_storage,
+        kv_dtype=options.kv_dtype or preset.kv_dtype,
+    )
+    if preset.offload not in OFFLOADS:
+        raise UsageError(f"--offload: give {', '.join(OFFLOADS)}; not '{preset.offload}'.")
+    if offloads_by_module(preset.offload) and preset.precision in QUANTIZED:
         raise UsageError(
-            f"--offload {rung.offload}: quantised weights ({rung.precision}) cannot wait by parts; give model."
+            f"--offload {preset.offload}: quantized weights ({preset.precision}) cannot be offloaded by parts; give model."
         )
-    if offloads_by_module(rung.offload) and rung.kv_storage == "latents":
-        raise UsageError(f"--memory-storage: latents needs the network whole; not with --offload {rung.offload}.")
+    if offloads_by_module(preset.offload) and preset.kv_storage == "latents":
+        raise UsageError(f"--kv-storage latents needs the whole network; not with --offload {preset.offload}.")
     return ResolvedPreset(
-        name,
-        device,
-        precision(rung.precision, device),
-        "model" if device == "cpu" and rung.offload != "none" else rung.offload,  # nothing to move
-        rung.kv_storage,
-        rung.kv_dtype,
-        rung.kv_resident,
-        torch.float32 if rung.vae_dtype == "fp32" or device == "cpu" else torch.bfloat16,
-        rung.vae_tiling,
-        "cpu" if rung.text_encoder == "cpu" else device,
+        name=name,
+        device=device,
+        precision=precision(preset.precision, device),
+        offload="model" if device == "cpu" and preset.offload != "none" else preset.offload,  # nothing to move
+        kv_storage=preset.kv_storage,
+        kv_dtype=preset.kv_dtype,
+        kv_resident=preset.kv_resident,
+        vae_dtype=torch.float32 if preset.vae_dtype == "fp32" or device == "cpu" else torch.bfloat16,
+        vae_tiling=preset.vae_tiling,
+        text_device="cpu" if preset.text_encoder == "cpu" else device,
     )
 
 
-def next_lower_preset(drawn: ResolvedPreset, means: RuntimeOptions) -> str | None:
-    """The next profile that needs less and can be had with what a person asked for; None below the last."""
+def next_lower_preset(preset: ResolvedPreset, options: RuntimeOptions) -> str | None:
+    """The next preset that needs less and allows a person's options; None below the last."""
     names = list(PRESETS)
-    for name in names[names.index(drawn.name) + 1 :]:
+    for name in names[names.index(preset.name) + 1 :]:
         with suppress(UsageError):
-            return resolve_preset(name, drawn.device, means).name
+            return resolve_preset(name, preset.device, options).name
     return None

@@ -1,59 +1,58 @@
-"""The bundled model from nothing: codec, then the latents of many stories, then the network; each phase resumable."""
+"""Trains the bundled model from nothing: VAE, latents of many stories, network, probe; each phase is resumable."""
 
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import torch
-from diffusers import WanTransformer3DModel
 from safetensors.torch import save_file
 from torch import nn
 
-from blockvid_cli.datasets.storybook_clips import StoryClips
-from blockvid_cli.datasets.storybook_latents import StoryLatents, story_latents
+from blockvid_cli.datasets.storybook import StoryClips, StoryLatents, encode_stories
 from blockvid_cli.errors import lookup
 from blockvid_cli.models.card import ModelCard
-from blockvid_cli.models.find import find_model
-from blockvid_cli.models.registry import tiny_vae, wan_transformer
-from blockvid_cli.models.text_encoders import load_text_encoder
+from blockvid_cli.models.loading import load_text_encoder
+from blockvid_cli.models.registry import find_model
 from blockvid_cli.models.tiny_vae import TinyVAE, fit_principal, fold
 from blockvid_cli.models.wan.denoiser import WanDenoiser
-from blockvid_cli.storybook import stories as world
+from blockvid_cli.models.wan.networks import WanTransformer3DModel
+from blockvid_cli.rollout.recipe import Recipe, make_recipe, merge_recipes
 from blockvid_cli.storybook.edition import Edition, read_edition
 from blockvid_cli.storybook.probe import Probe
-from blockvid_cli.storybook.stories import HELD_OUT, Story
-from blockvid_cli.training.objectives.diffusion_forcing import DiffusionForcing
-from blockvid_cli.training.objectives.own_rollout import OwnRollout
+from blockvid_cli.storybook.stories import HELD_OUT, Story, make_story, opening_story
+from blockvid_cli.training.objectives.probe_classification import LabelledClips, ProbeClassification
 from blockvid_cli.training.objectives.reconstruction import Reconstruction
-from blockvid_cli.training.objectives.teacher_forcing import DataSplit, TeacherForcing
-from blockvid_cli.training.objectives.telling_apart import ProbeClassification, LabelledClips
+from blockvid_cli.training.objectives.teacher_forcing import DataSplit, DiffusionForcing, OwnRollout, TeacherForcing
 from blockvid_cli.training.optimizers import muon_and_adamw
-from blockvid_cli.training.trainer import TrainerConfig, train
+from blockvid_cli.training.trainer import Notify, TrainerConfig, train
 
 OPENINGS = 2_000_000  # the first seed of first blocks
-
-PROBED = 3_000_000  # the first seed of stories that the probe learns from
-
-ADAMW_MODULES = ("condition_embedder", "patch_embedding", "proj_out", "scale_shift_table")  # of Wan's blocks
+PROBE_STORIES = 3_000_000  # the first seed of stories that the probe learns from
+ADAMW_MODULES = ("condition_embedder", "patch_embedding", "proj_out", "scale_shift_table")  # outside Wan's blocks
 
 OBJECTIVES: dict[str, type[TeacherForcing]] = {
     "own-rollout": OwnRollout,
     "teacher-forcing": TeacherForcing,
     "diffusion-forcing": DiffusionForcing,
 }
-Tell = Callable[[dict[str, float]], None]
+
+# The network learns with more context than the card's recipe shows it: with two chunks retrieved from any shot. The
+# recipe retrieves one, and from other shots alone, because so small a network sometimes generated a subject twice where
+# this shot's past showed it in another position.
+TRAINING_RECIPE: Mapping[str, Any] = {"kv_cache": {"top": 2, "other_shots_only": False}}
 
 
 @dataclass(frozen=True)
 class TrainConfig:
-    """How much of everything."""
+    """The amounts of data and steps of each phase; ``recipe`` is put over the card's for the training of the network."""
 
-    codec_steps: int = 1800
-    codec_stories: int = 240
-    codec_blocks: int = 12
+    vae_steps: int = 1800
+    vae_stories: int = 240
+    vae_blocks: int = 12
     stories: int = 350
     story_blocks: int = 24
     openings: int = 2000
@@ -61,72 +60,82 @@ class TrainConfig:
     probe_stories: int = 400
     probe_steps: int = 800
     objective: str = "own-rollout"
+    recipe: Mapping[str, Any] = field(default_factory=lambda: TRAINING_RECIPE)
     card: str = "storybook"  # a bundled model, or a folder with a card, an edition and its words
     seed: int = 0
     device: str = "cpu"
 
 
-def train_codec(edition: Edition, card: ModelCard, course: TrainConfig, run: Path, tell: Tell) -> TinyVAE:
-    """Trains the codec and sets its latents' mean and deviation; returns it with averaged weights."""
-    clips = StoryClips(edition, range(course.codec_stories), course.codec_blocks, course.device)
-    held_out = StoryClips(edition, range(HELD_OUT, HELD_OUT + 24), course.codec_blocks, course.device)
-    torch.manual_seed(course.seed)
-    codec = tiny_vae(card.vae.config).to(course.device)
-    fit_principal(codec, fold(clips.batch(torch.Generator().manual_seed(0), 24, 17)[0]).flatten(0, 1))
-    codec = codec.to(memory_format=torch.channels_last)
-    objective = Reconstruction(codec, clips, held_out)
-    optimizers = muon_and_adamw(codec, 4e-3, 1e-3, but=("linear",))
-    average = train(objective, optimizers, TrainerConfig(course.codec_steps, hold=0.5), run, tell)
-    average.swap(codec)
-    _measure_latents(codec, clips)
-    return codec.eval()
+def train_vae(edition: Edition, card: ModelCard, config: TrainConfig, run: Path, notify: Notify) -> TinyVAE:
+    """Trains the VAE and sets its latents' mean and deviation; returns it with averaged weights."""
+    clips = StoryClips(edition, range(config.vae_stories), config.vae_blocks, config.device)
+    held_out = StoryClips(edition, range(HELD_OUT, HELD_OUT + 24), config.vae_blocks, config.device)
+    torch.manual_seed(config.seed)
+    vae = TinyVAE.from_config(card.vae.config).to(config.device)
+    fit_principal(vae, fold(clips.batch(torch.Generator().manual_seed(0), 24, 17)[0]).flatten(0, 1))
+    vae = vae.to(memory_format=torch.channels_last)
+    optimizers = muon_and_adamw(vae, 4e-3, 1e-3, but=("linear",))
+    train(Reconstruction(vae, clips, held_out, optimizers), TrainerConfig(config.vae_steps, hold=0.5), run, notify)
+    _normalise_latents(vae, clips)
+    return vae.eval()
 
 
 @torch.no_grad()
-def _measure_latents(codec: TinyVAE, clips: StoryClips) -> None:
-    """Sets mean and std of each latent channel, so that the network sees zero mean and unit variance."""
+def _normalise_latents(vae: TinyVAE, clips: StoryClips) -> None:
+    """Sets mean and deviation of each latent channel, so that the network sees zero mean and unit variance."""
     frames, _ = clips.batch(torch.Generator().manual_seed(2), 48, 17)
-    z, _ = codec.encoder(fold(frames).flatten(0, 1), len(frames), [])
-    codec.mean.copy_(z.mean((0, 2, 3)))
-    codec.std.copy_(z.std((0, 2, 3)))
+    z, _ = vae.encoder(fold(frames).flatten(0, 1), len(frames), [])
+    vae.mean.copy_(z.mean((0, 2, 3)))
+    vae.std.copy_(z.std((0, 2, 3)))
 
 
 def train_network(
-    edition: Edition, card: ModelCard, codec: TinyVAE, course: TrainConfig, run: Path, tell: Tell
+    edition: Edition, card: ModelCard, vae: TinyVAE, config: TrainConfig, run: Path, notify: Notify
 ) -> WanTransformer3DModel:
     """Trains the network on the latents of stories; returns it with averaged weights."""
-    encoder = load_text_encoder(card)
-
-    def encoded(stories: list[Story], name: str) -> StoryLatents:
-        return story_latents(edition, codec, encoder, stories, run / f"{name}.pt", tell)
-
-    def told(seeds: range) -> list[Story]:
-        return [world.make_story(edition, seed, course.story_blocks) for seed in seeds]
-
-    def opened(seeds: range) -> list[Story]:
-        return [world.opening_story(edition, seed) for seed in seeds]
-
-    learnt = DataSplit(
-        encoded(opened(range(OPENINGS, OPENINGS + course.openings)), "openings"),
-        encoded(told(range(course.stories)), "latents"),
-    )
-    held_out = DataSplit(
-        encoded(opened(range(HELD_OUT, HELD_OUT + 40)), "held-out-openings"),
-        encoded(told(range(HELD_OUT, HELD_OUT + 40)), "held-out"),
-    )
-    torch.manual_seed(course.seed)
-    network = wan_transformer(card.transformer.config)
+    recipe = make_recipe(merge_recipes(card.recipe, config.recipe))
+    data, held_out = _network_data(edition, card, vae, recipe, config, run, notify)
+    torch.manual_seed(config.seed)
+    network = WanTransformer3DModel(**card.transformer.config)
     init_weights(network)
-    network = network.to(course.device)
-    objective = OBJECTIVES[course.objective](WanDenoiser(network, card.transformer.predicts), codec, learnt, held_out)
-    optimizers = muon_and_adamw(network, 4.5e-3, 1.5e-3, but=ADAMW_MODULES)
-    average = train(objective, optimizers, TrainerConfig(course.network_steps, hold=0.6), run, tell)
-    average.swap(network)
+    network = network.to(config.device)
+    objective = OBJECTIVES[config.objective](
+        WanDenoiser(network, card.transformer.predicts),
+        vae,
+        recipe,
+        data,
+        held_out,
+        muon_and_adamw(network, 4.5e-3, 1.5e-3, but=ADAMW_MODULES),
+    )
+    train(objective, TrainerConfig(config.network_steps, hold=0.6), run, notify)
     return network.eval()
 
 
+def _network_data(
+    edition: Edition, card: ModelCard, vae: TinyVAE, recipe: Recipe, config: TrainConfig, run: Path, notify: Notify
+) -> tuple[DataSplit, DataSplit]:
+    """Training data and held-out data."""
+    encoder = load_text_encoder(card)
+
+    def encode(name: str, seeds: range, make: Callable[[int], Story]) -> StoryLatents:
+        stories: Sequence[Story] = [make(seed) for seed in seeds]
+        return encode_stories(edition, vae, encoder, recipe, stories, run / f"{name}.safetensors", notify)
+
+    def story(seed: int) -> Story:
+        return make_story(edition, seed, config.story_blocks)
+
+    def opening(seed: int) -> Story:
+        return opening_story(edition, seed)
+
+    held_out = range(HELD_OUT, HELD_OUT + 40)
+    return DataSplit(
+        encode("openings", range(OPENINGS, OPENINGS + config.openings), opening),
+        encode("stories", range(config.stories), story),
+    ), DataSplit(encode("held-out-openings", held_out, opening), encode("held-out-stories", held_out, story))
+
+
 def init_weights(network: WanTransformer3DModel) -> None:
-    """Initial weights: no output, no reading of captions, open gates of 0.3, a timid clock."""
+    """Initial weights: no output, no influence of the prompt, gates of 0.3, little influence of the timestep."""
     with torch.no_grad():
         nn.init.zeros_(network.proj_out.weight)
         nn.init.zeros_(network.proj_out.bias)
@@ -140,40 +149,40 @@ def init_weights(network: WanTransformer3DModel) -> None:
             block.scale_shift_table[:, (2, 5)] = 0.3
 
 
-def train_probe(edition: Edition, course: TrainConfig, run: Path, tell: Tell) -> Probe:
-    """Trains the probe that reads pictures; returns it with averaged weights."""
-    torch.manual_seed(course.seed)
+def train_probe(edition: Edition, config: TrainConfig, run: Path, notify: Notify) -> Probe:
+    """Trains the probe that recognises what frames show; returns it with averaged weights."""
+    torch.manual_seed(config.seed)
     probe = Probe(edition)
-    learnt = LabelledClips(probe, edition, range(PROBED, PROBED + course.probe_stories), course.story_blocks)
-    held_out = LabelledClips(probe, edition, range(HELD_OUT, HELD_OUT + 40), course.story_blocks)
+    seeds = range(PROBE_STORIES, PROBE_STORIES + config.probe_stories)
+    data = LabelledClips(probe, edition, seeds, config.story_blocks)
+    held_out = LabelledClips(probe, edition, range(HELD_OUT, HELD_OUT + 40), config.story_blocks)
     optimizers = [torch.optim.AdamW(probe.parameters(), lr=2e-3)]
-    average = train(ProbeClassification(probe, learnt, held_out), optimizers, TrainerConfig(course.probe_steps), run, tell)
-    average.swap(probe)
+    train(ProbeClassification(probe, data, held_out, optimizers), TrainerConfig(config.probe_steps), run, notify)
     return probe.eval()
 
 
-def ship(card: ModelCard, codec: TinyVAE, network: WanTransformer3DModel, probe: Probe) -> None:
+def save_weights(card: ModelCard, vae: TinyVAE, network: WanTransformer3DModel, probe: Probe) -> None:
     """Writes the weights beside the card, in half precision."""
-    for file, module in ((card.vae.file, codec), (card.transformer.file, network), (str(card.probe), probe)):
+    for file, module in ((card.vae.file, vae), (card.transformer.file, network), (card.probe, probe)):
         weights = {name: value.half().contiguous() for name, value in module.state_dict().items()}
-        save_file(weights, card.folder / file)
+        save_file(weights, card.folder / str(file))
 
 
-def retrain(course: TrainConfig, run: Path, output: Path, tell: Tell) -> Path:
+def retrain(config: TrainConfig, run: Path, output: Path, notify: Notify) -> Path:
     """All phases; writes a folder with the card, its edition and all weights, and returns it.
 
     Raises:
         UsageError: there is no such objective.
         MissingModelError: there is no such card.
     """
-    lookup("objective", OBJECTIVES, course.objective)
-    card = find_model(course.card)
+    lookup("objective", OBJECTIVES, config.objective)
+    card = find_model(config.card)
     edition = read_edition(card.folder / str(card.edition))
-    codec = train_codec(edition, card, course, run / "codec", tell)
-    network = train_network(edition, card, codec, course, run / "network", tell)
-    probe = train_probe(edition, course, run / "probe", tell)
+    vae = train_vae(edition, card, config, run / "vae", notify)
+    network = train_network(edition, card, vae, config, run / "network", notify)
+    probe = train_probe(edition, config, run / "probe", notify)
     output.mkdir(parents=True, exist_ok=True)
-    ship(card.model_copy(update={"folder": output}), codec, network, probe)
+    save_weights(card.model_copy(update={"folder": output}), vae, network, probe)
     if output.resolve() != card.folder.resolve():
         for name in ("card.yaml", "words.yaml", str(card.edition)):
             shutil.copy(card.folder / name, output / name)

@@ -1,7 +1,7 @@
-"""Captions as Wan's networks read them: UMT5-XXL's last hidden states, zeros behind the last token.
+"""Prompts as Wan's networks read them: UMT5-XXL's last hidden states, zeros behind the last token.
 
-The encoder is 11 GB in half precision. It is loaded when a caption is met that was never read before, and let go as
-soon as that is read; what it made is kept by caption.
+The encoder is 11 GB in half precision. It is loaded only for prompts that are not in the cache, and freed as soon as they
+are encoded.
 """
 
 from __future__ import annotations
@@ -17,34 +17,34 @@ from safetensors import SafetensorError
 
 from blockvid_cli.errors import MissingModelError
 from blockvid_cli.models.card import ModelCard
-from blockvid_cli.models.embedding_cache import cached_embeddings
 from blockvid_cli.models.hub import local_path
+from blockvid_cli.models.sentence_encoder import cached_embeddings
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 
 class UMT5Tokens:
-    """The encoder and tokenizer of a card, on ``device``; see ``text.encoders.TextEncoder``."""
+    """The UMT5 encoder and tokenizer of a card, on ``device``."""
 
     def __init__(self, card: ModelCard, device: str = "cpu", dtype: torch.dtype = torch.bfloat16) -> None:
         self.card, self.device, self.dtype = card, device, dtype
         self.tokens = card.text.tokens
-        home = local_path(card, card.text)
-        self.name = "umt5/" + re.sub(r"[^\w.-]+", "-", f"{card.text.repository or home}-{card.text.revision}-{dtype}")
+        path = local_path(card, card.text)
+        self.name = "umt5/" + re.sub(r"[^\w.-]+", "-", f"{card.text.repository or path}-{card.text.revision}-{dtype}")
         self._tokenizer = None
 
-    def __call__(self, captions: Sequence[str]) -> torch.Tensor:
-        """See ``TextEncoder``."""
-        rows = cached_embeddings(self.name, [cleaned(caption) for caption in captions], self._read)
+    def __call__(self, prompts: Sequence[str]) -> torch.Tensor:
+        """Token embeddings (prompts, L, D) in float32, whatever the encoder computes in."""
+        rows = cached_embeddings(self.name, [clean_prompt(prompt) for prompt in prompts], self._encode)
         out = torch.zeros(len(rows), self.tokens, rows[0].shape[-1])
         for number, row in enumerate(rows):
             out[number, : len(row)] = row
         return out
 
-    def fits(self, caption: str) -> bool:
-        """See ``TextEncoder``."""
-        return len(self.tokenizer(cleaned(caption)).input_ids) <= self.tokens
+    def fits(self, prompt: str) -> bool:
+        """Whether the tokenizer makes no more tokens of the prompt than the network reads."""
+        return len(self.tokenizer(clean_prompt(prompt)).input_ids) <= self.tokens
 
     @property
     def tokenizer(self) -> PreTrainedTokenizerBase:
@@ -52,33 +52,33 @@ class UMT5Tokens:
         if self._tokenizer is None:
             from transformers import AutoTokenizer
 
-            home = local_path(self.card, self.card.text.model_copy(update={"file": self.card.text.tokenizer}))
+            path = local_path(self.card, self.card.text.model_copy(update={"file": self.card.text.tokenizer}))
             try:
-                self._tokenizer = AutoTokenizer.from_pretrained(home, local_files_only=True)
+                self._tokenizer = AutoTokenizer.from_pretrained(path, local_files_only=True)
             except (OSError, ValueError) as error:
-                raise MissingModelError(f"{home}: the tokenizer cannot be read ({error}).") from error
+                raise MissingModelError(f"{path}: the tokenizer cannot be read ({error}).") from error
         return self._tokenizer
 
     @torch.inference_mode()
-    def _read(self, captions: Sequence[str]) -> list[torch.Tensor]:
-        """Each caption's own tokens (L, D), read alone, so that they depend on nothing it is read beside."""
+    def _encode(self, prompts: Sequence[str]) -> list[torch.Tensor]:
+        """Each prompt's tokens (L, D), encoded alone, so that they do not depend on other prompts."""
         from transformers import UMT5EncoderModel
 
-        home = local_path(self.card, self.card.text)
+        path = local_path(self.card, self.card.text)
         try:
-            encoder, found = UMT5EncoderModel.from_pretrained(
-                home, local_files_only=True, dtype=self.dtype, output_loading_info=True
+            encoder, report = UMT5EncoderModel.from_pretrained(
+                path, local_files_only=True, dtype=self.dtype, output_loading_info=True
             )
         except (OSError, ValueError, SafetensorError) as error:
-            raise MissingModelError(f"{home}: the text encoder cannot be read ({error}).") from error
-        absent = sorted(found["missing_keys"])
+            raise MissingModelError(f"{path}: the text encoder cannot be read ({error}).") from error
+        absent = sorted(report["missing_keys"])
         if absent:
-            raise MissingModelError(f"{home}: the text encoder lacks {len(absent)} tensors, the first is {absent[0]}.")
+            raise MissingModelError(f"{path}: the text encoder lacks {len(absent)} tensors, the first is {absent[0]}.")
         encoder = encoder.to(self.device).eval()
         rows = []
-        for caption in captions:
-            words = self.tokenizer(caption, truncation=True, max_length=self.tokens, return_tensors="pt")
-            rows.append(encoder(**words.to(self.device)).last_hidden_state[0].float().cpu())
+        for prompt in prompts:
+            tokens = self.tokenizer(prompt, truncation=True, max_length=self.tokens, return_tensors="pt")
+            rows.append(encoder(**tokens.to(self.device)).last_hidden_state[0].float().cpu())
         del encoder
         gc.collect()
         if self.device.startswith("cuda"):
@@ -86,6 +86,6 @@ class UMT5Tokens:
         return rows
 
 
-def cleaned(caption: str) -> str:
-    """A caption as the network's training data were: no HTML entities, single spaces."""
-    return re.sub(r"\s+", " ", html.unescape(html.unescape(caption))).strip()
+def clean_prompt(prompt: str) -> str:
+    """A prompt in the form of the network's training data: no HTML entities, single spaces."""
+    return re.sub(r"\s+", " ", html.unescape(html.unescape(prompt))).strip()

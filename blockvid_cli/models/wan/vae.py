@@ -1,10 +1,10 @@
 """diffusers' ``AutoencoderKLWan`` as a stream: its causal convolutions' tails are carried from block to block.
 
-Latents are normalised by the model's published mean and standard deviation. The first latent of a film is one frame;
+Latents are normalized by the model's published mean and standard deviation. The first latent of a film is one frame;
 decoding each block as a film of its own would give 9 frames instead of 12, 63 instead of 81.
 
-A picture may be decoded in overlapping tiles, each a stream of its own whose tails wait on the CPU for their turn; the
-overlaps are blended:
+Frames may be decoded in overlapping tiles. Each tile is a stream of its own, whose tails are kept on the CPU between
+blocks; the overlaps are blended:
 
     columns   |0 ............ 31|
                         |24 ............ 55|        weights fall and rise in a line between 24 and 31
@@ -12,12 +12,12 @@ overlaps are blended:
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
-from typing import NamedTuple
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any, NamedTuple, Self
 
 import torch
-from diffusers import AutoencoderKLWan
-from diffusers.models.autoencoders.autoencoder_kl_wan import WanCausalConv3d
+
+from blockvid_cli.models.wan.networks import AutoencoderKLWan, WanCausalConv3d
 
 TILE, STRIDE = 32, 24  # latent pixels
 
@@ -30,30 +30,35 @@ class Tile(NamedTuple):
 
 
 class WanVAE:
-    """See ``codec.stream.Codec`` for the contract; ``model`` stays as it is.
+    """Wan's autoencoder; ``module`` is diffusers' and is not changed.
 
     Args:
-        tiled: decode pictures larger than a tile piece by piece, in a fraction of the memory.
+        tiled: decode frames larger than a tile piece by piece, in a fraction of the memory.
     """
 
-    def __init__(self, model: AutoencoderKLWan, tiled: bool = False) -> None:
-        self.model, self.tiled = model, tiled
+    def __init__(self, module: AutoencoderKLWan, tiled: bool = False) -> None:
+        self.module, self.tiled = module, tiled
         if tiled:
-            model.enable_tiling()  # for encoding; decoding is streamed here
-        self.mean = torch.tensor(model.config["latents_mean"]).view(-1, 1, 1)
-        self.std = torch.tensor(model.config["latents_std"]).view(-1, 1, 1)
-        self._tails = sum(isinstance(module, WanCausalConv3d) for module in model.decoder.modules())
+            module.enable_tiling()  # for encoding; decoding is streamed here
+        self.mean = torch.tensor(module.config["latents_mean"]).view(-1, 1, 1)
+        self.std = torch.tensor(module.config["latents_std"]).view(-1, 1, 1)
+        self._tails = sum(isinstance(part, WanCausalConv3d) for part in module.decoder.modules())
 
-    def to(self, device: str) -> WanVAE:
-        """The same codec on another device."""
-        self.model.to(device)
+    @classmethod
+    def from_config(cls, config: Mapping[str, Any], tiled: bool = False) -> Self:
+        """Wan's autoencoder of these sizes with diffusers' random weights; mean and deviation are in the config."""
+        return cls(AutoencoderKLWan(**config), tiled)
+
+    def to(self, device: str) -> Self:
+        """The same VAE on another device."""
+        self.module.to(device)
         return self
 
     @torch.inference_mode()
     def encode(self, frames: torch.Tensor) -> torch.Tensor:
         """(1 + 4k, 3, H, W) in 0..1 -> (1 + k, C, H/8, W/8), the posterior's mode."""
-        x = frames.to(self.model.device, self.model.dtype).transpose(0, 1)[None] * 2 - 1
-        z = self.model.encode(x, return_dict=False)[0].mode()[0].transpose(0, 1).float()
+        x = frames.to(self.module.device, self.module.dtype).transpose(0, 1)[None] * 2 - 1
+        z = self.module.encode(x, return_dict=False)[0].mode()[0].transpose(0, 1).float()
         return (z - self.mean.to(z)) / self.std.to(z)
 
     @torch.inference_mode()
@@ -62,12 +67,12 @@ class WanVAE:
         tails: dict[int, list[torch.Tensor | None]] = {}
         first = True
         for block in blocks:
-            z = (block * self.std.to(block) + self.mean.to(block)).to(self.model.device, self.model.dtype)
+            z = (block * self.std.to(block) + self.mean.to(block)).to(self.module.device, self.module.dtype)
             tiles = self._tiles(*z.shape[2:])
             if len(tiles) == 1:
-                yield self._decoded(z, tails.setdefault(0, [None] * self._tails), first)
+                yield self._decode(z, tails.setdefault(0, [None] * self._tails), first)
             else:
-                yield self._blended(z, tiles, tails, first)
+                yield self._decode_tiles(z, tiles, tails, first)
             first = False
 
     def _tiles(self, height: int, width: int) -> list[Tile]:
@@ -75,24 +80,24 @@ class WanVAE:
             return [Tile(slice(0, height), slice(0, width))]
         return [Tile(rows, columns) for rows in _windows(height) for columns in _windows(width)]
 
-    def _decoded(self, z: torch.Tensor, tails: list[torch.Tensor | None], first: bool) -> torch.Tensor:
-        """Frames (F, 3, H, W) of a block or a tile of one; ``tails`` go on where the block before ended."""
+    def _decode(self, z: torch.Tensor, tails: list[torch.Tensor | None], first: bool) -> torch.Tensor:
+        """Frames (F, 3, H, W) of a block or a tile of one; ``tails`` continue from the previous block."""
         frames = []
         for number, latent in enumerate(z):
-            x = self.model.post_quant_conv(latent[None, :, None])
+            x = self.module.post_quant_conv(latent[None, :, None])
             begins = first and number == 0
-            frames.append(self.model.decoder(x, feat_cache=tails, feat_idx=[0], first_chunk=begins))
+            frames.append(self.module.decoder(x, feat_cache=tails, feat_idx=[0], first_chunk=begins))
         return torch.cat(frames, 2)[0].transpose(0, 1).float().clamp(-1, 1) / 2 + 0.5
 
-    def _blended(
+    def _decode_tiles(
         self, z: torch.Tensor, tiles: list[Tile], tails: dict[int, list[torch.Tensor | None]], first: bool
     ) -> torch.Tensor:
         """A block decoded tile by tile, on the CPU; each tile's part weighs less towards its inner edges."""
         total = weight = None
         for number, tile in enumerate(tiles):
-            own = [_moved(tail, z.device) for tail in tails.get(number, [None] * self._tails)]
-            frames = self._decoded(z[:, :, tile.rows, tile.columns], own, first).cpu()
-            tails[number] = [_moved(tail, "cpu") for tail in own]
+            tile_tails = [_move(tail, z.device) for tail in tails.get(number, [None] * self._tails)]
+            frames = self._decode(z[:, :, tile.rows, tile.columns], tile_tails, first).cpu()
+            tails[number] = [_move(tail, "cpu") for tail in tile_tails]
             scale = frames.shape[2] // (tile.rows.stop - tile.rows.start)
             if total is None:
                 total = frames.new_zeros(*frames.shape[:2], z.shape[2] * scale, z.shape[3] * scale)
@@ -105,13 +110,13 @@ class WanVAE:
         return total / weight
 
 
-def _moved(tail: torch.Tensor | str | None, device: torch.device | str) -> torch.Tensor | str | None:
-    """A convolution's tail on another device; the model keeps a word there, too, where a first frame was repeated."""
+def _move(tail: torch.Tensor | str | None, device: torch.device | str) -> torch.Tensor | str | None:
+    """A convolution's tail on another device; the model keeps a string there, too, where a first frame was repeated."""
     return tail.to(device) if isinstance(tail, torch.Tensor) else tail
 
 
 def _windows(length: int) -> list[slice]:
-    """Windows of a tile's length that cover ``length`` latent pixels; the last ends where the picture ends."""
+    """Windows of a tile's length that cover ``length`` latent pixels; the last ends at the frame's edge."""
     if length <= TILE:
         return [slice(0, length)]
     starts = [*range(0, length - TILE, STRIDE), length - TILE]
