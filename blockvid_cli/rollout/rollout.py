@@ -12,8 +12,8 @@ B films whose plans have the same layout are denoised in one batch; one film is 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Generator, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 
 import torch
 
@@ -22,14 +22,12 @@ from blockvid_cli.models.wan.attention import LayerQKV
 from blockvid_cli.models.wan.denoiser import Denoiser
 from blockvid_cli.models.wan.rope import Rope, token_grid
 from blockvid_cli.rollout.conditioning import NO_CONDITIONING, FrameConditioning
+from blockvid_cli.rollout.films import Films, PromptSource
 from blockvid_cli.rollout.kv_cache.base import KVCache, KVView
-from blockvid_cli.rollout.noise import gaussian
 from blockvid_cli.rollout.recipe import Recipe
 from blockvid_cli.rollout.schedules.step import CLEAN, Step, sigma_paths, split_rounds
 from blockvid_cli.rollout.solvers import Stepper
-from blockvid_cli.storyboard.plan import Block, Plan, chunk_seed
-
-PromptSource = Callable[[Sequence[Block]], torch.Tensor]
+from blockvid_cli.storyboard.plan import Block, Plan
 
 
 @dataclass(frozen=True)
@@ -89,12 +87,11 @@ class Rollout:
     device: str = "cpu"
     conditioning: FrameConditioning = NO_CONDITIONING
     batch: tuple[Plan, ...] = ()
-    finished: dict[int, tuple[RolloutSegment, torch.Tensor]] = field(default_factory=dict)  # clean, detached, on the CPU
 
     def __post_init__(self) -> None:
-        self.plans = (self.plan, *self.batch)
-        if any(_layout(plan) != _layout(self.plan) for plan in self.batch):
-            raise ValueError("the films of a batch need the same blocks, chunks, cuts and latent size")
+        self.films = Films((self.plan, *self.batch), self.prompts)
+        self.kept: dict[int, tuple[RolloutSegment, torch.Tensor]] = {}  # clean latents, on the CPU, by block number
+        self.finished: set[int] = set()  # the blocks of ``kept`` that this run has come to
 
     def run(
         self, segments: Sequence[RolloutSegment], done: Mapping[int, torch.Tensor] | None = None
@@ -116,24 +113,34 @@ class Rollout:
         done = done or {}
         self.begin()
         for segment in segments:
-            self.finished |= {b.number: (segment, done[b.number].cpu()) for b in segment.blocks if b.number in done}
+            self.kept |= {b.number: (segment, done[b.number].cpu()) for b in segment.blocks if b.number in done}
         for index, segment in enumerate(segments):
             steps = self.steps(segment)
             missing_later = any(b.number not in done for later in segments[index + 1 :] for b in later.blocks)
-            settled = _settled(segment.recipe, steps, set(done), missing_later)
+            settled = self._settled(segment, steps, set(done), missing_later)
             for part in split_rounds(steps):
                 yield from self._round(segment, part, settled, done)
 
     def begin(self) -> None:
         """Empties the cache and forgets what was finished."""
         self.kv_cache.begin(self.plan.chunks, self.rope)
+        self.kept.clear()
         self.finished.clear()
 
     def steps(self, segment: RolloutSegment) -> list[Step]:
-        """The steps of a segment, after all blocks that are finished now."""
+        """The steps of a segment, next to all blocks that are kept now."""
         numbers = {block.number for block in segment.blocks}
-        before = [self.plan.blocks[number] for number in sorted(self.finished) if number not in numbers]
+        before = [self.plan.blocks[number] for number in sorted(self.kept) if number not in numbers]
         return list(segment.recipe.schedule.steps(segment.blocks, segment.recipe.sigmas, before))
+
+    def _settled(self, segment: RolloutSegment, steps: Sequence[Step], done: set[int], missing_later: bool) -> set[int]:
+        """The done blocks that are not denoised again; none before a missing one if the cache needs last steps."""
+        settled = segment.recipe.schedule.settled(steps, done)
+        if segment.recipe.cache_update.resumable or not self.kv_cache.needs_update:
+            return settled
+        last = max((i for i, step in enumerate(steps) if not done.issuperset(step.moving)), default=-1)
+        last = len(steps) if missing_later else last
+        return settled - {number for step in steps[: last + 1] for number in step.moving}
 
     def _round(
         self, segment: RolloutSegment, steps: Sequence[Step], settled: set[int], done: Mapping[int, torch.Tensor]
@@ -184,19 +191,26 @@ class Rollout:
         """A block's noise and its stepper; the cache is notified of a new prompt and of a cut."""
         if not attempt:
             self._notify_cache(block)
-        noise = self._per_film(block, lambda part, film: self._noise(segment, part, film, attempt))
+        part, finished = segment.recipe.noise, {number: self.kept[number][1] for number in self.finished}
+        noise = self.films.noise(part, block, finished, attempt)
         stepper = segment.recipe.solver.begin(
-            path, lambda sigma: self._per_film(block, lambda part, film: self._renoise(segment, part, film, attempt, sigma))
+            path, lambda sigma: self.films.noise(part, block, finished, attempt, renoise_at=sigma)
         )
         return ActiveBlock(*self.conditioning.inpaint(block, noise.to(self.device), stepper))
 
     def _denoise_step(
-        self, segment: RolloutSegment, group: tuple[Block, ...], step: Step, active: dict[int, ActiveBlock], view: KVView
+        self,
+        segment: RolloutSegment,
+        group: tuple[Block, ...],
+        step: Step,
+        active: dict[int, ActiveBlock],
+        view: KVView,
     ) -> tuple[dict[int, torch.Tensor], list[LayerQKV]]:
         """The moving blocks' latents after a step, and what the layers computed where the cache takes it from here."""
         sources = list(zip(group, step.sigma, strict=True))
         x = torch.cat(
-            [active[b.number].latents if b.number in active else self._context(b, sigma, step) for b, sigma in sources], 1
+            [active[b.number].latents if b.number in active else self._context(b, sigma, step) for b, sigma in sources],
+            1,
         )
         sigma = torch.cat(
             [(self.conditioning if b.number in active else NO_CONDITIONING).sigmas(b, sigma) for b, sigma in sources]
@@ -213,39 +227,35 @@ class Rollout:
         return moved, layers
 
     def denoise(
-        self, segment: RolloutSegment, blocks: Sequence[Block], x: torch.Tensor, sigma: torch.Tensor, view: KVView
+        self,
+        segment: RolloutSegment,
+        blocks: Sequence[Block],
+        x: torch.Tensor,
+        sigma: torch.Tensor,
+        view: KVView,
+        prompt: torch.Tensor | None = None,
     ) -> tuple[torch.Tensor, list[LayerQKV]]:
         """One pass: the velocity of blocks over a view, and what each layer computed where the view records.
 
         Args:
             x: (B, F, C, H, W) noisy latents of all the blocks.
             sigma: (F,) or (B, F).
+            prompt: what they read instead of their own prompts, as ``embeddings`` has it.
         """
-        positions = self._positions(segment, view, blocks)
-        return segment.denoiser(x, sigma.to(x.device), self.embeddings(blocks), positions, view)
+        prompt = self.embeddings(blocks) if prompt is None else prompt
+        positions = view.positions(segment.recipe.positions, blocks)
+        return segment.denoiser(x, sigma.to(x.device), prompt, positions, view)
 
     def embeddings(self, blocks: Sequence[Block]) -> torch.Tensor:
         """The prompts of blocks for all films: (rows·B, L, D) or (rows·B, F, L, D), all films' prompts first."""
-        films = [self.prompts(tuple(plan.blocks[block.number] for block in blocks)) for plan in self.plans]
-        if len(films) == 1:
-            return films[0]
-        frames = sum(block.frames for block in blocks)
-        if len({film.ndim for film in films}) > 1:
-            films = [f if f.ndim == 4 else f[:, None].expand(-1, frames, -1, -1) for f in films]
-        return torch.stack(films, 1).flatten(0, 1)
+        return self.films.embeddings(blocks)
 
     def _context(self, block: Block, sigma: float, step: Step) -> torch.Tensor:
         """A finished block that is context at a sigma, with noise of its own in every step where that is above 0."""
-        clean = self.finished[block.number][1].to(self.device)
-        if not sigma:
-            return clean
-        shape = tuple(clean.shape[1:])
-        noise = self._per_film(block, lambda part, film: gaussian(shape, "held", part.seed, part.number, *step.sigma))
-        return add_noise(clean, noise.to(clean), sigma)
+        clean = self.kept[block.number][1].to(self.device)
+        return add_noise(clean, self.films.context_noise(block, step).to(clean), sigma) if sigma else clean
 
-    def _accepted(
-        self, segment: RolloutSegment, finished: Sequence[tuple[Block, torch.Tensor]], attempt: int
-    ) -> bool:
+    def _accepted(self, segment: RolloutSegment, finished: Sequence[tuple[Block, torch.Tensor]], attempt: int) -> bool:
         """Whether the verifier accepts all finished blocks of all films; the last attempt is accepted unseen."""
         verifier = segment.recipe.verifier
         if attempt + 1 >= verifier.attempts:
@@ -253,7 +263,7 @@ class Rollout:
         return all(
             verifier.accept(plan.blocks[block.number], latents[film].detach(), attempt)
             for block, latents in finished
-            for film, plan in enumerate(self.plans)
+            for film, plan in enumerate(self.films.plans)
         )
 
     def _notify_cache(self, block: Block) -> None:
@@ -276,9 +286,13 @@ class Rollout:
 
     def add_finished(self, segment: RolloutSegment, block: Block, latents: torch.Tensor) -> None:
         """Takes a block's clean latents (B, F, C, H, W) as finished, and caches them."""
-        self.finished[block.number] = segment, latents.detach().cpu()
+        self._keep(segment, block, latents)
         if self.kv_cache.needs_update:
             self.kv_cache.update(block, *self._encode(segment, block, latents, CLEAN))
+
+    def _keep(self, segment: RolloutSegment, block: Block, latents: torch.Tensor) -> None:
+        self.kept[block.number] = segment, latents.detach().cpu()
+        self.finished.add(block.number)
 
     def _update_group(
         self,
@@ -298,7 +312,7 @@ class Rollout:
                 continue
             latents = moved[block.number].detach()
             if sigma_next == CLEAN:
-                self.finished[block.number] = segment, latents.cpu()
+                self._keep(segment, block, latents)
             update = segment.recipe.cache_update
             if not self.kv_cache.needs_update or not update.due(block, sigma, sigma_next):
                 continue
@@ -317,7 +331,7 @@ class Rollout:
             prompt: what it reads instead of its own prompt, (rows·B, L, D); ``embeddings`` has those of any blocks.
             view: what it attends to; by default what its cache update says.
         """
-        segment, clean = self.finished[block.number]
+        segment, clean = self.kept[block.number]
         return self._encode(segment, block, clean.to(self.device), CLEAN, prompt, view)
 
     @torch.no_grad()
@@ -335,51 +349,40 @@ class Rollout:
         ``view`` is what the block attended to while it was denoised, where it was denoised by itself.
         """
         update, clean = segment.recipe.cache_update, latents.detach()
-        if view is None:
-            view = KVView() if update.self_only else self.kv_cache.view((block,))
-        view.record = True
         level = torch.full((block.frames,), sigma if update.sigma is None else update.sigma, device=clean.device)
         context = torch.stack(
-            [update.context_latents(p.blocks[block.number], x) for p, x in zip(self.plans, clean, strict=True)]
+            [update.context_latents(p.blocks[block.number], x) for p, x in zip(self.films.plans, clean, strict=True)]
         )
-        prompt = self.embeddings((block,)) if prompt is None else prompt
-        positions = self._positions(segment, view, (block,))
-        _, layers = segment.denoiser(context, level, prompt, positions, view)
+        return self.encode(segment, block, context, level, prompt, view)
+
+    def encode(
+        self,
+        segment: RolloutSegment,
+        block: Block,
+        x: torch.Tensor,
+        sigma: torch.Tensor,
+        prompt: torch.Tensor | None = None,
+        view: KVView | None = None,
+    ) -> tuple[list[LayerQKV], torch.Tensor]:
+        """What the cache is updated with: each layer's tokens of a block, and their coordinates (T, 3).
+
+        Training calls this with gradients, and with context that has a sigma of its own in each film.
+
+        Args:
+            x: (B, F, C, H, W) latents as the network reads them, at ``sigma``, (F,) or (B, F).
+            prompt: what the block reads instead of its own prompt.
+            view: what it attends to; by default what its cache update says.
+        """
+        if view is None:
+            view = KVView() if segment.recipe.cache_update.self_only else self.kv_cache.view((block,))
+        view.record = True
+        _, layers = self.denoise(segment, (block,), x, sigma, view, prompt)
         view.record = False
         return layers, self._coordinates(block)
 
     def _coordinates(self, block: Block) -> torch.Tensor:
         _, height, width = self.plan.latent
         return token_grid(block.frames, height // self.patch[1], width // self.patch[2])
-
-    def _positions(self, segment: RolloutSegment, view: KVView, blocks: Sequence[Block]) -> torch.Tensor:
-        return view.positions(segment.recipe.positions, blocks)
-
-    def _per_film(self, block: Block, make: Callable[[Block, int], torch.Tensor]) -> torch.Tensor:
-        """(B, F, C, H, W) from what ``make`` gives for each film's block and the film's index."""
-        return torch.stack([make(plan.blocks[block.number], film) for film, plan in enumerate(self.plans)])
-
-    def _noise(self, segment: RolloutSegment, block: Block, film: int, attempt: int) -> torch.Tensor:
-        """The noise (F, C, H, W) a block starts from."""
-        block, plan = _other_noise(block, self.plans[film], attempt)
-        return segment.recipe.noise(block, plan, self._finished_of(film))
-
-    def _renoise(self, segment: RolloutSegment, block: Block, film: int, attempt: int, sigma: float) -> torch.Tensor:
-        """The noise (F, C, H, W) that a renoising solver adds to a block at a sigma."""
-        block, plan = _other_noise(block, self.plans[film], attempt)
-        return segment.recipe.noise.renoise(block, plan, self._finished_of(film), sigma)
-
-    def _finished_of(self, film: int) -> dict[int, torch.Tensor]:
-        """The clean latents (F, C, H, W) of one film's finished blocks, by number."""
-        return {number: latents[film] for number, (_, latents) in self.finished.items()}
-
-
-def _other_noise(block: Block, plan: Plan, attempt: int) -> tuple[Block, Plan]:
-    """A block and plan with other seeds, so that whatever is made of them is another noise; as they are at attempt 0."""
-    if not attempt:
-        return block, plan
-    planned = replace(block.planned, seed=chunk_seed(block.seed, block.chunk, attempt + 1))
-    return replace(block, planned=planned), replace(plan, seed=chunk_seed(plan.seed, block.chunk, attempt + 1))
 
 
 def _ends(step: Step, number: int) -> bool:
@@ -391,18 +394,3 @@ def _layers_of(layers: Sequence[LayerQKV], frames: range, total: int) -> list[La
     """What each layer computed of ``frames`` among ``total`` frames: (B, T, H, D), without gradients."""
     size = layers[0].keys.shape[1] // total
     return [LayerQKV(*(x[:, frames.start * size : frames.stop * size].detach() for x in layer)) for layer in layers]
-
-
-def _settled(recipe: Recipe, steps: Sequence[Step], done: set[int], missing_later: bool) -> set[int]:
-    """The done blocks that are not denoised again; none before a missing one where the cache needs their last steps."""
-    settled = recipe.schedule.settled(steps, done)
-    if recipe.cache_update.resumable or not recipe.kv_cache().needs_update:
-        return settled
-    last = max((i for i, step in enumerate(steps) if not done.issuperset(step.moving)), default=-1)
-    last = len(steps) if missing_later else last
-    return settled - {number for step in steps[: last + 1] for number in step.moving}
-
-
-def _layout(plan: Plan) -> tuple[object, ...]:
-    """What plans of one batch have in common."""
-    return plan.latent, tuple((b.first, b.frames, b.chunk, b.shot) for b in plan.blocks)
