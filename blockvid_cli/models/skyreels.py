@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import torch
-from diffusers import SkyReelsV2Transformer3DModel
 
 from blockvid_cli.models.wan.denoiser import NUM_TRAIN_TIMESTEPS, WanDenoiser
+
+if TYPE_CHECKING:
+    from diffusers import SkyReelsV2Transformer3DModel
 
 FIRST_FPS = 16  # the first of the network's two frame rates; any other is the second
 

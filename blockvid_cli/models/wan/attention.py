@@ -12,14 +12,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from typing import NamedTuple, Protocol
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 import torch
-from diffusers.models.transformers.transformer_wan import WanAttention
 from torch import nn
 from torch.nn.functional import scaled_dot_product_attention
 
 from blockvid_cli.models.wan.rope import CosSin, Rope, apply_rope
+
+if TYPE_CHECKING:
+    from diffusers.models.transformers.transformer_wan import WanAttention
 
 
 class LayerQKV(NamedTuple):

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import torch
-from diffusers import WanTransformer3DModel
 from torch import nn
 
 from blockvid_cli.errors import lookup
@@ -20,6 +19,9 @@ from blockvid_cli.models.wan.attention import (
     RotaryContextModule,
 )
 from blockvid_cli.models.wan.rope import Rope, split_positions, token_grid
+
+if TYPE_CHECKING:
+    from diffusers import WanTransformer3DModel
 
 NUM_TRAIN_TIMESTEPS = 1000  # of the network: a sigma of 1 is timestep 1000
 
