@@ -81,7 +81,7 @@ def count_flops(card: ModelCard, plan: Plan, recipe: Recipe, rows: int) -> dict[
     attended, _ = recipe.kv_cache().max_cached_frames(plan)
     steps = recipe.schedule.steps(plan.blocks, recipe.sigmas, ())
     passes = sum(_pass_flops(sizes, len(step.blocks) * block * tokens, attended * tokens) for step in steps)
-    if recipe.kv_cache().needs_update:
+    if recipe.kv_cache().needs_update and recipe.cache_update.source == "pass":
         passes += len(plan.blocks) * _pass_flops(sizes, block * tokens, attended * tokens)
     prompts = {text for chunk in plan.chunks for text in (chunk.prompt, chunk.negative_prompt)[:rows]}
     latent_pixels = plan.latent[1] * plan.latent[2] * block * len(plan.blocks)
