@@ -196,5 +196,5 @@ chunks:
     assert [chunk.first_frame / 12 for chunk in plan.chunks] == [0, 3.75, 7.75, 11.75]
     spans = [(track.begin, track.end) for track in spec.tracks]
     assert spans == [(1, 3.5), (3.75, 7.75), (6.75, inf), (12.25, 18.25)]
-    placed = [(sound.begin, sound.begin + sound.heard) for sound in check_video_spec(spec)]
+    placed = [(sound.begin, sound.begin + sound.audible) for sound in check_video_spec(spec)]
     assert placed == [(4, 6.5), (6.75, 10.75), (9.75, 10.75), (15.25, 19)]

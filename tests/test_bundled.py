@@ -12,7 +12,7 @@ import torch
 
 from blockvid_cli.evaluation.bench.quality import measure_quality, probe_accuracy
 from blockvid_cli.models.card import find_card, packaged_folder
-from blockvid_cli.models.registry import load_vae, load_probe
+from blockvid_cli.models.loading import load_vae, load_probe
 from blockvid_cli.models.vae import decode
 from blockvid_cli.storybook.rendering import render_story
 from blockvid_cli.storybook.edition import read_edition
@@ -51,4 +51,4 @@ def test_captions_are_drawn_to_the_last_second():
     assert min(right["subject"], right["light"]) >= 0.85
     assert min(figures["drift_ratio"].values()) >= 0.9
     assert figures["flicker"]["border_over_inner"] <= 1.7 * figures["flicker"]["world"]
-    assert figures["return_accuracy"]["own_memory"] > figures["return_accuracy"]["window"] + 0.3
+    assert figures["return_accuracy"]["own_kv_cache"] > figures["return_accuracy"]["window"] + 0.3

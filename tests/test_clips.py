@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as some
 
 from blockvid_cli.errors import UsageError
-from blockvid_cli.evaluation.clips import clip_to_clip, clips_of, fused, mapped
+from blockvid_cli.evaluation.segments import clip_spans, clip_to_clip, fuse_clip_scores, map_clip_score
 
 RECORDED = [  # which, clip to clip, mapped, inside clip 0, both together
     ("subject", 0.7158051207661629, 0.9691260638568856, 0.9197328821305306, 0.9444294729937082),
@@ -28,47 +28,52 @@ RECORDED = [  # which, clip to clip, mapped, inside clip 0, both together
 ]
 
 
-@pytest.mark.parametrize(("which", "between", "there", "inside", "together"), RECORDED)
-def test_scores_are_those_that_vbench_long_wrote(which, between, there, inside, together):
-    assert mapped(which, between) == pytest.approx(there, abs=1e-6)
-    assert fused(inside, mapped(which, between)) == pytest.approx(together, abs=1e-6)
+def borders(frames: int, fps: float) -> list[tuple[int, int]]:
+    """The clips of a film as pairs of first frame and one past the last."""
+    return [(clip.first, clip.end) for clip in clip_spans(frames, fps)]
+
+
+@pytest.mark.parametrize(("table", "between", "mapped", "inside", "fused"), RECORDED)
+def test_scores_are_those_that_vbench_long_wrote(table, between, mapped, inside, fused):
+    assert map_clip_score(table, between) == pytest.approx(mapped, abs=1e-6)
+    assert fuse_clip_scores(inside, map_clip_score(table, between)) == pytest.approx(fused, abs=1e-6)
 
 
 def test_whole_clips_lie_end_to_end():
-    assert clips_of(96, 16) == [(0, 32), (32, 64), (64, 96)]
-    assert clips_of(96, 23.976) == [(0, 46), (46, 92), (50, 96)]
+    assert borders(96, 16) == [(0, 32), (32, 64), (64, 96)]
+    assert borders(96, 23.976) == [(0, 46), (46, 92), (50, 96)]
 
 
 def test_the_last_clip_reaches_back():
-    assert clips_of(70, 16) == [(0, 32), (32, 64), (38, 70)]
-    assert len(clips_of(477, 16)) == 15  # as many as were recorded for films of 30 s
+    assert borders(70, 16) == [(0, 32), (32, 64), (38, 70)]
+    assert len(borders(477, 16)) == 15  # as many as were recorded for films of 30 s
 
 
 @pytest.mark.parametrize(("frames", "fps", "clips"), [(31, 16, [(0, 31)]), (32, 16, [(0, 32)]), (1, 16, [(0, 1)])])
 def test_a_film_shorter_than_a_clip_is_one(frames, fps, clips):
-    assert clips_of(frames, fps) == clips
+    assert borders(frames, fps) == clips
 
 
 def test_no_frames_no_clips_and_slow_films_have_clips_of_two_frames():
-    assert clips_of(0, 16) == []
-    assert clips_of(5, 0.5) == [(0, 2), (2, 4), (3, 5)]
+    assert borders(0, 16) == []
+    assert borders(5, 0.5) == [(0, 2), (2, 4), (3, 5)]
 
 
 @given(some.integers(1, 400), some.floats(0.1, 60))
 def test_clips_cover_the_film_and_are_of_one_length(frames, fps):
-    clips = clips_of(frames, fps)
+    clips = borders(frames, fps)
     assert set().union(*(range(*clip) for clip in clips)) == set(range(frames))
     assert len({end - first for first, end in clips}) == 1
     assert [first for first, _ in clips] == sorted({first for first, _ in clips})
 
 
 def test_clip_to_clip_is_the_mean_of_the_step_before_and_the_first():
-    looks = np.array([[1, 0], [1, 1], [-1, 1]], float) * [[3], [1], [2]]
+    embeddings = np.array([[1, 0], [1, 1], [-1, 1]], float) * [[3], [1], [2]]
     near, far = np.sqrt(0.5), [np.sqrt(0.5), 0]  # cos(e2, e0) is below 0 and counts as 0
-    assert clip_to_clip(looks) == pytest.approx(((near + far[0]) / 2 + (0 + far[1]) / 2) / 2)
+    assert clip_to_clip(embeddings) == pytest.approx(((near + far[0]) / 2 + (0 + far[1]) / 2) / 2)
 
 
-def test_the_same_look_throughout_scores_one_and_one_clip_scores_nothing():
+def test_the_same_embedding_throughout_scores_one_and_one_clip_scores_nothing():
     assert clip_to_clip(np.ones((4, 3))) == pytest.approx(1)
     assert clip_to_clip(np.ones((1, 3))) is None
     assert clip_to_clip(np.zeros((2, 3))) == 0
@@ -78,25 +83,25 @@ def test_the_same_look_throughout_scores_one_and_one_clip_scores_nothing():
 @given(some.integers(0, 2**31))
 def test_clip_to_clip_lies_between_nothing_and_one_whatever_the_lengths(seed):
     draw = np.random.default_rng(seed)
-    looks = draw.normal(size=(draw.integers(2, 8), 5))
-    score = clip_to_clip(looks)
+    embeddings = draw.normal(size=(draw.integers(2, 8), 5))
+    score = clip_to_clip(embeddings)
     assert 0 <= score <= 1
-    assert clip_to_clip(looks * draw.uniform(0.1, 9, (len(looks), 1))) == pytest.approx(score)
+    assert clip_to_clip(embeddings * draw.uniform(0.1, 9, (len(embeddings), 1))) == pytest.approx(score)
 
 
 @pytest.mark.parametrize("which", ["subject", "background"])
 def test_tables_rise_from_nothing_to_one(which):
-    scores = [mapped(which, value) for value in np.linspace(-0.5, 1.5, 401)]
+    scores = [map_clip_score(which, value) for value in np.linspace(-0.5, 1.5, 401)]
     assert scores == sorted(scores)
     assert (scores[0], scores[-1]) == (0, 1)
-    assert mapped(which, 0.995) == pytest.approx((mapped(which, 0.99) + 1) / 2)
+    assert map_clip_score(which, 0.995) == pytest.approx((map_clip_score(which, 0.99) + 1) / 2)
 
 
 def test_a_film_of_one_clip_has_nothing_between():
-    assert fused(0.9, None) == 0.9
-    assert fused(0.9, 0.0) == 0.9
+    assert fuse_clip_scores(0.9, None) == 0.9
+    assert fuse_clip_scores(0.9, 0.0) == 0.9
 
 
 def test_other_tables_are_not_known():
     with pytest.raises(UsageError, match="no mapping called 'motion'"):
-        mapped("motion", 0.5)
+        map_clip_score("motion", 0.5)

@@ -15,12 +15,12 @@ from typer.testing import CliRunner
 from blockvid_cli.commands import data
 from blockvid_cli.errors import BlockvidError, UsageError
 from blockvid_cli.evaluation import demo as bench
-from blockvid_cli.evaluation.demo import pictures_of, plan_demo, write_bench
+from blockvid_cli.evaluation.demo import plan_demo, story_frames, write_bench
 from blockvid_cli.models.vae import to_uint8
 from blockvid_cli.storyboard.storyboard import read_storyboard
-from blockvid_cli.storybook.rendering import render_story
 from blockvid_cli.storybook.drifts import DRIFTS, Drift, blur, severity_ramp, steady_story
 from blockvid_cli.storybook.edition import read_edition
+from blockvid_cli.storybook.rendering import render_story
 from blockvid_cli.storybook.stories import HELD_OUT, frame_states
 
 EDITION = read_edition()
@@ -34,7 +34,7 @@ def drifted(kind: str, severity: float, seed: int = 3) -> np.ndarray:
     """All pictures (F, H, W, 3) of the story with a drift."""
     drift = DRIFTS[kind]
     told = drift.story(STORY, EDITION, severity)
-    return np.stack(list(drift.frames(pictures_of(told, EDITION, draw_block), FRAMES, severity, seed)))
+    return np.stack(list(drift.frames(story_frames(told, EDITION, draw_block), FRAMES, severity, seed)))
 
 
 @pytest.fixture(scope="module")
@@ -45,7 +45,7 @@ def films() -> dict[str, list[np.ndarray]]:
 
 @pytest.fixture(scope="module")
 def clean() -> np.ndarray:
-    return np.stack(list(pictures_of(STORY, EDITION)))
+    return np.stack(list(story_frames(STORY, EDITION)))
 
 
 def steps(film: np.ndarray) -> np.ndarray:
@@ -70,7 +70,10 @@ def test_a_steady_story_moves_alike_in_every_six_seconds():
     poses = [still.pose for still in frame_states(story, EDITION)]
     assert all(poses[n] == poses[n + period] for n in range(len(poses) - period))
     assert all(a != b for a, b in pairwise(poses[:-12]) if a.hop < 1)
-    assert steady_story(EDITION, 4, 7) == steady_story(EDITION, 4, 7) and sum(c.blocks for c in steady_story(EDITION, 4, 7).chunks) == 7
+    assert (
+        steady_story(EDITION, 4, 7) == steady_story(EDITION, 4, 7)
+        and sum(c.blocks for c in steady_story(EDITION, 4, 7).chunks) == 7
+    )
 
 
 def test_stories_of_one_bench_show_several_subjects_and_settings():
@@ -137,7 +140,9 @@ def test_identity_changes_the_subject_and_nothing_else(films, clean):
         differs = (film != clean).any(-1)
         first = round(FRAMES * (1 - share))
         assert not differs[:first].any() and differs[first:].any((1, 2)).all()
-        either = somebody | (render_story(DRIFTS["identity"].story(STORY, EDITION, share), EDITION)[1].numpy()[:, 0] > 0)
+        either = somebody | (
+            render_story(DRIFTS["identity"].story(STORY, EDITION, share), EDITION)[1].numpy()[:, 0] > 0
+        )
         assert not differs[3:][~either].any() and differs[-1].mean() > 0.02
         assert abs(sharpness(film[-12:]) / sharpness(clean[-12:]) - 1) < 0.5
 
@@ -183,7 +188,7 @@ def few(monkeypatch):
 def test_a_bench_is_films_storyboards_and_a_list(few, tmp_path):
     said: list[str] = []
     values = write_bench(few, tmp_path / "bench", False, said.append)
-    assert values["films"] == values["drawn"] == len(said) == 3
+    assert values["films"] == values["rendered"] == len(said) == 3
     listed = json.loads((tmp_path / "bench" / "bench.json").read_text())
     assert listed["version"] == 1 and listed["settings"]["size"] == "160x96"
     told = [(film["id"], film["story"], film["drift"], film["severity"], film["level"]) for film in listed["films"]]
@@ -213,7 +218,7 @@ def test_only_what_is_missing_is_drawn(few, tmp_path, monkeypatch):
         if lost:
             (tmp_path / "videos" / f"{lost}.mp4").unlink()
         values = write_bench(few, tmp_path, fresh, lambda line: None)
-        assert values["drawn"] == len(written) == drawn and (not lost or written == [lost])
+        assert values["rendered"] == len(written) == drawn and (not lost or written == [lost])
         assert len(json.loads((tmp_path / "bench.json").read_text())["films"]) == 3
     other = plan_demo(1, 20, "160x96", 1)
     with pytest.raises(UsageError, match=r"other settings.*--fresh"):
@@ -266,7 +271,7 @@ def test_the_command_says_what_it_makes(few, tmp_path, monkeypatch):
     done = run(data.app, ask)
     assert done.exit_code == 0 and "3 films of 20 s, 3 of them drawn now" in done.stdout, done.output
     assert done.stderr.splitlines()[-1] == "cat-1--blur-2: film 3 of 3"
-    assert json.loads(run(data.app, [*ask, "--json"]).stdout)["drawn"] == 0
+    assert json.loads(run(data.app, [*ask, "--json"]).stdout)["rendered"] == 0
     missing = run(data.app, ["demo"])
     assert isinstance(missing.exception, UsageError) and "--bench DIR is what" in str(missing.exception)
     assert "Example: blockvid data demo" in run(data.app, ["demo", "--help"]).output

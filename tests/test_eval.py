@@ -18,10 +18,9 @@ from PIL import Image
 
 from blockvid_cli.__main__ import main
 from blockvid_cli.evaluation import films as many
-from blockvid_cli.evaluation.backends.flow import Dis
-from blockvid_cli.evaluation.backends.looks import Subject
+from blockvid_cli.evaluation.backends.builtin import InverseSearchFlow, SubjectAppearance
 from blockvid_cli.evaluation.scores import EvalConfig, score_film
-from blockvid_cli.evaluation.spans import Protocol
+from blockvid_cli.evaluation.segments import Protocol
 from blockvid_cli.video.ffmpeg import encode_video
 from blockvid_cli.video.reader import Frame, decode_frames, scan_video
 
@@ -74,17 +73,17 @@ def test_scores_are_those_of_the_whole_film_in_memory(pair):
     film = [frame.rgb.astype(np.float64) for frame in decode_frames(scan_video(pair[0]))]
     assert result["frames"] == len(film) == 47 and result["size"] == [128, 96] and result["fps"] == 12
     still = [1 - np.abs(a - b).mean() / 255 for a, b in itertools.pairwise(film)]
-    measures = result["measures"]
+    measures = result["metrics"]
     assert measures["temporal_flickering"]["value"] == pytest.approx(np.mean(still), abs=1e-6)
     inside = [np.mean(still[4 * n : 4 * n + 3]) for n in range(10)]  # 47 // 10 frames a segment, pairs inside it
     assert measures["temporal_flickering"]["segments"] == pytest.approx(inside, abs=1e-6)
-    looks = Subject().encode([Frame(n, rgb.astype(np.uint8)) for n, rgb in enumerate(film)])
+    looks = SubjectAppearance().encode([Frame(n, rgb.astype(np.uint8)) for n, rgb in enumerate(film)])
     looks /= np.linalg.norm(looks, axis=1, keepdims=True)
     near, far = (looks[1:] * looks[:-1]).sum(1), looks[1:] @ looks[0]
     assert measures["subject_consistency_builtin"]["value"] == pytest.approx(((near + far) / 2).mean(), abs=1e-5)
     frames = [Frame(n, rgb.astype(np.uint8)) for n, rgb in enumerate(film)]
     smooth = [
-        1 - np.abs(Dis().between(frames[n - 1], frames[n + 1]).astype(float) - film[n]).mean() / 255
+        1 - np.abs(InverseSearchFlow().interpolate(frames[n - 1], frames[n + 1]).astype(float) - film[n]).mean() / 255
         for n in range(1, 46, 2)
     ]
     assert measures["motion_smoothness_builtin"]["value"] == pytest.approx(np.mean(smooth), abs=1e-6)
@@ -99,13 +98,13 @@ def test_drift_errors_are_those_of_the_segments(pair):
         for error in errors.values():
             m = error["segments"]
             if not m[0]:  # everything moves, nothing of the background stays in place
-                assert error["measure"] == "background_staticness_builtin" and error["reason"] == "zero_reference"
+                assert error["metric"] == "background_staticness_builtin" and error["reason"] == "zero_reference"
                 continue
             by_hand = sum((10 - i) * abs(m[i] - m[0]) / m[0] for i in range(1, 10))
             assert error["value"] == pytest.approx(by_hand)
             assert error["normalised"] == pytest.approx(by_hand / 45)
-    assert result["vde"]["reference"]["clarity"]["measure"] == "imaging_quality_builtin"
-    assert result["vde"]["paper"]["clarity"]["measure"] == "laplacian_variance"
+    assert result["vde"]["reference"]["clarity"]["metric"] == "imaging_quality_builtin"
+    assert result["vde"]["paper"]["clarity"]["metric"] == "laplacian_variance"
 
 
 def test_blur_is_drift_of_clarity(pair):
@@ -116,9 +115,9 @@ def test_blur_is_drift_of_clarity(pair):
 
 def test_a_film_too_short_has_reasons_and_no_numbers(tmp_path):
     result = score_film(write(tmp_path / "one.mp4", pan(1)), EvalConfig())
-    reasons = {name: measure["reason"] for name, measure in result["measures"].items()}
+    reasons = {name: measure["reason"] for name, measure in result["metrics"].items()}
     assert reasons["temporal_flickering"] == reasons["motion_smoothness_builtin"] == "too_few_frames"
-    assert result["measures"]["imaging_quality_builtin"]["value"] > 0
+    assert result["metrics"]["imaging_quality_builtin"]["value"] > 0
     assert all(
         (error["value"], error["reason"]) == (None, "too_short")
         for errors in result["vde"].values()
@@ -138,7 +137,7 @@ def test_every_second_frame_is_said_so(pair):
     whole, thinned = score_film(pair[0], EvalConfig()), score_film(pair[0], EvalConfig(sample_fps=6))
     assert (thinned["frames"], thinned["fps"], thinned["settings"]["stride"]) == (24, 6, 2)
     assert thinned["seconds"] == whole["seconds"]
-    assert thinned["measures"]["temporal_flickering"]["value"] < whole["measures"]["temporal_flickering"]["value"]
+    assert thinned["metrics"]["temporal_flickering"]["value"] < whole["metrics"]["temporal_flickering"]["value"]
 
 
 def test_the_long_protocol_scores_clips_of_two_seconds(pair):
@@ -146,8 +145,8 @@ def test_the_long_protocol_scores_clips_of_two_seconds(pair):
     film = [frame.rgb.astype(np.float64) for frame in decode_frames(scan_video(pair[0]))]
     still = [1 - np.abs(a - b).mean() / 255 for a, b in itertools.pairwise(film)]
     by_hand = (np.mean(still[0:23]) + np.mean(still[23:46])) / 2  # frames 0-23, and 23-46: the last reaches back
-    assert result["measures"]["temporal_flickering"]["value"] == pytest.approx(by_hand, abs=1e-6)
-    subject = result["measures"]["subject_consistency_builtin"]
+    assert result["metrics"]["temporal_flickering"]["value"] == pytest.approx(by_hand, abs=1e-6)
+    subject = result["metrics"]["subject_consistency_builtin"]
     assert subject["value"] == subject["within_clips"] and 0 < subject["between_clips"] <= 1
 
 
@@ -216,11 +215,11 @@ def test_a_film_is_scored_once(pair, tmp_path, monkeypatch):
 
 
 def test_films_are_scored_side_by_side(pair):
-    alone = [score_film(path, EvalConfig(stride=2))["measures"] for path in pair]
+    alone = [score_film(path, EvalConfig(stride=2))["metrics"] for path in pair]
     told = []
     films = [(path, None) for path in pair]
     both = many.score_films(films, EvalConfig(stride=2), 2, True, lambda number, done: told.append((number, done)))
-    assert [result["measures"] for result in both] == alone
+    assert [result["metrics"] for result in both] == alone
     assert sorted(told) == [(0, 1.0), (1, 1.0)]
 
 
@@ -256,7 +255,7 @@ def test_what_is_wrong_is_told_in_a_sentence(pair, capsys, arguments, sentence):
 
 
 def test_the_probe_reads_whether_a_picture_book_film_shows_its_captions(tmp_path):
-    from blockvid_cli.models.find import find_model
+    from blockvid_cli.models.registry import find_model
     from blockvid_cli.storybook.edition import read_edition
     from blockvid_cli.storybook.rendering import render_story
     from blockvid_cli.storybook.stories import HELD_OUT, opening_story
@@ -292,7 +291,7 @@ def test_other_films_need_clip_to_be_read(pair, tmp_path):
 @pytest.mark.skipif(not GOLD, reason="BLOCKVID_LTX2 names no file: FastVideo's tests/eval/asset/ltx2.mp4")
 def test_real_footage_scores_what_vbench_scores():
     """VBench's own figures of the clip, as FastVideo records them (tests/eval/reference_scores/vbench.*.json)."""
-    measures = score_film(Path(GOLD), EvalConfig())["measures"]
+    measures = score_film(Path(GOLD), EvalConfig())["metrics"]
     assert measures["temporal_flickering"]["value"] == pytest.approx(0.979452, abs=1e-3)
     assert measures["motion_smoothness_builtin"]["value"] == pytest.approx(0.989725, abs=2e-3)
     assert measures["dynamic_degree_builtin"]["value"] == 1

@@ -301,7 +301,7 @@ def test_every_file_is_scored_or_refused_in_one_sentence(films, name, capfd):
     try:
         result = score_film(films / name, EvalConfig())
         assert plain(result)
-        assert all((measure["value"] is None) == bool(measure["reason"]) for measure in result["measures"].values())
+        assert all((measure["value"] is None) == bool(measure["reason"]) for measure in result["metrics"].values())
     except UsageError as error:
         assert name in REFUSED or name in BROKEN
         assert len(str(error).splitlines()) == 1 and str(error).endswith((".", "?"))

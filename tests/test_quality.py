@@ -8,18 +8,17 @@ from dataclasses import replace
 import pytest
 import torch
 import yaml
+from blockvid_cli.training.objectives.telling_apart import LabelledClips, ProbeClassification
 from safetensors.torch import save_file
 
 from blockvid_cli.errors import UsageError
-from blockvid_cli.evaluation.bench.frechet import frechet_distance
-from blockvid_cli.evaluation.bench.probe_scores import accuracy, look, ratios
-from blockvid_cli.evaluation.bench.quality import as_many_tokens, measure_quality
-from blockvid_cli.models.card import read_card, packaged_folder
-from blockvid_cli.storybook.rendering import render_story
+from blockvid_cli.evaluation.bench.probe_scores import accuracy, frechet_distance, probe_film, ratios
+from blockvid_cli.evaluation.bench.quality import measure_quality, window_of_equal_size
+from blockvid_cli.models.card import packaged_folder, read_card
 from blockvid_cli.storybook.edition import read_edition
-from blockvid_cli.storybook.probe import FEATURES, CLIP_FRAMES, FRAME_ATTRIBUTES, Probe, sample_clip, chunk_frames
-from blockvid_cli.storybook.stories import Scene, opening_story, make_story
-from blockvid_cli.training.objectives.telling_apart import ProbeClassification, LabelledClips
+from blockvid_cli.storybook.probe import CLIP_FRAMES, FEATURES, FRAME_ATTRIBUTES, Probe, chunk_frames, sample_clip
+from blockvid_cli.storybook.rendering import render_story
+from blockvid_cli.storybook.stories import Scene, make_story, opening_story
 from blockvid_cli.training.trainer import TrainerConfig, train
 from tests.conftest import CARD
 
@@ -77,11 +76,11 @@ def test_right_readings_are_counted(probe):
             return replace(said, stills=stills, action=action)
 
     knows = Knows(SMALL).eval()
-    seen = look(knows, SMALL, story, render_story(story, SMALL)[0])
+    seen = probe_film(knows, SMALL, story, render_story(story, SMALL)[0])
     assert accuracy([seen]) == dict.fromkeys((*FRAME_ATTRIBUTES, "action"), 1.0)
     assert {name: len(value) for name, value in seen.blocks.items()} == dict.fromkeys(FRAME_ATTRIBUTES, 20)
     assert seen.features.shape == (len(story.chunks), FEATURES) and min(seen.changes) > 0
-    wrong = {**seen.stills, "light": 1 - seen.stills["light"]}
+    wrong = {**seen.frames, "light": 1 - seen.frames["light"]}
     assert accuracy([replace(seen, stills=wrong)])["light"] == 0
 
 
@@ -89,14 +88,17 @@ def test_flicker_at_borders_is_told_from_flicker_inside(probe):
     story = opening_story(SMALL, 0, 4)
     frames = torch.zeros(45, 3, *reversed(SMALL.size))
     frames[9:] = 0.5  # jumps at the first border, and nowhere else
-    border, inner = look(probe, SMALL, story, frames).changes
+    border, inner = probe_film(probe, SMALL, story, frames).changes
     assert border == pytest.approx(0.5 / 3) and inner == 0
 
 
 def test_the_window_for_comparison_has_as_many_tokens(tmp_path):
-    card = {**CARD, "recipe": {**CARD["recipe"], "kv_cache": {"name": "semantic", "recent": 2, "top": 2, "last_blocks": 1}}}
+    card = {
+        **CARD,
+        "recipe": {**CARD["recipe"], "kv_cache": {"name": "semantic", "recent": 2, "top": 2, "last_blocks": 1}},
+    }
     (tmp_path / "card.yaml").write_text(yaml.safe_dump(card))
-    assert as_many_tokens(read_card(tmp_path / "card.yaml")) == {"name": "window", "window": 18, "sink": 0}
+    assert window_of_equal_size(read_card(tmp_path / "card.yaml")) == {"name": "window", "window": 18, "sink": 0}
 
 
 def test_frechet_distance():
@@ -141,6 +143,6 @@ def test_quality_is_measured_from_storyboard_to_figures(picture_book, workers):
     assert told[-1] == "4 of 4 films" and figures["films"] == 2 and figures["chunks"] >= 2
     shares = [*figures["caption_accuracy"].values(), *figures["first_block"].values()]
     assert all(share is None or 0 <= share <= 1 for share in shares)
-    assert figures["return_accuracy"]["window_frames"] == 18 and figures["frechet_distance"]["drawn"] >= 0
-    assert figures["flicker"]["border_over_inner"] > 0 and figures["codec"]["decoded_seconds_a_second"] > 0
+    assert figures["return_accuracy"]["window_frames"] == 18 and figures["frechet_distance"]["rendered"] >= 0
+    assert figures["flicker"]["border_over_inner"] > 0 and figures["vae"]["decoded_seconds_a_second"] > 0
     json.dumps(figures, allow_nan=False)

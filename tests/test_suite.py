@@ -14,8 +14,17 @@ from hypothesis import strategies as some
 
 from blockvid_cli.errors import UsageError
 from blockvid_cli.evaluation.imports import merge_results, read_imports
-from blockvid_cli.evaluation.ranking import drift_changes, severity_rows, spearman
-from blockvid_cli.evaluation.suite import Item, select_split, columns, find_items, mean_scores, split
+from blockvid_cli.evaluation.suite import (
+    Item,
+    column_values,
+    drift_changes,
+    find_items,
+    mean_scores,
+    select_split,
+    severity_rows,
+    spearman,
+    split,
+)
 
 WORDS = some.lists(some.text(min_size=1, max_size=8), unique=True, min_size=1, max_size=60)
 
@@ -44,7 +53,7 @@ def bench(folder: Path, films, version=1) -> Path:
 def result(film="a.mp4", vde=None, **values):
     return {
         "film": film,
-        "measures": {name: {"value": value, "reason": None, "higher": True} for name, value in values.items()},
+        "metrics": {name: {"value": value, "reason": None, "higher": True} for name, value in values.items()},
         "vde": {"paper": {"subject": {"value": vde, "normalised": vde and vde / 45, "reason": None}}} if vde else {},
         "adherence": None,
     }
@@ -206,7 +215,7 @@ def test_means_leave_out_what_has_no_value():
 def test_means_of_nothing_are_nothing():
     assert mean_scores([]) == {"films": 0, "errors": 0, "columns": {}}
     assert mean_scores([result(sharp=None)])["columns"]["sharp"]["mean"] is None
-    assert columns({"film": "a", "error": "no"}) == {}
+    assert column_values({"film": "a", "error": "no"}) == {}
 
 
 def test_means_by_kind_of_drift():
@@ -273,7 +282,7 @@ def test_what_cannot_be_compared_is_not():
 def test_a_measure_where_less_is_better_should_rise():
     items, results = graded([0.1, 0.2, 0.3])
     for each in results:
-        each["measures"]["imaging_quality_builtin"]["higher"] = False
+        each["metrics"]["imaging_quality_builtin"]["higher"] = False
     assert severity_rows(items, results)[0]["ordered"] is True
 
 
@@ -341,14 +350,14 @@ def test_vbench_scores_become_results(tmp_path):
     read = read_imports([file])
     assert list(read) == ["a", "b"]
     assert read["a"]["settings"] == {"tier": "vbench", "imported": "run_eval_results.json"}
-    assert read["a"]["measures"]["subject_consistency"] == {
+    assert read["a"]["metrics"]["subject_consistency"] == {
         "value": 0.9,
         "reason": None,
         "higher": True,
         "segments": None,
         "backend": "VBench, run_eval_results.json",
     }
-    told = {film: {name: measure["value"] for name, measure in read[film]["measures"].items()} for film in read}
+    told = {film: {name: measure["value"] for name, measure in read[film]["metrics"].items()} for film in read}
     assert told["a"] == {"subject_consistency": 0.9, "dynamic_degree": 1, "imaging_quality": 0.645}
     assert told["b"] == {"subject_consistency": 0.8, "dynamic_degree": 0, "imaging_quality": 0.005}
     assert mean_scores(list(read.values()))["columns"]["dynamic_degree"]["mean"] == 0.5
@@ -357,8 +366,8 @@ def test_vbench_scores_become_results(tmp_path):
 def test_shares_are_not_divided_and_what_is_not_finite_is_said(tmp_path):
     quality = {"a.mp4": 0.61, "b.mp4": 0.7}
     read = read_imports([vbench(tmp_path, imaging_quality=quality, aesthetic_quality={"a.mp4": math.nan, "b.mp4": 1})])
-    assert read["a"]["measures"]["imaging_quality"]["value"] == 0.61
-    assert read["a"]["measures"]["aesthetic_quality"] | {"backend": ""} == {
+    assert read["a"]["metrics"]["imaging_quality"]["value"] == 0.61
+    assert read["a"]["metrics"]["aesthetic_quality"] | {"backend": ""} == {
         "value": None,
         "reason": "not_finite",
         "higher": True,
@@ -370,8 +379,8 @@ def test_shares_are_not_divided_and_what_is_not_finite_is_said(tmp_path):
 def test_clips_of_vbench_long_come_in_order(tmp_path):
     clips = {f"/nfs/x/split_clip/{PIANO}/{PIANO}_{clip:03}.mp4": value for clip, value in SMOOTHNESS.items()}
     (film,) = read_imports([vbench(tmp_path, motion_smoothness=clips)]).values()
-    assert film["film"] == PIANO and list(film["measures"]) == ["motion_smoothness_long"]
-    smooth = film["measures"]["motion_smoothness_long"]
+    assert film["film"] == PIANO and list(film["metrics"]) == ["motion_smoothness_long"]
+    smooth = film["metrics"]["motion_smoothness_long"]
     assert smooth["segments"] == [SMOOTHNESS[clip] for clip in (0, 2, 9, 12)]
     assert smooth["value"] == pytest.approx(np.mean(list(SMOOTHNESS.values())))
 
@@ -388,7 +397,7 @@ def test_fused_consistency_keeps_what_is_inside_the_clips(tmp_path):
         for clip in FUSED
     ]
     (film,) = read_imports([wrote(tmp_path / "r.json", {"subject_consistency": [0.96, rows]})]).values()
-    told = film["measures"]["subject_consistency_long"]
+    told = film["metrics"]["subject_consistency_long"]
     assert told["segments"] == [INSIDE[clip] for clip in (0, 9, 12)]
     assert told["value"] == pytest.approx(np.mean(list(FUSED.values())))
 
@@ -404,8 +413,8 @@ def test_scenes_flickering_and_means_of_vbench_long_are_understood(tmp_path):
     content["temporal_flickering"].append([{"video_path": "a.mp4", "video_results": 0.9}, {"long_video_cnt": 1}])
     (film,) = read_imports([wrote(file, content)]).values()
     assert film["film"] == "a"
-    assert film["measures"]["aesthetic_quality_long"]["segments"] == [0.1, 1]
-    assert film["measures"]["temporal_flickering_long"]["segments"] == [0.75, 0.5]
+    assert film["metrics"]["aesthetic_quality_long"]["segments"] == [0.1, 1]
+    assert film["metrics"]["temporal_flickering_long"]["segments"] == [0.75, 0.5]
 
 
 def test_drift_errors_of_lv_bench_become_the_reference_profile(tmp_path):
@@ -417,7 +426,7 @@ def test_drift_errors_of_lv_bench_become_the_reference_profile(tmp_path):
         "value": 0.7551,
         "reason": None,
         "normalised": 0.7551 / 45,
-        "measure": "imaging_quality",
+        "metric": "imaging_quality",
         "segments": None,
     }
     assert read["a"]["vde"]["reference"]["clarity"] == clarity
@@ -426,7 +435,7 @@ def test_drift_errors_of_lv_bench_become_the_reference_profile(tmp_path):
         "reason": "zero_reference",
         "normalised": None,
     }
-    assert columns(read["a"]) == {
+    assert column_values(read["a"]) == {
         "motion_smoothness": 0.9,
         "vde.reference.clarity": 0.7551,
         "vde.reference.subject": 0.0844,
@@ -484,7 +493,7 @@ def test_imports_are_joined_by_the_films_stem(tmp_path):
     before = json.dumps(ours)
     a, c = merge_results(ours, read_imports([tmp_path]))
     theirs = {"sharp_imported": 0.25, "vde.reference.subject": 0.5}
-    assert columns(a) == {"sharp": 0.5, "vde.paper.subject": 9} | theirs
+    assert column_values(a) == {"sharp": 0.5, "vde.paper.subject": 9} | theirs
     assert a["settings"] == {"tier": "builtin", "imported": "run_eval_results.json, vde_subject.json"}
     assert c == ours[1] and json.dumps(ours) == before
     assert [each["film"] for each in merge_results([], read_imports([tmp_path]))] == ["a", "c"]

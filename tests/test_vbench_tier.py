@@ -24,15 +24,22 @@ from transformers import (
 )
 
 from blockvid_cli.errors import MissingModelError, UsageError
-from blockvid_cli.evaluation.backends.checkpoints import CHECKPOINTS, CLIP_BASE, DINO, LAION, RAFT, find, identity, pull
-from blockvid_cli.evaluation.backends.clip import Clip
-from blockvid_cli.evaluation.backends.dino import Dino, Dinov2, middle, pictures, resized
-from blockvid_cli.evaluation.backends.installed import installed
-from blockvid_cli.evaluation.backends.laion import Laion
+from blockvid_cli.evaluation.backends.backbones import Clip, Dino, Dinov2, Laion, center_crop, resize, to_tensor
+from blockvid_cli.evaluation.backends.checkpoints import (
+    CHECKPOINTS,
+    CLIP_BASE,
+    DINO,
+    LAION,
+    RAFT,
+    locate,
+    pull,
+    short_hash,
+)
+from blockvid_cli.evaluation.backends.installed import installed_backend
 from blockvid_cli.evaluation.backends.raft import Raft
-from blockvid_cli.evaluation.backends.vbench import WHO, vbench
-from blockvid_cli.video.reader import Frame
+from blockvid_cli.evaluation.tiers import vbench_backends
 from blockvid_cli.models.hub import sha256
+from blockvid_cli.video.reader import Frame
 
 SMALL = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 64}
 IMAGENET = [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]
@@ -40,6 +47,8 @@ CLIP = [0.48145466, 0.4578275, 0.40821073], [0.26862954, 0.26130258, 0.27577711]
 LETTERS = "abcdefghijklmnopqrstuvwxyz"
 WORDS = [*LETTERS, *(letter + "</w>" for letter in LETTERS), "<|startoftext|>", "<|endoftext|>"]
 SIZES = [(240, 416), (240, 416), (300, 200), (224, 224), (240, 416)]
+
+NAMES = ("subject_consistency", "background_consistency", "aesthetic_quality", "dynamic_degree", "clips")
 
 
 @pytest.fixture(scope="module")
@@ -82,7 +91,7 @@ def trusted(folder, monkeypatch):
     """The folder, whose weights pass for the published ones."""
 
     def of(checkpoint):
-        return replace(checkpoint, sha256=sha256(checkpoint.parts(folder / checkpoint.name)[0]))
+        return replace(checkpoint, sha256=sha256(checkpoint.required_files(folder / checkpoint.name)[0]))
 
     for kind, names in (
         (Dino, ["checkpoint"]),
@@ -145,7 +154,7 @@ def test_dinov2_and_clip_see_the_square_in_the_middle(trusted, networks):
 
 def test_captions_are_read_up_to_the_end_and_no_further_than_77_tokens(trusted, networks, tokens):
     clip, long = Clip(trusted), "a swan on the water " * 30
-    found = clip.read(["a swan", "two balloons rise", long])
+    found = clip.encode_text(["a swan", "two balloons rise", long])
     network = networks["clip-vit-base-patch32"]
     for caption, look in zip(["a swan", "two balloons rise", long], found, strict=True):
         ids = tokens(caption).input_ids
@@ -160,33 +169,33 @@ def test_laion_rates_the_direction_of_a_look(trusted):
     state = torch.load(trusted / LAION.name, weights_only=True)
     looks = torch.tensor(Laion(trusted)._clip.encode(frames))
     expected = (looks / looks.norm(dim=1, keepdim=True)) @ state["weight"][0] + state["bias"]
-    found = Laion(trusted).judge(frames)
+    found = Laion(trusted).score(frames)
     assert found.shape == (2,) and found.dtype == np.float32
     np.testing.assert_allclose(found, expected / 10, atol=1e-6)
 
 
-@pytest.mark.parametrize("ask", [lambda f: Dino(f).encode, lambda f: Clip(f).encode, lambda f: Laion(f).judge])
+@pytest.mark.parametrize("ask", [lambda f: Dino(f).encode, lambda f: Clip(f).encode, lambda f: Laion(f).score])
 def test_frames_of_a_batch_do_not_know_of_each_other(trusted, ask):
-    asked = ask(trusted)
-    np.testing.assert_allclose(asked(shots()), np.concatenate([asked([frame]) for frame in shots()]), atol=2e-5)
+    calls = ask(trusted)
+    np.testing.assert_allclose(calls(shots()), np.concatenate([calls([frame]) for frame in shots()]), atol=2e-5)
 
 
 def test_pictures_are_resized_and_cut_as_torchvision_does():
     transforms = pytest.importorskip("torchvision.transforms.functional", reason="compared with torchvision")
     for size in [(240, 416), (417, 241), (480, 832), (225, 224)]:
-        picture = pictures(shots([size]))
+        picture = to_tensor(shots([size]))
         for mode in ("bilinear", "bicubic"):
             how = transforms.InterpolationMode(mode)
             expected = transforms.center_crop(transforms.resize(picture, 224, how, antialias=False), 224)
-            torch.testing.assert_close(middle(resized(picture, 224, mode), 224), expected)
+            torch.testing.assert_close(center_crop(resize(picture, 224, mode), 224), expected)
 
 
 def test_the_tier_answers_four_measures_clips_and_captions(trusted):
-    found = vbench(trusted, asked=[name for name in (*WHO, "texts") if name != "dynamic_degree"])
+    found = vbench_backends(trusted, names=[name for name in (*NAMES, "texts") if name != "dynamic_degree"])
     assert set(found) == {"subject_consistency", "background_consistency", "aesthetic_quality", "clips", "texts"}
     assert found["texts"] is found["background_consistency"]
     assert all(backend.suffix == "" for backend in found.values())
-    known = identity(trusted / "dino-vitb16" / "pytorch_model.bin")
+    known = short_hash(trusted / "dino-vitb16" / "pytorch_model.bin")
     assert found["subject_consistency"].name == f"dino-vitb16 {known}" and len(known) == 12
 
 
@@ -230,7 +239,7 @@ def test_without_its_torchvision_raft_says_so(fails, said, monkeypatch):
 @pytest.mark.parametrize("checkpoint", CHECKPOINTS, ids=lambda checkpoint: checkpoint.name)
 def test_what_is_missing_is_said_with_both_remedies(checkpoint, bare):
     with pytest.raises(MissingModelError) as said:
-        find(checkpoint, bare)
+        locate(checkpoint, bare)
     sentence = str(said.value)
     assert said.value.exit_code == 3 and sentence.count("\n") == 0
     for part in (
@@ -254,12 +263,12 @@ def test_the_manifest_is_whole():
 def test_other_weights_of_the_name_are_refused(folder, bare):
     for checkpoint in (DINO, LAION, CLIP_BASE, replace(LAION, sha256=None, bytes=4000)):
         with pytest.raises(MissingModelError, match=r"not the checkpoint .* as it was published"):
-            find(checkpoint, folder)
+            locate(checkpoint, folder)
     (bare / "dino-vitb16").mkdir()
     with pytest.raises(MissingModelError, match=r"not whole: .*pytorch_model.bin is absent"):
-        find(DINO, bare)
+        locate(DINO, bare)
     with pytest.raises(UsageError, match="there is no folder"):
-        find(DINO, bare / "nowhere")
+        locate(DINO, bare / "nowhere")
 
 
 @pytest.mark.parametrize("found", [b"", b"scrambled" * 99, b"PK\x03\x04" + b"x" * 99, b"\x80\x02cos\nsystem\n."])
@@ -281,9 +290,9 @@ def test_scrambled_weights_end_in_a_sentence(found, kind, folder, tmp_path, monk
         (home / "config.json").write_text((folder / checkpoint.name / "config.json").read_text())
         (home / checkpoint.files[0]).write_bytes(found)
     monkeypatch.setattr(kind, name, replace(checkpoint, sha256=None, bytes=len(found)))
-    asked = kind(tmp_path)
+    calls = kind(tmp_path)
     with pytest.raises(MissingModelError, match="damaged, or of another kind"):
-        (asked.judge if kind is Laion else asked.encode)(shots([(64, 64)]))
+        (calls.score if kind is Laion else calls.encode)(shots([(64, 64)]))
 
 
 def test_weights_of_another_network_are_refused(folder, tmp_path, monkeypatch):
@@ -303,9 +312,9 @@ def test_the_hubs_cache_is_looked_in_and_its_hashes_are_believed(bare, folder):
     (blobs / DINO.sha256).write_bytes(b"weights")
     (snapshot / "pytorch_model.bin").symlink_to(blobs / DINO.sha256)
     with pytest.raises(MissingModelError, match="not on this machine"):
-        find(DINO)
+        locate(DINO)
     (snapshot / "config.json").write_text("{}")
-    assert find(DINO) == snapshot
+    assert locate(DINO) == snapshot
     assert DINO.label(snapshot) == "dino-vitb16 a064e36c6728"
 
 
@@ -314,17 +323,17 @@ def test_a_file_is_pulled_whole_or_not_at_all(bare):
     source.parent.mkdir()
     source.write_bytes(b"four thousand bytes")
     checkpoint = replace(LAION, source=source.as_uri(), sha256=sha256(source)[:8])
-    told = []
-    pull([checkpoint], told.append)
-    pull([checkpoint], told.append)
-    assert len(told) == 1 and "4.07 kB, MIT" in told[0]
+    notes = []
+    pull([checkpoint], notes.append)
+    pull([checkpoint], notes.append)
+    assert len(notes) == 1 and "4.07 kB, MIT" in notes[0]
     kept = bare / "torch" / "hub" / "checkpoints" / "head.pth"
-    assert find(checkpoint) == kept and kept.read_bytes() == source.read_bytes()
+    assert locate(checkpoint) == kept and kept.read_bytes() == source.read_bytes()
     kept.unlink()
     with pytest.raises(MissingModelError, match=r"is not .* as it was published"):
-        pull([replace(checkpoint, sha256="0" * 64)], told.append)
+        pull([replace(checkpoint, sha256="0" * 64)], notes.append)
     with pytest.raises(MissingModelError, match="cannot be pulled: its source cannot be reached"):
-        pull([replace(checkpoint, source=(bare / "absent.pth").as_uri())], told.append)
+        pull([replace(checkpoint, source=(bare / "absent.pth").as_uri())], notes.append)
     assert not list(kept.parent.iterdir())
 
 
@@ -332,13 +341,13 @@ def test_a_repository_is_pulled_by_its_files(bare, monkeypatch):
     import huggingface_hub
     from huggingface_hub.errors import LocalEntryNotFoundError
 
-    asked, snapshot = [], bare / "snapshot"
+    calls, snapshot = [], bare / "snapshot"
 
     def download(repository, *, revision, allow_patterns, local_files_only):
         if local_files_only and not snapshot.exists():
             raise LocalEntryNotFoundError("not here")
         if not local_files_only:
-            asked.append((repository, revision, allow_patterns))
+            calls.append((repository, revision, allow_patterns))
             snapshot.mkdir()
             (snapshot / "pytorch_model.bin").write_bytes(b"weights")
             (snapshot / "config.json").write_text("{}")
@@ -347,10 +356,10 @@ def test_a_repository_is_pulled_by_its_files(bare, monkeypatch):
     monkeypatch.setattr(huggingface_hub, "snapshot_download", download)
     checkpoint = replace(DINO, sha256=None, bytes=7)
     pull([checkpoint, checkpoint], lambda _: None)
-    assert asked == [("facebook/dino-vitb16", DINO.revision, ["pytorch_model.bin", "config.json"])]
+    assert calls == [("facebook/dino-vitb16", DINO.revision, ["pytorch_model.bin", "config.json"])]
 
-    def failing(*_, **asked):
-        raise LocalEntryNotFoundError("no") if asked["local_files_only"] else ConnectionError("no way")
+    def failing(*_, **options):
+        raise LocalEntryNotFoundError("no") if options["local_files_only"] else ConnectionError("no way")
 
     monkeypatch.setattr(huggingface_hub, "snapshot_download", failing)
     with pytest.raises(MissingModelError, match="cannot be pulled: its source cannot be reached"):
@@ -369,10 +378,10 @@ def pyiqa(monkeypatch):
         "niqe": ("~0, ~100", True),
         "vif": ("0, ~", False),
     }
-    seen = []
+    calls = []
 
-    def metric(picture, **asked):
-        seen.append((tuple(picture.shape), asked))
+    def metric(picture, **options):
+        calls.append((tuple(picture.shape), options))
         return picture.mean() * 4 + 1
 
     def create_metric(name, device):
@@ -382,22 +391,22 @@ def pyiqa(monkeypatch):
     module = ModuleType("pyiqa")
     module.create_metric, module.list_models = create_metric, lambda mode=None: list(kinds)
     monkeypatch.setitem(sys.modules, "pyiqa", module)
-    return seen
+    return calls
 
 
 def test_metrics_of_pyiqa_are_brought_to_nought_and_one(pyiqa):
     grey = [Frame(0, np.full((300, 1000, 3), 51, np.uint8)), Frame(1, np.full((20, 30, 3), 255, np.uint8))]
-    musiq = installed("imaging_quality", "pyiqa:musiq-spaq")
-    np.testing.assert_allclose(musiq.judge(grey), [0.018, 0.05], rtol=1e-5)
+    musiq = installed_backend("imaging_quality", "pyiqa:musiq-spaq")
+    np.testing.assert_allclose(musiq.score(grey), [0.018, 0.05], rtol=1e-5)
     assert [shape for shape, _ in pyiqa] == [(1, 3, 153, 512), (1, 3, 20, 30)]
     assert (musiq.suffix, musiq.name) == ("", "pyiqa musiq-spaq")
-    qalign = installed("aesthetic_quality", "pyiqa:qalign")
-    np.testing.assert_allclose(qalign.judge(grey), [0.2, 1], rtol=1e-5)
+    qalign = installed_backend("aesthetic_quality", "pyiqa:qalign")
+    np.testing.assert_allclose(qalign.score(grey), [0.2, 1], rtol=1e-5)
     assert pyiqa[-1] == ((1, 3, 20, 30), {"task_": "aesthetic"}) and qalign.suffix == "_qalign"
-    niqe = installed("imaging_quality", "pyiqa:niqe")
-    np.testing.assert_allclose(niqe.judge(grey), [0.982, 0.95], rtol=1e-5)
+    niqe = installed_backend("imaging_quality", "pyiqa:niqe")
+    np.testing.assert_allclose(niqe.score(grey), [0.982, 0.95], rtol=1e-5)
     assert pyiqa[-1] == ((1, 3, 20, 30), {}) and niqe.suffix == "_niqe"
-    assert installed("aesthetic_quality", "pyiqa:musiq-spaq").suffix == "_musiq-spaq"
+    assert installed_backend("aesthetic_quality", "pyiqa:musiq-spaq").suffix == "_musiq-spaq"
 
 
 def test_a_users_own_backend_is_found_by_module_and_name(tmp_path, monkeypatch):
@@ -405,10 +414,10 @@ def test_a_users_own_backend_is_found_by_module_and_name(tmp_path, monkeypatch):
         "class Amt:\n"
         "    name = 'AMT-S'\n"
         "    suffix = ''\n"
-        "    def between(self, left, right):\n"
+        "    def interpolate(self, left, right):\n"
         "        return left.rgb\n"
         "class Plain:\n"
-        "    def judge(self, frames):\n"
+        "    def score(self, frames):\n"
         "        return [1.0] * len(frames)\n"
         "plain = Plain()\n"
         "class Asks:\n"
@@ -417,13 +426,13 @@ def test_a_users_own_backend_is_found_by_module_and_name(tmp_path, monkeypatch):
     )
     (tmp_path / "broken_backends.py").write_text("import nothing_of_that_name\n")
     monkeypatch.syspath_prepend(tmp_path)
-    amt = installed("motion_smoothness", "my_backends:Amt")
+    amt = installed_backend("motion_smoothness", "my_backends:Amt")
     a, b = shots([(8, 8)] * 2)
-    assert (amt.name, amt.suffix) == ("AMT-S", "") and (amt.between(a, b) == a.rgb).all()
-    plain = installed("imaging_quality", "my_backends:plain")
-    assert (plain.name, plain.suffix, plain.judge([a, b])) == ("my_backends:plain", "_custom", [1.0, 1.0])
+    assert (amt.name, amt.suffix) == ("AMT-S", "") and (amt.interpolate(a, b) == a.rgb).all()
+    plain = installed_backend("imaging_quality", "my_backends:plain")
+    assert (plain.name, plain.suffix, plain.score([a, b])) == ("my_backends:plain", "_custom", [1.0, 1.0])
     for measure, spec, said in [
-        ("motion_smoothness", "my_backends:Plain", "has no method 'between'"),
+        ("motion_smoothness", "my_backends:Plain", "has no method 'interpolate'"),
         ("imaging_quality", "my_backends:Absent", "the module has no 'Absent'"),
         ("imaging_quality", "no_such_module:Judge", "cannot be imported"),
         ("imaging_quality", ".relative:Judge", "cannot be imported"),
@@ -433,7 +442,7 @@ def test_a_users_own_backend_is_found_by_module_and_name(tmp_path, monkeypatch):
         ("imaging_quality", "my_backends", "names no backend"),
     ]:
         with pytest.raises(UsageError) as error:
-            installed(measure, spec)
+            installed_backend(measure, spec)
         assert said in str(error.value) and "\n" not in str(error.value)
 
 
@@ -444,10 +453,10 @@ def test_what_pyiqa_cannot_do_is_said(pyiqa, monkeypatch):
         ("dynamic_degree", "musiq-spaq", "it has no 'flow'"),
     ]:
         with pytest.raises(UsageError, match=said):
-            installed(measure, f"pyiqa:{metric}")
+            installed_backend(measure, f"pyiqa:{metric}")
     monkeypatch.setitem(sys.modules, "pyiqa", None)
     with pytest.raises(UsageError, match=r"pip install pyiqa.*PolyForm-Noncommercial"):
-        installed("imaging_quality", "pyiqa:musiq-spaq")
+        installed_backend("imaging_quality", "pyiqa:musiq-spaq")
 
 
 def test_manifest_and_users_backends_need_no_torch():

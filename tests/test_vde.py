@@ -10,8 +10,17 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from blockvid_cli.errors import UsageError
-from blockvid_cli.evaluation.spans import Bounds, Span, parse_segments, segments, segments_at, segments_of_seconds
-from blockvid_cli.evaluation.vde import Weights, vde, weights_of
+from blockvid_cli.evaluation.segments import (
+    Bounds,
+    Span,
+    Weights,
+    drift_error,
+    parse_segments,
+    segment_weights,
+    segments,
+    segments_at,
+    segments_of_seconds,
+)
 
 SCORES = st.lists(st.floats(0.01, 100), min_size=2, max_size=12)
 ALL = st.sampled_from(Weights)
@@ -20,30 +29,32 @@ ALL = st.sampled_from(Weights)
 def test_three_segments_by_hand():
     # changes .1 and .25; weights 2, 1; ln 2, ln 1; 1, 1
     scores = [0.8, 0.88, 0.6]
-    assert vde(scores).value == pytest.approx(2 * 0.1 + 1 * 0.25)
-    assert vde(scores).normalised == pytest.approx(0.45 / 3)
-    assert vde(scores, Weights.LOG).value == pytest.approx(math.log(2) * 0.1)
-    assert vde(scores, Weights.UNIFORM).value == pytest.approx(0.35)
-    assert vde(scores, Weights.UNIFORM).normalised == pytest.approx(0.175)
+    assert drift_error(scores).value == pytest.approx(2 * 0.1 + 1 * 0.25)
+    assert drift_error(scores).normalised == pytest.approx(0.45 / 3)
+    assert drift_error(scores, Weights.LOG).value == pytest.approx(math.log(2) * 0.1)
+    assert drift_error(scores, Weights.UNIFORM).value == pytest.approx(0.35)
+    assert drift_error(scores, Weights.UNIFORM).normalised == pytest.approx(0.175)
 
 
 def test_ten_segments_weigh_nine_to_one():
-    assert weights_of(10, Weights.LINEAR) == [9, 8, 7, 6, 5, 4, 3, 2, 1]
-    assert sum(weights_of(10, Weights.LINEAR)) == 45
-    assert sum(weights_of(10, Weights.LOG)) == pytest.approx(12.80, abs=0.005)
-    assert sum(weights_of(15, Weights.LINEAR)) == 105
-    assert vde([1.0, *[1.1] * 9]).value == pytest.approx(4.5)
+    assert segment_weights(10, Weights.LINEAR) == [9, 8, 7, 6, 5, 4, 3, 2, 1]
+    assert sum(segment_weights(10, Weights.LINEAR)) == 45
+    assert sum(segment_weights(10, Weights.LOG)) == pytest.approx(12.80, abs=0.005)
+    assert sum(segment_weights(15, Weights.LINEAR)) == 105
+    assert drift_error([1.0, *[1.1] * 9]).value == pytest.approx(4.5)
 
 
 @given(SCORES, ALL, st.floats(0.1, 10))
 def test_a_scale_does_not_matter(scores, weights, scale):
     assume(weights is not Weights.LOG or len(scores) > 2)
-    assert vde([scale * s for s in scores], weights).value == pytest.approx(vde(scores, weights).value, rel=1e-6)
+    assert drift_error([scale * s for s in scores], weights).value == pytest.approx(
+        drift_error(scores, weights).value, rel=1e-6
+    )
 
 
 @given(st.floats(0.01, 100), st.integers(3, 40), ALL)
 def test_constant_scores_do_not_drift(score, number, weights):
-    drift = vde([score] * number, weights)
+    drift = drift_error([score] * number, weights)
     assert (drift.value, drift.normalised, drift.reason) == (0, 0, None)
 
 
@@ -51,14 +62,14 @@ def test_constant_scores_do_not_drift(score, number, weights):
 def test_more_change_is_more_drift(scores, stretch):
     assume(max(scores) > scores[0] * 1.01 or min(scores) < scores[0] * 0.99)
     further = [scores[0] + stretch * (s - scores[0]) for s in scores]
-    assert vde(further).value == pytest.approx(stretch * vde(scores).value)
-    assert vde(further).value > vde(scores).value
+    assert drift_error(further).value == pytest.approx(stretch * drift_error(scores).value)
+    assert drift_error(further).value > drift_error(scores).value
 
 
 @given(SCORES)
 def test_a_film_run_backwards_drifts_from_its_end(scores):
     """Not the same number: the other end is the reference, and early segments weigh most."""
-    backwards = vde(scores[::-1]).value
+    backwards = drift_error(scores[::-1]).value
     n, first = len(scores), scores[-1]
     by_hand = sum((n - i + 1) * abs(scores[n - i] - first) / first for i in range(2, n + 1))
     assert backwards == pytest.approx(by_hand)
@@ -69,13 +80,13 @@ def test_early_drift_weighs_more_than_late(scores, place):
     assume(place + 1 < len(scores))
     early, late = [1.0] * len(scores), [1.0] * len(scores)
     early[place], late[place + 1] = 2.0, 2.0
-    assert vde(early).value > vde(late).value
-    assert vde(early, Weights.UNIFORM).value == vde(late, Weights.UNIFORM).value
+    assert drift_error(early).value > drift_error(late).value
+    assert drift_error(early, Weights.UNIFORM).value == drift_error(late, Weights.UNIFORM).value
 
 
 @given(SCORES, ALL)
 def test_by_weight_it_is_a_mean_change(scores, weights):
-    drift = vde(scores, weights)
+    drift = drift_error(scores, weights)
     if drift.normalised is not None:
         changes = [abs(s - scores[0]) / scores[0] for s in scores[1:]]
         assert min(changes) - 1e-9 <= drift.normalised <= max(changes) + 1e-9
@@ -94,12 +105,12 @@ def test_by_weight_it_is_a_mean_change(scores, weights):
     ],
 )
 def test_scores_that_say_nothing_have_a_reason(scores, weights, reason):
-    drift = vde(scores, weights)
+    drift = drift_error(scores, weights)
     assert (drift.value, drift.normalised, drift.reason) == (None, None, reason)
 
 
 def test_a_negative_reference_counts_by_its_size():
-    assert vde([-2.0, -3.0]).value == pytest.approx(0.5)
+    assert drift_error([-2.0, -3.0]).value == pytest.approx(0.5)
 
 
 # Segments

@@ -51,7 +51,7 @@ def bench(
         if size:
             raise UsageError("--size: --quality measures a model at the size of its edition.")
         figures = measure_quality(
-            model or "storybook", films or 100, seconds or 60, device, runtime, recipe, tell_progress=_print_progress
+            model or "storybook", films or 100, seconds or 60, device, runtime, recipe, notify=_print_progress
         )
     else:
         from blockvid_cli.evaluation.bench.speed import measure_speed

@@ -1,4 +1,4 @@
-"""``blockvid data``: makes films whose drift is known, to test measures with."""
+"""``blockvid data``: makes films whose drift is known, to test metrics with."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from blockvid_cli.errors import UsageError
 
 app = typer.Typer(
     no_args_is_help=True,
-    help="Make films to test measures with.\n\nExample: blockvid data demo --bench runs/drifts",
+    help="Make films to test metrics with.\n\nExample: blockvid data demo --bench runs/drifts",
 )
 
 
@@ -34,7 +34,7 @@ def demo(
     fresh: Annotated[bool, typer.Option("--fresh", help="make existing films again")] = False,
     as_json: options.AsJson = False,
 ) -> None:
-    """Make picture-book films whose drift is known, to test whether a measure ranks them correctly.
+    """Make picture-book films whose drift is known, to test whether a metric ranks them correctly.
 
     Each story is made without drift, and then with blur, shifting colours, shaking, a frozen image, another subject,
     and cuts to another place, each at four severities. bench.json says which film is which. The same command continues
@@ -47,7 +47,7 @@ def demo(
     from blockvid_cli.evaluation.demo import plan_demo, write_bench
 
     values = write_bench(plan_demo(stories, seconds, size, seed), bench, fresh, _print_progress)
-    summary = f"{bench}: {values['films']} films of {seconds} s, {values['drawn']} of them made now"
+    summary = f"{bench}: {values['films']} films of {seconds} s, {values['rendered']} of them made now"
     display.result(values, f"{summary}; measure them: blockvid eval --suite {bench}", as_json)
 
 

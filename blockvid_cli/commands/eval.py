@@ -19,8 +19,7 @@ from rich.text import Text
 
 from blockvid_cli.commands import options
 from blockvid_cli.errors import UsageError
-from blockvid_cli.evaluation.spans import Bounds, Protocol
-from blockvid_cli.evaluation.vde import Weights
+from blockvid_cli.evaluation.segments import Bounds, Protocol, Weights
 
 if TYPE_CHECKING:
     from blockvid_cli.evaluation.scores import EvalConfig
@@ -179,8 +178,7 @@ def _summary(items: Sequence[Item], results: Sequence[Result]) -> dict[str, Any]
     """Returns the means of a suite and, for films with known drift, what each drift did to each score."""
     if not items:
         return {}
-    from blockvid_cli.evaluation.ranking import drift_changes, severity_rows
-    from blockvid_cli.evaluation.suite import mean_scores
+    from blockvid_cli.evaluation.suite import drift_changes, mean_scores, severity_rows
 
     results = results[-len(items) :]
     rows = severity_rows(items, results)
@@ -191,7 +189,7 @@ def _summary(items: Sequence[Item], results: Sequence[Result]) -> dict[str, Any]
 
 def _write_plot(results: Sequence[Result], path: Path) -> None:
     """Writes a plot of every measure over time."""
-    from blockvid_cli.evaluation.plot import plot
+    from blockvid_cli.evaluation.tables import plot
 
     good = [result for result in results if result.get("seconds")]
     if good:
@@ -223,7 +221,7 @@ def _print_json(results: Sequence[Result], together: Mapping[str, Any]) -> None:
 
 def _print_csv(results: Sequence[Result], together: Mapping[str, Any]) -> None:
     """Prints a line per film."""
-    from blockvid_cli.evaluation.columns import as_csv
+    from blockvid_cli.evaluation.tables import as_csv
 
     print(as_csv(results), end="")
     _print_errors(results)
@@ -231,7 +229,7 @@ def _print_csv(results: Sequence[Result], together: Mapping[str, Any]) -> None:
 
 def _print_markdown(results: Sequence[Result], together: Mapping[str, Any]) -> None:
     """Prints films side by side; for a suite with known drift, what each drift did."""
-    from blockvid_cli.evaluation.columns import as_markdown, drifts_markdown
+    from blockvid_cli.evaluation.tables import as_markdown, drifts_markdown
 
     good = [result for result in results if "error" not in result]
     print(drifts_markdown(together["drifts"]) if "drifts" in together else as_markdown(good, _film_names(good)))
@@ -253,7 +251,7 @@ def _print_tables(results: Sequence[Result], together: Mapping[str, Any]) -> Non
 
 def _print_films(results: Sequence[Result]) -> None:
     """Prints as many films beside each other as fit into the terminal; the best values are marked."""
-    from blockvid_cli.evaluation.columns import best_indices, format_score, score_columns, sparkline
+    from blockvid_cli.evaluation.tables import best_indices, format_score, score_columns, sparkline
 
     rows, names, console = [score_columns(result) for result in results], _film_names(results), Console(highlight=False)
     columns = list(dict.fromkeys(column for row in rows for column in row))
@@ -287,7 +285,7 @@ def _print_films(results: Sequence[Result]) -> None:
 
 
 def _print_means(columns: Mapping[str, Any]) -> None:
-    from blockvid_cli.evaluation.columns import format_score
+    from blockvid_cli.evaluation.tables import format_score
 
     grid = _table("mean over the films", "mean", "weighted", "films")
     for name, value in columns.items():
@@ -298,7 +296,7 @@ def _print_means(columns: Mapping[str, Any]) -> None:
 
 def _print_drifts(drifts: Mapping[str, Any]) -> None:
     """Prints a row per score and a column per drift: change from none to most, rank correlation, stories in order."""
-    from blockvid_cli.evaluation.columns import drift_cell
+    from blockvid_cli.evaluation.tables import drift_cell
 
     grid = _table("from clean to worst", *drifts)
     for name in dict.fromkeys(name for scores in drifts.values() for name in scores):
@@ -328,7 +326,7 @@ def _print_notes(results: Sequence[Result]) -> None:
     """Prints why a number is missing, and what is unusual about a film."""
     console = Console(highlight=False)
     for result in results:
-        parts = [result["measures"], *result["vde"].values(), {"adherence": result.get("adherence") or {}}]
+        parts = [result["metrics"], *result["vde"].values(), {"adherence": result.get("adherence") or {}}]
         missing = {entry["reason"] for part in parts for entry in part.values() if entry.get("reason")}
         for note in [*result["notes"], *(REASONS.get(reason, reason) for reason in sorted(missing))]:
             console.print(Text(f"{Path(result['film']).name}: {note}", style="dim"))

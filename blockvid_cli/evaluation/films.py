@@ -1,7 +1,7 @@
-"""Many films scored side by side; a film scored before, by the same settings, is not scored again.
+"""Scores several films; a film that was scored before with the same settings is not scored again.
 
-A film's scores lie in the user's cache under the hash of its content and of the settings; one bad film costs the others
-nothing.
+A film's scores are in the user's cache under the hash of its content and of the settings; one bad film does not affect
+the others.
 """
 
 from __future__ import annotations
@@ -23,100 +23,101 @@ from typing import Any
 from blockvid_cli import __version__
 from blockvid_cli.errors import BlockvidError
 from blockvid_cli.evaluation.scores import EvalConfig, score_film
-from blockvid_cli.evaluation.spans import Protocol
+from blockvid_cli.evaluation.segments import Protocol
 from blockvid_cli.evaluation.tiers import make_tier
 from blockvid_cli.models.hub import cache_folder, sha256
 from blockvid_cli.project.atomic_files import write_atomically
 
-RULES = 1  # goes up when a film's scores would change for another reason than a new version
+RULES = 2  # goes up when a film's scores would change for another reason than a new version
 
-FilmProgress = Callable[[int, float], None]  # a film's number, and how far it is, 0..1
+FilmProgress = Callable[[int, float], None]  # gets a film's number, and the share of it that is done, 0..1
 
 
 def score_films(
     films: Sequence[tuple[Path, Path | None]],
-    settings: EvalConfig,
+    config: EvalConfig,
     jobs: int | None = None,
     fresh: bool = False,
-    tell: FilmProgress = lambda number, done: None,
+    progress: FilmProgress = lambda number, done: None,
 ) -> list[dict[str, Any]]:
-    """Each film's scores (``score``), or ``{"film", "error"}`` with a sentence; films come with their storyboards.
+    """Returns each film's scores (``score_film``), or ``{"film", "error"}`` with a sentence.
 
     Args:
-        jobs: films at once; one a core, if a CPU measures.
+        films: each with its storyboard, or None.
+        jobs: films at once; one per core, if the CPU does the work.
         fresh: score again what was scored before.
 
     Raises:
-        UsageError, MissingModelError: what is asked for is not here, whatever the film.
+        UsageError, MissingModelError: the backends are not on this machine, whatever the film.
     """
-    tier = make_tier(settings.backends, settings.protocol is Protocol.LONG)
-    asked = sorted({measure.backend.name for measure in tier.all if measure.backend})
-    jobs = min(len(films), jobs or (os.cpu_count() or 1 if settings.backends.device == "cpu" else 1))
-    tasks = [(film, replace(settings, storyboard=story or settings.storyboard), asked, fresh) for film, story in films]
+    tier = make_tier(config.backends, config.protocol is Protocol.LONG)
+    backends = sorted({metric.backend.name for metric in tier.all if metric.backend})
+    jobs = min(len(films), jobs or (os.cpu_count() or 1 if config.backends.device == "cpu" else 1))
+    tasks = [(film, replace(config, storyboard=story or config.storyboard), backends, fresh) for film, story in films]
     if jobs <= 1:
-        return [_scored(*task, tell=lambda done, n=number: tell(n, done)) for number, task in enumerate(tasks)]
+        return [_score(*task, progress=lambda done, n=number: progress(n, done)) for number, task in enumerate(tasks)]
     results: list[dict[str, Any]] = [{} for _ in tasks]
     threads = max(1, (os.cpu_count() or 1) // jobs)
-    with ProcessPoolExecutor(jobs, get_context("spawn"), _keep_to, (threads,)) as pool:
-        for number, result in _as_done([pool.submit(_scored, *task) for task in tasks]):
+    with ProcessPoolExecutor(jobs, get_context("spawn"), _init_worker, (threads,)) as pool:
+        for number, result in _as_completed([pool.submit(_score, *task) for task in tasks]):
             results[number] = result
-            tell(number, 1.0)
+            progress(number, 1.0)
     return results
 
 
-def _as_done(futures: list[Future[dict[str, Any]]]) -> Iterator[tuple[int, dict[str, Any]]]:
+def _as_completed(futures: list[Future[dict[str, Any]]]) -> Iterator[tuple[int, dict[str, Any]]]:
     for future in as_completed(futures):
         yield futures.index(future), future.result()
 
 
-def _keep_to(threads: int) -> None:
-    """A worker's share of the cores; it ends with the process that began it, however that one ends."""
+def _init_worker(threads: int) -> None:
+    """Limits a worker to its share of the cores, and ends it with its parent process, however that one ends."""
     import cv2
 
     cv2.setNumThreads(threads)
-    threading.Thread(target=_end_with, args=(parent_process(),), daemon=True).start()
+    threading.Thread(target=_exit_with, args=(parent_process(),), daemon=True).start()
 
 
-def _end_with(parent: BaseProcess) -> None:
+def _exit_with(parent: BaseProcess) -> None:
     wait([parent.sentinel])
     os._exit(1)
 
 
-def _scored(
+def _score(
     film: Path,
-    settings: EvalConfig,
-    asked: Sequence[str],
+    config: EvalConfig,
+    backends: Sequence[str],
     fresh: bool,
-    tell: Callable[[float], None] = lambda done: None,
+    progress: Callable[[float], None] = lambda done: None,
 ) -> dict[str, Any]:
-    """A film's scores, from the cache or anew; a sentence where it has none."""
+    """A film's scores, from the cache or computed; a sentence where it has none."""
     try:
         content = sha256(film) if film.is_file() else ""
-        file = cache_folder() / "scores" / f"{content[:32]}-{_key(settings, asked)}.json"
-        found = None if fresh else _read(file)
-        result = found or {"sha256": content, **score_film(film, settings, tell)}
+        file = cache_folder() / "scores" / f"{content[:32]}-{_cache_key(config, backends)}.json"
+        cached = None if fresh else _read_cached(file)
+        result = cached or {"sha256": content, **score_film(film, config, progress)}
     except BlockvidError as error:
         return {"film": str(film), "error": str(error)}
     except OSError as error:
         return {"film": str(film), "error": f"{film}: this file cannot be read ({error.strerror or error})."}
-    if not found:
-        with suppress(BlockvidError):  # a cache that cannot be written to costs time and nothing else
+    if not cached:
+        with suppress(BlockvidError):  # without a writable cache it only takes longer
             write_atomically(file, json.dumps(result).encode())
-    tell(1.0)
+    progress(1.0)
     return {**result, "film": str(film)}
 
 
-def _read(file: Path) -> dict[str, Any] | None:
+def _read_cached(file: Path) -> dict[str, Any] | None:
     try:
-        found = json.loads(file.read_text("utf-8"))
+        result = json.loads(file.read_text("utf-8"))
     except (OSError, ValueError):
         return None
-    return found if isinstance(found, dict) and "measures" in found else None
+    return result if isinstance(result, dict) and "metrics" in result else None
 
 
-def _key(settings: EvalConfig, asked: Sequence[str]) -> str:
-    """What tells settings apart: their values, the storyboard's content, who is asked, and the rules."""
-    story = settings.storyboard
-    words = story.read_bytes() if story and story.is_file() else b""
-    told = json.dumps({**settings.as_values(), "storyboard": hashlib.sha256(words).hexdigest()}, sort_keys=True)
-    return hashlib.sha256(f"{__version__} {RULES} {asked} {told}".encode()).hexdigest()[:16]
+def _cache_key(config: EvalConfig, backends: Sequence[str]) -> str:
+    """A hash of all that decides a film's scores: settings, the storyboard's content, backends, and the rules."""
+    story = config.storyboard
+    content = story.read_bytes() if story and story.is_file() else b""
+    values = json.dumps({**config.as_values(), "storyboard": hashlib.sha256(content).hexdigest()}, sort_keys=True)
+    return hashlib.sha256(f"{__version__} {RULES} {backends} {values}".encode()).hexdigest()[:16]

@@ -155,7 +155,7 @@ def _curves(pictures: Path, chunks: int) -> dict[str, Curve]:
     (result,) = score_films([(pictures, None)], scoring, jobs=1)
     if "error" in result:
         return {}
-    found = {error["measure"]: error["segments"] for errors in result["vde"].values() for error in errors.values()}
+    found = {error["metric"]: error["segments"] for errors in result["vde"].values() for error in errors.values()}
     return {name: _curve(found[measure], result["seconds"]) for name, measure in CURVES.items() if measure in found}
 
 

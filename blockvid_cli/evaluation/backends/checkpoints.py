@@ -1,9 +1,9 @@
-"""The checkpoints of the vbench tier: which files they are, where they lie on this machine, and how they come there.
+"""The checkpoints of the vbench tier: which files they are, where they are on this machine, and how to download them.
 
     dinov2-base/, clip-vit-base-patch32/, ...   config.json, the weights and, for captions, the tokenizer's files
     raft_large_C_T_V1-22a6c225.pth, ...         files by themselves
 
-They are looked for by these names in the folder that ``--weights-dir`` names, then where their libraries keep them: the
+They are searched by these names in the folder that ``--weights-dir`` names, then in the caches of their libraries: the
 Hugging Face hub's cache (HF_HOME, HF_HUB_OFFLINE, HF_ENDPOINT), and torch's folder for files (TORCH_HOME).
 """
 
@@ -26,12 +26,12 @@ from blockvid_cli.models.hub import PIECE, blob_hash, sha256
 SAFETENSORS, PICKLED = "model.safetensors", "pytorch_model.bin"
 TOKENIZER = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "vocab.json", "merges.txt")
 TIMEOUT = 60  # seconds without an answer
-OF_THE_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS)
+DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS)
 
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """What others have trained: for what ``use``, and its ``source``: a repository on the hub, or a URL.
+    """A published network: what it is for (``use``), and its ``source``: a repository on the hub, or a URL.
 
     Args:
         licence, bytes, sha256: of its weights; the hash or its beginning, beside which the size may be rounded.
@@ -48,26 +48,26 @@ class Checkpoint:
 
     @property
     def name(self) -> str:
-        """Of its folder (from the hub) or its file (from a URL) among others."""
+        """The name of its folder (from the hub) or of its file (from a URL)."""
         return self.source.rsplit("/", 1)[-1]
 
     @property
     def is_url(self) -> bool:
-        """Whether it is a file by itself."""
+        """Whether it is a single file."""
         return "://" in self.source
 
-    def parts(self, home: Path) -> list[Path]:
-        """Its weights' file, then what else it is nothing without, where ``home`` is what ``find`` found."""
-        return [home] if self.is_url else [home / file for file in self.files[:2]]
+    def required_files(self, path: Path) -> list[Path]:
+        """The file of its weights, then the other files it needs; ``path`` is what ``locate`` returned."""
+        return [path] if self.is_url else [path / file for file in self.files[:2]]
 
-    def label(self, home: Path) -> str:
-        """Its name, and what tells its weights from others of that name."""
-        return f"{self.name} {identity(self.parts(home)[0])}"
+    def label(self, path: Path) -> str:
+        """Its name, and the beginning of its weights' hash."""
+        return f"{self.name} {short_hash(self.required_files(path)[0])}"
 
     def __str__(self) -> str:
         units = (("GB", 1e9), ("MB", 1e6), ("kB", 1e3), ("bytes", 1))
-        unit, one = next(pair for pair in units if self.bytes >= pair[1] or pair[1] == 1)
-        return f"'{self.name}' (for {self.use}; {self.bytes / one:.3g} {unit}, {self.licence})"
+        unit, factor = next(pair for pair in units if self.bytes >= pair[1] or pair[1] == 1)
+        return f"'{self.name}' (for {self.use}; {self.bytes / factor:.3g} {unit}, {self.licence})"
 
 
 DINO = Checkpoint(
@@ -123,67 +123,67 @@ RAFT = Checkpoint(
 CHECKPOINTS = (DINO, CLIP_BASE, CLIP_LARGE, LAION, RAFT, DINOV2)
 
 
-def find(checkpoint: Checkpoint, weights_dir: Path | None = None) -> Path:
-    """Where a checkpoint lies: its folder if it is from the hub, else its file. Nothing is downloaded.
+def locate(checkpoint: Checkpoint, weights_dir: Path | None = None) -> Path:
+    """Returns where a checkpoint is: its folder if it is from the hub, else its file. Nothing is downloaded.
 
     Raises:
-        MissingModelError: it is not here, not whole, or not what was published; the sentence says what brings it.
+        MissingModelError: it is absent, incomplete, or not what was published; the sentence says what downloads it.
         UsageError: there is no folder ``weights_dir``.
     """
-    home = _lies(checkpoint, weights_dir)
-    if home is None:
+    path = _search(checkpoint, weights_dir)
+    if path is None:
         needed = "" if checkpoint.is_url else f"/ with {' and '.join(checkpoint.files[:2])}"
         raise MissingModelError(
             f"the checkpoint {checkpoint} is not on this machine: 'blockvid eval --tier vbench --pull ...' downloads it"
             f" from {checkpoint.source}, and '--weights-dir DIR' finds it as DIR/{checkpoint.name}{needed}."
         )
-    for file in checkpoint.parts(home):
+    for file in checkpoint.required_files(path):
         if not file.is_file():
             raise MissingModelError(f"the checkpoint {checkpoint} is not whole: {file} is absent.")
-    weights = checkpoint.parts(home)[0]
-    if not _genuine(checkpoint, weights):
+    weights = checkpoint.required_files(path)[0]
+    if not _is_published(checkpoint, weights):
         raise MissingModelError(
             f"{weights} is not the checkpoint {checkpoint} as it was published;"
             " remove it, and '--pull' brings it again."
         )
-    return home
+    return path
 
 
-def pull(checkpoints: Iterable[Checkpoint], tell: Callable[[str], None], weights_dir: Path | None = None) -> None:
-    """Downloads what is not on this machine, each file whole or not at all; ``tell`` hears of each before.
+def pull(checkpoints: Iterable[Checkpoint], notify: Callable[[str], None], weights_dir: Path | None = None) -> None:
+    """Downloads the checkpoints that are not on this machine, each file whole or not at all; ``notify`` gets a line
+    before each.
 
     Raises:
         MissingModelError: the source cannot be reached, or what comes is not what was published.
         UsageError: there is no folder ``weights_dir``.
     """
     for checkpoint in checkpoints:
-        if _lies(checkpoint, weights_dir) is None:
-            tell(f"{checkpoint}, from {checkpoint.source}")
-            with _telling(checkpoint):
-                (_fetch if checkpoint.is_url else _snapshot)(checkpoint)
-        find(checkpoint, weights_dir)
+        if _search(checkpoint, weights_dir) is None:
+            notify(f"{checkpoint}, from {checkpoint.source}")
+            with _download_errors(checkpoint):
+                (_download if checkpoint.is_url else _snapshot)(checkpoint)
+        locate(checkpoint, weights_dir)
 
 
-def identity(file: Path) -> str:
-    """The first 12 digits of a file's SHA-256: enough to tell weights of one name apart in a report."""
+def short_hash(file: Path) -> str:
+    """The first 12 digits of a file's SHA-256: enough to distinguish weights of one name in a report."""
     return _hash(file, file.stat().st_mtime_ns)[:12]
 
 
 @lru_cache(maxsize=64)
-def _hash(file: Path, changed: int) -> str:
-    """A file's SHA-256, read once while it stays the same; the hub's cache knows it by name."""
+def _hash(file: Path, modified: int) -> str:
+    """A file's SHA-256, computed once while it stays the same; the hub's cache has it in the file's name."""
     return blob_hash(file) or sha256(file)
 
 
-def _genuine(checkpoint: Checkpoint, weights: Path) -> bool:
-    """Whether weights are what was published, as far as that is known."""
-    state = weights.stat()
-    known = checkpoint.sha256
-    return _hash(weights, state.st_mtime_ns).startswith(known) if known else state.st_size == checkpoint.bytes
+def _is_published(checkpoint: Checkpoint, weights: Path) -> bool:
+    """Whether weights have the published hash, or, where that is unknown, the published size."""
+    state, digest = weights.stat(), checkpoint.sha256
+    return _hash(weights, state.st_mtime_ns).startswith(digest) if digest else state.st_size == checkpoint.bytes
 
 
-def _lies(checkpoint: Checkpoint, weights_dir: Path | None) -> Path | None:
-    """Where a checkpoint is to be read, whole or not; None where nothing of it is here."""
+def _search(checkpoint: Checkpoint, weights_dir: Path | None) -> Path | None:
+    """Returns where a checkpoint is, complete or not; None where there is nothing of it."""
     if weights_dir is not None and not weights_dir.is_dir():
         raise UsageError(f"--weights-dir: there is no folder {weights_dir}.")
     if weights_dir is not None and (weights_dir / checkpoint.name).exists():
@@ -194,35 +194,35 @@ def _lies(checkpoint: Checkpoint, weights_dir: Path | None) -> Path | None:
     from huggingface_hub.errors import LocalEntryNotFoundError
 
     try:
-        found = _snapshot(checkpoint, local_files_only=True)
+        folder = _snapshot(checkpoint, local_files_only=True)
     except LocalEntryNotFoundError:
         return None
-    return found if all(file.is_file() for file in checkpoint.parts(found)) else None
+    return folder if all(file.is_file() for file in checkpoint.required_files(folder)) else None
 
 
 def _torch_folder() -> Path:
-    """Where torch keeps checkpoints that are files."""
+    """torch's cache folder for checkpoints that are single files."""
     cache = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
     return Path(os.environ.get("TORCH_HOME") or f"{cache}/torch").expanduser() / "hub" / "checkpoints"
 
 
 def _snapshot(checkpoint: Checkpoint, local_files_only: bool = False) -> Path:
-    """The folder of a repository's files in the hub's cache; what is missing is brought, unless told not to."""
+    """The folder of a repository in the hub's cache; missing files are downloaded unless ``local_files_only``."""
     from huggingface_hub import snapshot_download
 
-    which = {"revision": checkpoint.revision, "allow_patterns": list(checkpoint.files)}
-    return Path(snapshot_download(checkpoint.source, local_files_only=local_files_only, **which))
+    selection = {"revision": checkpoint.revision, "allow_patterns": list(checkpoint.files)}
+    return Path(snapshot_download(checkpoint.source, local_files_only=local_files_only, **selection))
 
 
-def _fetch(checkpoint: Checkpoint) -> None:
-    """Brings a file from its URL into torch's folder."""
+def _download(checkpoint: Checkpoint) -> None:
+    """Downloads a file from its URL into torch's folder."""
     folder = _torch_folder()
     folder.mkdir(parents=True, exist_ok=True)
     part = folder / f"{checkpoint.name}.{os.getpid()}.part"
     try:
-        with urlopen(checkpoint.source, timeout=TIMEOUT) as answer, part.open("wb") as file:
-            shutil.copyfileobj(answer, file, PIECE)
-        if not _genuine(checkpoint, part):
+        with urlopen(checkpoint.source, timeout=TIMEOUT) as response, part.open("wb") as file:
+            shutil.copyfileobj(response, file, PIECE)
+        if not _is_published(checkpoint, part):
             raise MissingModelError(f"what {checkpoint.source} sent is not {checkpoint} as it was published.")
         part.replace(folder / checkpoint.name)
     finally:
@@ -230,8 +230,8 @@ def _fetch(checkpoint: Checkpoint) -> None:
 
 
 @contextmanager
-def _telling(checkpoint: Checkpoint) -> Iterator[None]:
-    """What the errors of a download mean, in one sentence."""
+def _download_errors(checkpoint: Checkpoint) -> Iterator[None]:
+    """Turns the errors of a download into one sentence."""
     from huggingface_hub import is_offline_mode, logging
     from huggingface_hub.errors import HTTPError
 
@@ -240,11 +240,11 @@ def _telling(checkpoint: Checkpoint) -> Iterator[None]:
 
     if is_offline_mode():
         raise missing("HF_HUB_OFFLINE is set")
-    logging.set_verbosity_error()  # it tells of every try; one sentence at the end will do
+    logging.set_verbosity_error()  # it reports every attempt; one sentence at the end is enough
     try:
         yield
     except (OSError, HTTPError, HTTPException) as error:
         status = getattr(error, "code", None) or getattr(getattr(error, "response", None), "status_code", None)
-        if isinstance(error, OSError) and error.errno in OF_THE_DISK:
+        if isinstance(error, OSError) and error.errno in DISK_ERRORS:
             raise missing(f"{error.strerror} ({error.filename})") from error
         raise missing(f"its source answered {status}" if status else "its source cannot be reached") from error

@@ -1,6 +1,6 @@
-"""What a measure may be told by: the four questions a network, a rule of thumb or a program of a user's can answer.
+"""What a metric's backend must answer: four questions about frames, for a network, a rule of thumb or a user's program.
 
-A measure is a rule (how a span's frames become a number) with one of these inside; tiers differ in these alone.
+A metric is a rule (how the frames of a span become a number) around a backend; tiers differ in their backends alone.
 """
 
 from __future__ import annotations
@@ -14,44 +14,44 @@ from blockvid_cli.video.reader import Frame
 
 
 class Backend(Protocol):
-    """``name``: what answers, with its checkpoint; ``suffix``: what it adds to a measure's name, '' where it is what
-    the measure's authors use.
+    """``name``: what answers, with its checkpoint; ``suffix``: what it adds to a metric's name, '' where it is the
+    backend that the metric's authors use.
     """
 
     name: str
     suffix: str
 
 
-class Encoder(Backend, Protocol):
-    """What frames look like."""
+class ImageEncoder(Backend, Protocol):
+    """Says how similar frames are."""
 
     def encode(self, frames: Sequence[Frame]) -> np.ndarray:
         """Frames -> embeddings (N, D) float32, compared by their cosine."""
 
 
-class Judge(Backend, Protocol):
-    """How good frames look."""
+class ImageScorer(Backend, Protocol):
+    """Says how good frames look."""
 
-    def judge(self, frames: Sequence[Frame]) -> np.ndarray:
+    def score(self, frames: Sequence[Frame]) -> np.ndarray:
         """Frames -> (N,) float32, 0 (bad) to 1 (good)."""
 
 
-class Interpolator(Backend, Protocol):
-    """What was between two frames."""
+class FrameInterpolator(Backend, Protocol):
+    """Makes the frame between two frames."""
 
-    def between(self, left: Frame, right: Frame) -> np.ndarray:
+    def interpolate(self, left: Frame, right: Frame) -> np.ndarray:
         """The frame half-way, (H, W, 3) uint8."""
 
 
-class Flow(Backend, Protocol):
-    """How far everything moved."""
+class OpticalFlow(Backend, Protocol):
+    """Says how far everything moved."""
 
     def flow(self, a: Frame, b: Frame) -> np.ndarray:
         """Displacement from a to b, (h, w, 2) float32 (x, y), in pixels of its own grid, which may be coarser."""
 
 
-class Texts(Encoder, Protocol):
-    """What frames look like, and what sentences would."""
+class TextImageEncoder(ImageEncoder, Protocol):
+    """Says how similar frames and sentences are."""
 
-    def read(self, sentences: Sequence[str]) -> np.ndarray:
+    def encode_text(self, sentences: Sequence[str]) -> np.ndarray:
         """Sentences -> embeddings (N, D) float32, comparable with those of frames."""

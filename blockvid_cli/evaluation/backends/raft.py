@@ -1,6 +1,6 @@
-"""RAFT (Teed and Deng 2020), which follows every pixel from one frame to another, as torchvision has it.
+"""RAFT (Teed and Deng 2020), optical flow for every pixel, as torchvision has it.
 
-``raft_large_C_T_V1`` is the authors' ``raft-things``, which VBench asks, under torchvision's names.
+``raft_large_C_T_V1`` is the authors' ``raft-things``, which VBench uses, under torchvision's names.
 """
 
 from __future__ import annotations
@@ -14,26 +14,26 @@ import torch
 from torch.nn import functional
 
 from blockvid_cli.errors import MissingModelError
-from blockvid_cli.evaluation.backends.checkpoints import RAFT, find
-from blockvid_cli.evaluation.backends.dino import normed, pictures, reading
+from blockvid_cli.evaluation.backends.backbones import checkpoint_errors, normalize, to_tensor
+from blockvid_cli.evaluation.backends.checkpoints import RAFT, locate
 from blockvid_cli.video.reader import Frame
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
 UPDATES = 20
-STEP, LEAST = 8, 128  # pixels: what sides are multiples of, and how long they are at least
+MULTIPLE, MIN_SIDE = 8, 128  # pixels: what sides are multiples of, and how long they are at least
 HALF = (0.5, 0.5, 0.5)
 
 
 class Raft:
     """Displacements in pixels of the frames' own grid, at their full size.
 
-    Frames are widened at all sides by repeating their rims, as VBench does; those under 128 pixels, which torchvision
-    does not take, more so.
+    Frames are padded on all sides by repeating their edges, as VBench does; those under 128 pixels, which torchvision
+    refuses, more.
 
     Raises:
-        MissingModelError: torchvision or the checkpoint is not here, or (when first asked) cannot be read.
+        MissingModelError: torchvision or the checkpoint is not installed, or (on first use) cannot be read.
         UsageError: there is no folder ``weights_dir``.
     """
 
@@ -41,36 +41,36 @@ class Raft:
     suffix = ""
 
     def __init__(self, weights_dir: Path | None = None, device: str = "cpu") -> None:
-        self.device, self._make = device, _raft()
-        self._home = find(self.checkpoint, weights_dir)
-        self.name = self.checkpoint.label(self._home)
+        self.device, self._make_network = device, _raft_large()
+        self._path = locate(self.checkpoint, weights_dir)
+        self.name = self.checkpoint.label(self._path)
 
     @torch.inference_mode()
     def flow(self, a: Frame, b: Frame) -> np.ndarray:
         """(H, W, 2) float32 (x, y), from a to b, which are of one size."""
         height, width = a.rgb.shape[:2]
-        left, right, top, bottom = *_rims(width), *_rims(height)
-        both = normed(pictures([a, b], self.device), HALF, HALF)
-        both = functional.pad(both, (left, right, top, bottom), mode="replicate")
-        moved = self._network(both[:1], both[1:], num_flow_updates=UPDATES)[-1][0]
-        return moved[:, top : top + height, left : left + width].permute(1, 2, 0).float().cpu().numpy()
+        left, right, top, bottom = *_padding(width), *_padding(height)
+        pair = normalize(to_tensor([a, b], self.device), HALF, HALF)
+        pair = functional.pad(pair, (left, right, top, bottom), mode="replicate")
+        flow = self._network(pair[:1], pair[1:], num_flow_updates=UPDATES)[-1][0]
+        return flow[:, top : top + height, left : left + width].permute(1, 2, 0).float().cpu().numpy()
 
     @cached_property
     def _network(self) -> torch.nn.Module:
-        made = self._make(weights=None, progress=False)
-        with reading(self._home):
-            made.load_state_dict(torch.load(self._home, map_location="cpu", weights_only=True))
-        return made.to(self.device).eval()
+        network = self._make_network(weights=None, progress=False)
+        with checkpoint_errors(self._path):
+            network.load_state_dict(torch.load(self._path, map_location="cpu", weights_only=True))
+        return network.to(self.device).eval()
 
 
-def _rims(length: int) -> tuple[int, int]:
-    """What is added before and after a side."""
-    more = max(LEAST, -(-length // STEP) * STEP) - length
-    return more // 2, more - more // 2
+def _padding(length: int) -> tuple[int, int]:
+    """How many pixels are added before and after a side."""
+    padding = max(MIN_SIDE, -(-length // MULTIPLE) * MULTIPLE) - length
+    return padding // 2, padding - padding // 2
 
 
-def _raft() -> Callable[..., torch.nn.Module]:
-    """torchvision's network; it is an extra, since nothing else here needs torchvision.
+def _raft_large() -> Callable[..., torch.nn.Module]:
+    """torchvision's network; torchvision is an extra, because nothing else here needs it.
 
     Raises:
         MissingModelError: torchvision is not installed, or was built for another torch.

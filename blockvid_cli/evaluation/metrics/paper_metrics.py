@@ -2,12 +2,12 @@
 
     clarity     mean variance of the luminance's Laplacian
     motion      mean length of the optical flow, or mean smoothness
-    aesthetic   mean of what a predictor makes of each frame
-    background  mean share of the background that stays where it is
-    subject     mean cosine between the subject's look and its mean look in the first segment
+    aesthetic   mean of a predictor's score of each frame
+    background  mean share of the background that does not move
+    subject     mean cosine between the subject's embedding and its mean embedding in the first segment
 
 What the paper leaves open: luminance is BT.601 in 8 bits at the film's own size, the Laplacian has 4 neighbours; flow
-is measured in pixels a sixteenth of a second at a short side of 256, and what moves by no more than 1 stays in place.
+is in pixels per sixteenth of a second at a short side of 256, and what moves by no more than 1 does not move.
 """
 
 from __future__ import annotations
@@ -17,64 +17,62 @@ from collections.abc import Callable
 import cv2
 import numpy as np
 
-from blockvid_cli.evaluation.backends.protocol import Encoder, Flow
+from blockvid_cli.evaluation.backends.protocol import ImageEncoder, OpticalFlow
+from blockvid_cli.evaluation.metrics.vbench import Mean, MeanOfPairs, Metric, speed, unit_embeddings
 from blockvid_cli.video.reader import Frame, VideoInfo
-from blockvid_cli.evaluation.metrics.consistency import looks
-from blockvid_cli.evaluation.metrics.dynamic import speed
-from blockvid_cli.evaluation.metrics.metric import Mean, MeanOfPairs, Measure
 
 SIDE, RATE = 256, 16
-IN_PLACE = 1.0  # pixels
+STILL = 1.0  # pixels
 
 
-def clarity() -> Measure:
+def clarity() -> Metric:
     """Eq. 20."""
-    return Measure("laplacian_variance", lambda _: Mean(laplacian_variance))
+    return Metric("laplacian_variance", lambda _: Mean(laplacian_variance))
 
 
 def laplacian_variance(frame: Frame) -> float:
     """Var(∇²Y) of a frame's luminance Y, in 0..255."""
 
-    def measured() -> float:
+    def compute() -> float:
         grey = cv2.cvtColor(frame.rgb, cv2.COLOR_RGB2GRAY)
         return float(cv2.meanStdDev(cv2.Laplacian(grey, cv2.CV_32F))[1][0, 0] ** 2)
 
-    return frame.cached("laplacian variance", measured)
+    return frame.cached("laplacian variance", compute)
 
 
-def energy(flow: Flow) -> Measure:
+def motion_energy(flow: OpticalFlow) -> Metric:
     """Eq. 21, the first reading: E(u) is the flow's mean length."""
 
-    def start(footage: VideoInfo) -> MeanOfPairs:
-        return MeanOfPairs(lambda a, b: float(speed(flow, a, b).mean()) * SIDE * footage.fps / RATE)
+    def start(video: VideoInfo) -> MeanOfPairs:
+        return MeanOfPairs(lambda a, b: float(speed(flow, a, b).mean()) * SIDE * video.fps / RATE)
 
-    return Measure("motion_energy", start, backend=flow)
+    return Metric("motion_energy", start, backend=flow)
 
 
-def staticness(flow: Flow, background: Callable[[Frame], np.ndarray]) -> Measure:
-    """Eq. 24; ``background`` tells a frame's background (H', W') of bools."""
+def background_staticness(flow: OpticalFlow, background: Callable[[Frame], np.ndarray]) -> Metric:
+    """Eq. 24; ``background`` returns where a frame's background is, (H', W') of bools."""
 
-    def start(footage: VideoInfo) -> MeanOfPairs:
-        scale = SIDE * footage.fps / RATE
+    def start(video: VideoInfo) -> MeanOfPairs:
+        scale = SIDE * video.fps / RATE
 
         def share(a: Frame, b: Frame) -> float:
-            still = speed(flow, a, b) * scale <= IN_PLACE
+            still = speed(flow, a, b) * scale <= STILL
             mask = cv2.resize(background(b).astype(np.uint8), still.shape[::-1], interpolation=cv2.INTER_NEAREST) > 0
             return float(still[mask].mean()) if mask.any() else 1.0
 
         return MeanOfPairs(share)
 
-    return Measure("background_staticness", start, backend=flow)
+    return Metric("background_staticness", start, backend=flow)
 
 
-def identity(encoder: Encoder) -> Measure:
-    """Eq. 25; the first gauge that is started sees the first segment."""
-    first = _FirstLook()
-    return Measure("subject_likeness", lambda _: Likeness(encoder, first), backend=encoder)
+def subject_likeness(encoder: ImageEncoder) -> Metric:
+    """Eq. 25; the first accumulator that is started reads the first segment."""
+    first = _FirstSegment()
+    return Metric("subject_likeness", lambda _: Likeness(encoder, first), backend=encoder)
 
 
-class _FirstLook:
-    """The mean embedding over the first segment, once it is over; and whose it is."""
+class _FirstSegment:
+    """The mean embedding of the first segment, once that is over; and the accumulator that computes it."""
 
     def __init__(self) -> None:
         self.owner: Likeness | None = None
@@ -82,17 +80,17 @@ class _FirstLook:
 
 
 class Likeness:
-    """Cosine with the first segment's mean embedding ē₁, in the mean; of unit vectors that is mean(e)·ē₁ / |ē₁|."""
+    """Mean cosine with the first segment's mean embedding ē₁; for unit vectors that is mean(e)·ē₁ / |ē₁|."""
 
-    def __init__(self, encoder: Encoder, first: _FirstLook) -> None:
+    def __init__(self, encoder: ImageEncoder, first: _FirstSegment) -> None:
         self._encoder, self._first = encoder, first
         self._sum: np.ndarray | float = 0.0
         self._count = 0
         if first.owner is None:
             first.owner = self
 
-    def see(self, frame: Frame) -> None:
-        self._sum, self._count = self._sum + looks(self._encoder, [frame])[0], self._count + 1
+    def update(self, frame: Frame) -> None:
+        self._sum, self._count = self._sum + unit_embeddings(self._encoder, [frame])[0], self._count + 1
 
     def score(self) -> float | None:
         if not self._count:
