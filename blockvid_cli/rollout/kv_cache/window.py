@@ -15,7 +15,7 @@ from blockvid_cli.storyboard.plan import Block, Plan, PlannedChunk
 
 
 class WindowCache(DenseCache):
-    """``window`` latent frames, those being denoised included, or None for no limit; ``sink`` of them the shot's first."""
+    """``window`` latent frames with those being denoised, or None for no limit; ``sink`` of them the shot's first."""
 
     def __init__(self, window: int | None = 12, sink: int = 3) -> None:
         super().__init__()
