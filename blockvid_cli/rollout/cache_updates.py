@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import Literal
 
 import torch
 
@@ -21,7 +21,6 @@ from blockvid_cli.rollout.noise import gaussian
 from blockvid_cli.storyboard.plan import Block
 
 
-@dataclass(frozen=True)
 class CacheUpdate:
     """What a finished block leaves in the KV cache; a new one overrides what differs.
 
@@ -32,10 +31,10 @@ class CacheUpdate:
         resumable: clean latents are all it takes, so that a block from disk is cached as if it had just been denoised.
     """
 
-    sigma: ClassVar[float | None] = 0.0
+    sigma: float | None = 0.0
     self_only: bool = False
-    source: ClassVar[Literal["pass", "last-step"]] = "pass"
-    resumable: ClassVar[bool] = True
+    source: Literal["pass", "last-step"] = "pass"
+    resumable: bool = True
 
     def due(self, block: Block, sigma: float, sigma_next: float) -> bool:
         """Whether the block is cached after a step; by default when it is clean."""
@@ -50,12 +49,15 @@ class CacheUpdate:
 class Clean(CacheUpdate):
     """The clean latents, at sigma 0 (Self Forcing)."""
 
+    self_only: bool = False
+
 
 @dataclass(frozen=True)
 class ContextNoise(CacheUpdate):
     """The latents with a little noise, so that the next block corrects rather than copies this one's errors."""
 
-    sigma: float = 0.05  # type: ignore[misc]  # an option here, a constant in the base
+    sigma: float = 0.05
+    self_only: bool = False
 
     def __post_init__(self) -> None:
         if not 0 <= self.sigma < 1:
@@ -74,12 +76,8 @@ class LastStep(CacheUpdate):
     They cannot be made again from clean latents: a resumed film denoises anew all blocks before the first missing one.
     """
 
-    source: ClassVar[Literal["pass", "last-step"]] = "last-step"
-    resumable: ClassVar[bool] = False
-
-    def __post_init__(self) -> None:
-        if self.self_only:
-            raise UsageError("recipe.cache_update: last-step makes no pass, so it cannot be self_only.")
+    source = "last-step"
+    resumable = False
 
 
 CACHE_UPDATES: dict[str, Callable[..., CacheUpdate]] = {

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import ClassVar, Protocol
 
 import torch
 
@@ -41,13 +40,13 @@ class GuidedDenoiser:
         return negative + self.scale * (text - negative), layers
 
 
-class Guidance(Protocol):
+class Guidance:
     """Rows of the batch a film takes, and the denoiser that makes one film of them."""
 
     @property
     def rows(self) -> int:
         """1: the prompt; 2: the negative prompt as well."""
-        ...
+        return 1
 
     def wrap(self, denoiser: Denoiser, rows: int, in_turn: bool) -> Denoiser:
         """A denoiser that reads prompts of ``rows`` rows a film: the most that any chunk of the film asks for.
@@ -55,14 +54,12 @@ class Guidance(Protocol):
         Args:
             in_turn: one row after the other, where no KV cache needs both.
         """
-        ...
+        raise NotImplementedError
 
 
 @dataclass(frozen=True)
-class NoGuidance:
+class NoGuidance(Guidance):
     """The prompt alone decides."""
-
-    rows: ClassVar[int] = 1
 
     def wrap(self, denoiser: Denoiser, rows: int, in_turn: bool) -> Denoiser:
         """The denoiser itself, or guidance of scale 1 where the KV cache needs two rows."""
@@ -70,7 +67,7 @@ class NoGuidance:
 
 
 @dataclass(frozen=True)
-class ClassifierFree:
+class ClassifierFree(Guidance):
     """Away from the negative prompt, ``scale`` times as far as the prompt (Ho and Salimans 2022); 1 is no guidance."""
 
     scale: float = 5.0

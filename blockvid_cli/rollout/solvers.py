@@ -84,26 +84,27 @@ class UniPC(Solver):
 
     def begin(self, sigmas: Sequence[float], renoise: Renoise) -> Stepper:
         """A stepper for exactly these sigmas, in order; it refuses any other."""
-        from diffusers import UniPCMultistepScheduler
+        from diffusers.schedulers.scheduling_unipc_multistep import UniPCMultistepScheduler
 
         self.check(sigmas)
         scheduler = UniPCMultistepScheduler(
             prediction_type="flow_prediction", use_flow_sigmas=True, solver_order=self.order, flow_shift=1.0
         )
-        scheduler.set_timesteps(sigmas=np.array(sigmas[:-1]))
+        scheduler.set_timesteps(sigmas=np.array(sigmas[:-1]))  # pyright: ignore[reportArgumentType]
         scheduler.set_begin_index(0)
-        steps = zip(scheduler.timesteps, sigmas, sigmas[1:], strict=False)
+        planned = iter(zip(scheduler.timesteps, itertools.pairwise(sigmas), strict=True))
 
         def step(x: torch.Tensor, velocity: torch.Tensor, sigma: float, sigma_next: float) -> torch.Tensor:
-            timestep, planned, planned_next = next(steps, (None, None, None))
-            if planned is None or abs(planned - sigma) > TOLERANCE or abs(planned_next - sigma_next) > TOLERANCE:
+            timestep, pair = next(planned, (None, (0.0, 0.0)))
+            if timestep is None or not np.allclose(pair, (sigma, sigma_next), rtol=0, atol=TOLERANCE):
                 raise UsageError(
                     f"recipe.solver: unipc was begun for the sigmas {', '.join(f'{s:g}' for s in sigmas)} and cannot"
                     f" step from {sigma:g} to {sigma_next:g} now."
                 )
             out = scheduler.step(velocity, timestep, x, return_dict=False)[0]
             scheduler.model_outputs = [None if past is None else past.detach() for past in scheduler.model_outputs]
-            scheduler.last_sample = scheduler.last_sample.detach()
+            if scheduler.last_sample is not None:
+                scheduler.last_sample = scheduler.last_sample.detach()
             return out
 
         return step

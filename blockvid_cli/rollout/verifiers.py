@@ -11,7 +11,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import ClassVar, Protocol
 
 import torch
 
@@ -19,32 +18,27 @@ from blockvid_cli.errors import UsageError
 from blockvid_cli.storyboard.plan import Block
 
 
-class Verifier(Protocol):
-    """Accepts a finished block, or has it generated again."""
+class Verifier:
+    """Accepts a finished block, or has it generated again.
 
-    @property
-    def attempts(self) -> int:
-        """How often a block is generated at most; 1 accepts everything."""
-        ...
+    Attributes:
+        attempts: how often a block is generated at most; 1 accepts everything.
+    """
 
-    def accept(self, block: Block, latents: torch.Tensor, attempt: int) -> bool:
-        """Whether a film's clean latents (F, C, H, W), generated at an attempt from 0, will do."""
-        ...
-
-
-@dataclass(frozen=True)
-class AcceptAll:
-    """Every block is accepted as it comes."""
-
-    attempts: ClassVar[int] = 1
+    attempts: int = 1
 
     def accept(self, block: Block, latents: torch.Tensor, attempt: int) -> bool:
-        """Always."""
+        """Whether a film's clean latents (F, C, H, W), generated at an attempt counted from 0, are good enough."""
         return True
 
 
 @dataclass(frozen=True)
-class NotEmpty:
+class AcceptAll(Verifier):
+    """Every block is accepted as it comes."""
+
+
+@dataclass(frozen=True)
+class NotEmpty(Verifier):
     """A block whose latents hardly vary, which decodes to a plain colour, is generated again.
 
     Args:
