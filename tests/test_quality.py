@@ -19,6 +19,7 @@ from blockvid_cli.storybook.edition import read_edition
 from blockvid_cli.storybook.probe import CLIP_FRAMES, FEATURES, FRAME_ATTRIBUTES, Probe, chunk_frames, sample_clip
 from blockvid_cli.storybook.rendering import render_story
 from blockvid_cli.storybook.stories import Scene, make_story, opening_story
+from blockvid_cli.training.objectives.probe_classification import LabelledClips, ProbeClassification
 from blockvid_cli.training.trainer import TrainerConfig, train
 from tests.conftest import CARD
 
@@ -45,17 +46,18 @@ def test_spans_of_chunks_are_the_blocks_frames():
 
 
 def test_nobody_has_no_colour(probe):
-    assert probe.truth(Scene(None, "red", "lake", "day")) == {"subject": 2, "colour": -1, "setting": 0, "light": 0}
+    assert probe.labels(Scene(None, "red", "lake", "day")) == {"subject": 2, "colour": -1, "setting": 0, "light": 0}
 
 
-def test_the_probe_learns_to_read(tmp_path):
+def test_the_probe_learns_to_recognise(tmp_path):
     torch.manual_seed(0)
     probe = Probe(SMALL)
-    learnt, held_out = LabelledClips(probe, SMALL, range(24), 12), LabelledClips(probe, SMALL, range(100, 106), 12)
-    objective = ProbeClassification(probe, learnt, held_out)
-    before = objective.figures()
-    train(objective, [torch.optim.AdamW(probe.parameters(), lr=3e-3)], TrainerConfig(60, warm_up=5), tmp_path)
-    after = objective.figures()
+    data, held_out = LabelledClips(probe, SMALL, range(24), 12), LabelledClips(probe, SMALL, range(100, 106), 12)
+    optimizers = [torch.optim.AdamW(probe.parameters(), lr=3e-3)]
+    objective = ProbeClassification(probe, data, held_out, optimizers)
+    before = objective.evaluate()
+    train(objective, TrainerConfig(60, warm_up=5), tmp_path)
+    after = objective.evaluate()
     assert after["setting"] > 0.95 and after["light"] > 0.95
     assert sum(after.values()) > sum(before.values()) + 1
 

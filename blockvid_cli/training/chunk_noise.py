@@ -5,8 +5,8 @@
     sigmoid   ε_c = ε_min + (ε_max - ε_min) / (1 + exp(-α (c/(n-1) - ½)))   Eq. 27
     naive     ε_c = ε_max
 
-c = 0..n-1 is the chunk; a film of one chunk gets ε_min. ε_max is the level whose signal-to-noise ratio is 0.003:
-((1-s)/s)² = 0.003. In training the level of a frame in chunk c is drawn as usual and scaled by ε_c.
+c = 0..n-1 is the chunk; a film of one chunk gets ε_min. ε_max is the sigma whose signal-to-noise ratio is 0.003:
+((1-s)/s)² = 0.003. In training the sigma of a frame in chunk c is sampled as usual and scaled by ε_c.
 """
 
 from __future__ import annotations
@@ -22,19 +22,19 @@ EPS_MAX = 1 / (1 + math.sqrt(0.003))
 
 def cosine(chunk: int, chunks: int, low: float = EPS_MIN, high: float = EPS_MAX) -> float:
     """Eq. 11."""
-    return low + 0.5 * (high - low) * (1 - math.cos(math.pi * _place(chunk, chunks)))
+    return low + 0.5 * (high - low) * (1 - math.cos(math.pi * _progress(chunk, chunks)))
 
 
 def linear(chunk: int, chunks: int, low: float = EPS_MIN, high: float = EPS_MAX) -> float:
     """Eq. 26."""
-    return low + _place(chunk, chunks) * (high - low)
+    return low + _progress(chunk, chunks) * (high - low)
 
 
 def sigmoid(chunk: int, chunks: int, low: float = EPS_MIN, high: float = EPS_MAX, alpha: float = 10.0) -> float:
     """Eq. 27; as printed, its ends are ε_min and ε_max only in the limit of a large α; one chunk gets ε_min."""
     if chunks == 1:
         return low
-    return low + (high - low) / (1 + math.exp(-alpha * (_place(chunk, chunks) - 0.5)))
+    return low + (high - low) / (1 + math.exp(-alpha * (_progress(chunk, chunks) - 0.5)))
 
 
 def naive(chunk: int, chunks: int, low: float = EPS_MIN, high: float = EPS_MAX) -> float:
@@ -56,6 +56,6 @@ def chunk_sigmas(name: str, chunks: int, **options: float) -> list[float]:
     return [schedule(chunk, chunks, **options) for chunk in range(chunks)]
 
 
-def _place(chunk: int, chunks: int) -> float:
+def _progress(chunk: int, chunks: int) -> float:
     """c/(n-1), and 0 for a film of one chunk."""
     return chunk / (chunks - 1) if chunks > 1 else 0.0

@@ -1,4 +1,4 @@
-"""Muon for what multiplies, AdamW for what is added or looked up (both from torch.optim)."""
+"""Muon for matrices and convolution kernels, AdamW for all other weights (both from torch.optim)."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ class KernelMuon(torch.optim.Muon):
 
     @torch.no_grad()
     def step(self, closure: None = None) -> None:
-        """One step; gradients are taken from the weights themselves."""
+        """One step with the gradients of the weights."""
         for matrix, weight in zip(self.param_groups[0]["params"], self.weights, strict=True):
             matrix.grad = None if weight.grad is None else _matrix(weight.grad)
         super().step(closure)
 
     def zero_grad(self, set_to_none: bool = True) -> None:
-        """Forgets the weights' gradients."""
+        """Clears the weights' gradients."""
         for weight in self.weights:
             weight.grad = None
 
@@ -40,7 +40,7 @@ def _matrix(weight: torch.Tensor) -> torch.Tensor:
 def muon_and_adamw(
     module: nn.Module, matrix_rate: float, rate: float, but: tuple[str, ...] = ()
 ) -> list[torch.optim.Optimizer]:
-    """Muon for matrices and kernels, AdamW for everything else and for names that hold one of ``but``."""
+    """Muon for matrices and kernels, AdamW for all other weights and for names that contain one of ``but``."""
     inner = {n: p for n, p in module.named_parameters() if p.ndim in (2, 4) and not any(name in n for name in but)}
     others = [p for n, p in module.named_parameters() if n not in inner]
     return [

@@ -48,7 +48,7 @@ TRAINING_RECIPE: Mapping[str, Any] = {"kv_cache": {"top": 2, "other_shots_only":
 
 @dataclass(frozen=True)
 class TrainConfig:
-    """The amounts of data and steps of each phase; ``recipe`` is put over the card's for the training of the network."""
+    """The amounts of data and steps of each phase; ``recipe`` is put over the card's while the network is trained."""
 
     vae_steps: int = 1800
     vae_stories: int = 240

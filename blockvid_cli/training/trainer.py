@@ -1,37 +1,53 @@
-"""THE training loop: an objective's loss, optimisers, a moving average; resumable to the bit.
+"""THE training loop: the losses of an objective, their optimizers, a moving average; resumable to the bit.
 
-A step's batch and noise are pure functions of the step (objectives seed their own generators), so the state of a
-training is its weights, their average, the optimisers' moments and the step: a resumed run = an uninterrupted one.
+    run/state.pt             weights, average, optimizers' moments and the step
+    run/log.jsonl            step, seconds, losses and held-out figures, one JSON object an evaluation
+    run/samples/000200.png   a sample at step 200, held-out data above it
+    run/events.out.*         the same for TensorBoard (pip install ".[train]")
+
+A step's batch and noise are pure functions of the step (objectives seed their own generators), so that a resumed
+training equals an uninterrupted one.
 """
 
 from __future__ import annotations
 
+import importlib.util
+import io
+import json
 import math
+import pickle
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
+from diffusers.training_utils import EMAModel
+from PIL import Image
 from torch import nn
 
-from blockvid_cli.training import checkpoints
-from blockvid_cli.training.logger import TrainLogger
-from blockvid_cli.training.objectives.objective import Objective
+from blockvid_cli.errors import BlockvidError
+from blockvid_cli.models.vae import to_uint8
+from blockvid_cli.project.atomic_files import write_atomically
+from blockvid_cli.training.objectives.objective import LossPart, Objective
+
+Notify = Callable[[dict[str, float]], None]
 
 
 @dataclass(frozen=True)
 class TrainerConfig:
-    """How long and how fast: steps, warm-up, where the cosine begins and the share of the rate it ends at."""
+    """Steps, warm-up, the share of steps after which the cosine begins, and the share of the rate it falls to."""
 
     steps: int
     warm_up: int = 30
     hold: float = 0.3
     floor: float = 0.02
     clip: float = 1.0
-    average: float = 0.995
+    ema_decay: float = 0.995
     save_every: int = 200
-    look_every: int = 200
+    evaluate_every: int = 200
 
     def rate(self, step: int) -> float:
         """The share of the learning rate at ``step``: linear warm-up, constant, cosine."""
@@ -41,99 +57,141 @@ class TrainerConfig:
         return self.floor + (1 - self.floor) * 0.5 * (1 + math.cos(math.pi * min(late, 1.0)))
 
 
-def train(
-    objective: Objective,
-    optimizers: Sequence[torch.optim.Optimizer],
-    pace: TrainerConfig,
-    run: Path,
-    tell: Callable[[dict[str, float]], None] = lambda figures: None,
-) -> checkpoints.EMA:
-    """Trains to the end of ``pace``, from where ``run/state.pt`` left off; returns the averaged weights.
+class TrainLogger:
+    """Writes figures and samples into the folder of a run."""
 
-    Every ``look_every`` steps ``run`` gets a line of figures and a sample picture (see ``board``).
-    """
-    module, average = objective.module, checkpoints.EMA(pace.average)
-    base = [[group["lr"] for group in optimizer.param_groups] for optimizer in optimizers]
-    state = checkpoints.load(run / "state.pt")
-    first, spent = 0, 0.0
-    if state:
-        first, spent = state["step"], state["seconds"]
-        module.load_state_dict(state["module"])
-        here = module.state_dict()
-        average.values = {name: value.to(here[name].device) for name, value in state["average"].items()}
-        for optimizer, moments in zip(optimizers, state["optimizers"], strict=True):
-            optimizer.load_state_dict(moments)
-    board = TrainLogger(run)
-    began = time.monotonic() - spent
-    for step in range(first, pace.steps):
-        loss = _step(objective, optimizers, base, pace, step)
-        average.update(module, step)
-        done = step + 1
-        if done % pace.save_every == 0 or done == pace.steps:
-            checkpoints.save(run / "state.pt", _state(done, time.monotonic() - began, module, average, optimizers))
-        if done % pace.look_every == 0 or done == pace.steps:
-            figures = {
-                "step": done,
-                "seconds": round(time.monotonic() - began, 1),
-                **loss,
-                **_look(objective, average),
+    def __init__(self, run: Path) -> None:
+        self.run = run
+        (run / "samples").mkdir(parents=True, exist_ok=True)
+        self._writer = None
+        if importlib.util.find_spec("tensorboard"):
+            from torch.utils.tensorboard import SummaryWriter
+
+            self._writer = SummaryWriter(str(run))
+
+    def log(self, figures: dict[str, float], image: torch.Tensor) -> None:
+        """Figures with their step, and an image (3, H, W) in 0..1."""
+        step = int(figures["step"])
+        with (self.run / "log.jsonl").open("a", encoding="utf-8") as log:
+            log.write(json.dumps(figures) + "\n")
+        Image.fromarray(to_uint8(image[None])[0]).save(self.run / "samples" / f"{step:06}.png")
+        if self._writer:
+            for name, value in figures.items():
+                self._writer.add_scalar(name, value, step)
+            self._writer.add_image("sample", image, step)
+            self._writer.flush()
+
+
+class Trainer:
+    """The state of a training: the parts of its objective, their optimizers, the moving average and the step."""
+
+    def __init__(self, objective: Objective, config: TrainerConfig, run: Path) -> None:
+        self.objective, self.config, self.run = objective, config, run
+        self.parts = objective.losses()
+        self.module = self.parts[0].module
+        self.ema = EMAModel(self.module.parameters(), decay=config.ema_decay)
+        self.rates = [[group["lr"] for group in o.param_groups] for part in self.parts for o in part.optimizers]
+        self.step, self.seconds = 0, 0.0
+        state = read_state(run / "state.pt")
+        if state is not None:
+            self._load(state)
+
+    def train(self, notify: Notify) -> None:
+        """Trains to the last step of the config, from the step at which ``run/state.pt`` was saved."""
+        config, logger, began = self.config, TrainLogger(self.run), time.monotonic() - self.seconds
+        while self.step < config.steps:
+            figures = self._train_step()
+            self.step, self.seconds = self.step + 1, time.monotonic() - began
+            last = self.step == config.steps
+            if self.step % config.save_every == 0 or last:
+                self._save()
+            if self.step % config.evaluate_every == 0 or last:
+                with averaged(self.module, self.ema):
+                    held_out, image = self.objective.evaluate(), self.objective.sample()
+                figures |= {f"held_out_{name}": round(value, 4) for name, value in held_out.items()}
+                figures = {"step": self.step, "seconds": round(time.monotonic() - began, 1), **figures}
+                logger.log(figures, image)
+                notify(figures)
+
+    def _train_step(self) -> dict[str, float]:
+        """One step of all parts that are due, and of the average; the losses and the parts' figures."""
+        rate = self.config.rate(self.step)
+        optimizers = [optimizer for part in self.parts for optimizer in part.optimizers]
+        for optimizer, rates in zip(optimizers, self.rates, strict=True):
+            for group, base in zip(optimizer.param_groups, rates, strict=True):
+                group["lr"] = base * rate
+        figures: dict[str, float] = {}
+        for part in self.parts:
+            if self.step % part.every == 0:
+                figures |= self._train_part(part)
+        self.ema.step(self.module.parameters())
+        return figures
+
+    def _train_part(self, part: LossPart) -> dict[str, float]:
+        for optimizer in part.optimizers:
+            optimizer.zero_grad(set_to_none=True)
+        loss, figures = part.loss(self.step, self.step / self.config.steps)
+        loss.backward()
+        norm = nn.utils.clip_grad_norm_(part.module.parameters(), self.config.clip)
+        if torch.isfinite(norm):
+            for optimizer in part.optimizers:
+                optimizer.step()
+        name = "loss" if part is self.parts[0] else f"{part.name}_loss"
+        return {name: round(float(loss.detach()), 5), **{key: round(value, 4) for key, value in figures.items()}}
+
+    def _save(self) -> None:
+        parts = {
+            part.name: {
+                "module": part.module.state_dict(),
+                "optimizers": [optimizer.state_dict() for optimizer in part.optimizers],
             }
-            board.add(figures, _sample(objective, average))
-            tell(figures)
-    return average
+            for part in self.parts
+        }
+        content = io.BytesIO()
+        torch.save({"step": self.step, "seconds": self.seconds, "ema": self.ema.state_dict(), "parts": parts}, content)
+        write_atomically(self.run / "state.pt", content.getvalue())
+
+    def _load(self, state: dict[str, Any]) -> None:
+        self.step, self.seconds = state["step"], state["seconds"]
+        for part in self.parts:
+            part.module.load_state_dict(state["parts"][part.name]["module"])
+            for optimizer, moments in zip(part.optimizers, state["parts"][part.name]["optimizers"], strict=True):
+                optimizer.load_state_dict(moments)
+        self.ema.load_state_dict(state["ema"])
+        self.ema.to(next(self.module.parameters()).device)
 
 
-def _step(
-    objective: Objective,
-    optimizers: Sequence[torch.optim.Optimizer],
-    base: list[list[float]],
-    pace: TrainerConfig,
-    step: int,
-) -> dict[str, float]:
-    """One step of all optimisers; the loss and what the objective says of it."""
-    for optimizer, rates in zip(optimizers, base, strict=True):
-        for group, rate in zip(optimizer.param_groups, rates, strict=True):
-            group["lr"] = rate * pace.rate(step)
-        optimizer.zero_grad(set_to_none=True)
-    loss, figures = objective.loss(step, step / pace.steps)
-    loss.backward()
-    norm = nn.utils.clip_grad_norm_(objective.module.parameters(), pace.clip)
-    if torch.isfinite(norm):
-        for optimizer in optimizers:
-            optimizer.step()
-    return {
-        "loss": round(float(loss.detach()), 5),
-        **{name: round(value, 4) for name, value in figures.items()},
-    }
+def train(objective: Objective, config: TrainerConfig, run: Path, notify: Notify = lambda figures: None) -> None:
+    """Trains an objective to the end, from where the run stopped; its first module then has the averaged weights.
+
+    Raises:
+        BlockvidError: the saved state of the run is damaged.
+    """
+    trainer = Trainer(objective, config, run)
+    trainer.train(notify)
+    trainer.ema.copy_to(trainer.module.parameters())
 
 
-def _sample(objective: Objective, average: checkpoints.EMA) -> torch.Tensor:
-    """The objective's picture with the averaged weights."""
-    average.swap(objective.module)
-    picture = objective.sample()
-    average.swap(objective.module)
-    return picture
+@contextmanager
+def averaged(module: nn.Module, ema: EMAModel) -> Iterator[None]:
+    """Gives the module its averaged weights for a while."""
+    ema.store(module.parameters())
+    ema.copy_to(module.parameters())
+    try:
+        yield
+    finally:
+        ema.restore(module.parameters())
 
 
-def _look(objective: Objective, average: checkpoints.EMA) -> dict[str, float]:
-    """The objective's held-out figures with the averaged weights."""
-    average.swap(objective.module)
-    figures = objective.figures()
-    average.swap(objective.module)
-    return {f"held_out_{name}": round(value, 4) for name, value in figures.items()}
+def read_state(file: Path) -> dict[str, Any] | None:
+    """The state saved in a file, on the CPU; None where there is no file.
 
-
-def _state(
-    step: int,
-    seconds: float,
-    module: nn.Module,
-    average: checkpoints.EMA,
-    optimizers: Sequence[torch.optim.Optimizer],
-) -> dict[str, object]:
-    return {
-        "step": step,
-        "seconds": seconds,
-        "module": module.state_dict(),
-        "average": average.values,
-        "optimizers": [optimizer.state_dict() for optimizer in optimizers],
-    }
+    Raises:
+        BlockvidError: the file is damaged.
+    """
+    if not file.exists():
+        return None
+    try:
+        return torch.load(file, map_location="cpu", weights_only=True)
+    except (RuntimeError, EOFError, OSError, ValueError, KeyError, pickle.UnpicklingError) as error:
+        raise BlockvidError(f"{file}: this checkpoint cannot be read ({error}); delete it to begin again.") from error

@@ -1,29 +1,50 @@
-"""What every objective of training answers: a loss for a step, and what to look at between steps."""
+"""The contract of a training objective: the losses of a step with what they train, and what is evaluated in between."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Protocol
 
 import torch
 from torch import nn
 
 
-class Objective(Protocol):
-    """A loss over a module; a step's batch is a pure function of the step, so that training resumes to the bit."""
+@dataclass(frozen=True)
+class LossPart:
+    """One loss, the module it trains, and the optimizers of that module.
 
+    A generator, a critic and a discriminator are three parts of one objective; each has optimizers of its own.
+
+    Args:
+        name: of the part in logs and checkpoints.
+        module: its gradients are clipped and its weights saved.
+        optimizers: of the module's weights.
+        loss: (step, progress 0..1) -> the loss and figures for the log; a pure function of the step and the weights,
+            so that a resumed training equals an uninterrupted one.
+        every: the part is trained in every so many steps.
+    """
+
+    name: str
     module: nn.Module
+    optimizers: Sequence[torch.optim.Optimizer]
+    loss: Callable[[int, float], tuple[torch.Tensor, dict[str, float]]]
+    every: int = 1
 
-    def loss(self, step: int, progress: float) -> tuple[torch.Tensor, dict[str, float]]:
-        """The loss of step ``step``, ``progress`` of the way (0..1), and figures for the log."""
 
-    def figures(self) -> dict[str, float]:
-        """Held-out figures of the module as it stands."""
+class Objective(Protocol):
+    """What the trainer asks of an objective."""
+
+    def losses(self) -> Sequence[LossPart]:
+        """The parts in the order in which a step trains them; of the first one's module an average is kept."""
+
+    def evaluate(self) -> dict[str, float]:
+        """Figures on held-out data."""
 
     def sample(self) -> torch.Tensor:
-        """A picture (3, H, W) in 0..1 of what the module does, held-out truth above it."""
+        """An image (3, H, W) in 0..1 of what the module generates, below held-out data."""
 
 
 def tile_rows(rows: Sequence[torch.Tensor]) -> torch.Tensor:
-    """Rows of pictures, each (N, 3, H, W), as one picture (3, rows·H, N·W)."""
+    """Rows of images, each (N, 3, H, W), as one image (3, rows·H, N·W)."""
     return torch.cat([torch.cat(list(row), 2) for row in rows], 1).float().clamp(0, 1)

@@ -1,50 +1,56 @@
-"""Reconstruction: the codec learns to give back what it was shown, subjects above all.
+"""Reconstruction: the VAE learns to reproduce its input, subjects above all.
 
 L = mean(w|e|) + 2 mean(w e²) + ½ (|∂x e| + |∂y e|) + 1e-3 mean z², with e the error, w = 1 + 4·subject, and noise of up
-to 0.2 standard deviations on the latents, because the latents it will decode are drawn and not encoded.
+to 0.2 standard deviations on the latents, because the latents to be decoded are generated and not encoded.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 
-from blockvid_cli.datasets.storybook_clips import StoryClips
+from blockvid_cli.datasets.storybook import StoryClips
 from blockvid_cli.models.tiny_vae import TinyVAE, fold
-from blockvid_cli.training.objectives.objective import tile_rows
+from blockvid_cli.training.objectives.objective import LossPart, tile_rows
 
 FRAMES = 9
 
 
 class Reconstruction:
-    """Seven steps in eight on crops around the subject, the others (and the last twentieth) on whole pictures."""
+    """Seven steps in eight use crops around the subject, the others (and the last twentieth) whole frames."""
 
-    def __init__(self, codec: TinyVAE, clips: StoryClips, held_out: StoryClips) -> None:
-        self.module = codec
-        self.clips = clips
-        self.held_out = held_out
+    def __init__(
+        self, vae: TinyVAE, clips: StoryClips, held_out: StoryClips, optimizers: Sequence[torch.optim.Optimizer]
+    ) -> None:
+        self.vae, self.clips, self.held_out, self.optimizers = vae, clips, held_out, optimizers
+
+    def losses(self) -> Sequence[LossPart]:
+        """One part: the VAE."""
+        return [LossPart("vae", self.vae, self.optimizers, self.loss)]
 
     def loss(self, step: int, progress: float) -> tuple[torch.Tensor, dict[str, float]]:
-        """See ``Objective``."""
-        dice = torch.Generator().manual_seed(step)
+        """The loss of a batch of clips, and its PSNR."""
+        generator = torch.Generator().manual_seed(step)
         whole = step % 8 == 0 or progress > 0.95
-        frames, subject = self.clips.batch(dice, 8 if whole else 16, FRAMES, crop=None if whole else (64, 80))
+        frames, subject = self.clips.batch(generator, 8 if whole else 16, FRAMES, crop=None if whole else (64, 80))
         x = fold(frames)
-        weight = 1 + 4 * _folded_share(subject)
+        weight = 1 + 4 * _fold_subject(subject)
         with torch.autocast(frames.device.type, torch.bfloat16):
-            y, z = reconstruct(self.module, x, noise=0.2, dice=dice)
+            y, z = reconstruct(self.vae, x, noise=0.2, generator=generator)
         error = y.float() - x
         edges = error.diff(dim=-1).abs().mean() + error.diff(dim=-2).abs().mean()
         loss = (weight * error.abs()).mean() + 2 * (weight * error**2).mean() + 0.5 * edges
         return loss + 1e-3 * z.float().pow(2).mean(), {"psnr": psnr(error)}
 
     @torch.no_grad()
-    def figures(self) -> dict[str, float]:
+    def evaluate(self) -> dict[str, float]:
         """PSNR in dB over held-out stories, of all pixels and of the subject's, and with noisy latents."""
         frames, subject = self.held_out.batch(torch.Generator().manual_seed(0), 12, 17)
-        x, share = fold(frames), _folded_share(subject)
+        x, share = fold(frames), _fold_subject(subject)
         with torch.autocast(frames.device.type, torch.bfloat16):
-            clean, _ = reconstruct(self.module, x)
-            noisy, _ = reconstruct(self.module, x, noise=0.1, dice=torch.Generator().manual_seed(1))
+            clean, _ = reconstruct(self.vae, x)
+            noisy, _ = reconstruct(self.vae, x, noise=0.1, generator=torch.Generator().manual_seed(1))
         error = (clean.float() + 0.5).clamp(0, 1) - (x + 0.5)
         return {
             "psnr": psnr(error),
@@ -54,27 +60,27 @@ class Reconstruction:
 
     @torch.no_grad()
     def sample(self) -> torch.Tensor:
-        """See ``Objective``: last frames of held-out clips above their reconstructions."""
+        """Last frames of held-out clips above their reconstructions."""
         frames, _ = self.held_out.batch(torch.Generator().manual_seed(0), 4, FRAMES)
         with torch.autocast(frames.device.type, torch.bfloat16):
-            folded, _ = reconstruct(self.module, fold(frames))
+            folded, _ = reconstruct(self.vae, fold(frames))
         return tile_rows([frames[:, -1], folded[:, -1, -3:].float() + 0.5])
 
 
 def reconstruct(
-    codec: TinyVAE, x: torch.Tensor, noise: float = 0.0, dice: torch.Generator | None = None
+    vae: TinyVAE, x: torch.Tensor, noise: float = 0.0, generator: torch.Generator | None = None
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Folded clips (B, F, 12, H, W) through encoder and decoder at once; and the latents (B·F, C, h, w)."""
     clips = len(x)
     flat = x.flatten(0, 1).contiguous(memory_format=torch.channels_last)
-    z, _ = codec.encoder(flat, clips, [])
-    shown = z
+    z, _ = vae.encoder(flat, clips, [])
+    noisy = z
     if noise:
-        share = torch.rand(clips, 1, 1, 1, generator=dice) if dice else torch.ones(clips, 1, 1, 1)
+        share = torch.rand(clips, 1, 1, 1, generator=generator) if generator else torch.ones(clips, 1, 1, 1)
         share = share.repeat_interleave(x.shape[1], 0).to(z.device)
-        spread = z.detach().float().std((0, 2, 3), keepdim=True)
-        shown = z + noise * share * spread * torch.randn(z.shape, generator=dice).to(z.device)
-    y, _ = codec.decoder(shown.to(z.dtype), clips, [])
+        deviation = z.detach().float().std((0, 2, 3), keepdim=True)
+        noisy = z + noise * share * deviation * torch.randn(z.shape, generator=generator).to(z.device)
+    y, _ = vae.decoder(noisy.to(z.dtype), clips, [])
     return y.unflatten(0, (clips, -1)), z
 
 
@@ -83,7 +89,7 @@ def psnr(error: torch.Tensor) -> float:
     return float(-10 * torch.log10(error.detach().float().pow(2).mean().clamp(min=1e-12)))
 
 
-def _folded_share(subject: torch.Tensor) -> torch.Tensor:
+def _fold_subject(subject: torch.Tensor) -> torch.Tensor:
     """The subject's share of each pixel (B, F, 1, H, W) as a weight for folded clips (B, F', 12, H, W)."""
     start = subject[:, :1].expand(-1, 3, -1, -1, -1)
     return torch.cat([start, subject], 1).unflatten(1, (-1, 4)).repeat_interleave(3, 3).flatten(2, 3)
