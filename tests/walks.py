@@ -1,9 +1,9 @@
-"""How much code lies on the way of a thing through the package, counted from the call stacks of a real run.
+"""Counts how much code a thing passes on its way through the package, from the call stacks of a real run.
 
     blockvid render story.yaml  ->  stacks at the stations of the way  ->  functions, files, lines
 
 A walk is the union of the package's functions that were on the stack whenever one of its stations was called: nothing
-is picked by hand but the stations. ``python -m tests.walks`` prints the table.
+is picked by hand but the stations.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from functools import lru_cache
+from functools import cache
 from pathlib import Path
 from types import CodeType, FrameType
 
@@ -111,7 +111,7 @@ def _stack(frame: FrameType) -> Iterator[tuple[str, str]]:
         current = current.f_back
 
 
-@lru_cache(maxsize=None)
+@cache
 def _ours(code: CodeType) -> bool:
     return code.co_filename.startswith(str(PACKAGE)) and code.co_name != "<module>"
 
@@ -124,7 +124,7 @@ def _dotted(file: str, name: str) -> str:
     return ".".join([*Path(file).relative_to(PACKAGE).with_suffix("").parts, name])
 
 
-@lru_cache(maxsize=None)
+@cache
 def spans(file: str) -> dict[str, range]:
     """The lines of every function of a file, by qualified name; those of comprehensions and lambdas are in them."""
     out: dict[str, range] = {}
