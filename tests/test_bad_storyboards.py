@@ -160,7 +160,7 @@ BAD = {
     "size odd": (
         "size: 161x96\nchunks: [a]",
         1,
-        "size: 161x96 cannot be made into a film; both must be even",
+        "size: a film cannot be 161x96; both sides must be even",
     ),
     "size a number": ("size: 480\nchunks: [a]", 1, "size: the number 480 is not a size; write WIDTHxHEIGHT"),
     "size of words": (
@@ -394,7 +394,7 @@ def test_a_file_that_may_not_be_read(tmp_path, monkeypatch):
         raise PermissionError(13, "Permission denied")
 
     monkeypatch.setattr(type(path), "open", refuse)
-    assert str(complaint(path)) == f"{path}:1: this file cannot be read (Permission denied); check its rights"
+    assert str(complaint(path)) == f"{path}:1: this file cannot be read (Permission denied); check its permissions"
 
 
 def test_all_faults_are_said_in_the_order_of_the_file(tmp_path):

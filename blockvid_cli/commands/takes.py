@@ -36,28 +36,31 @@ def list_(
     job = _job(story, output, allow_outside)
     from blockvid_cli.retake import existing_takes
 
-    rows = [
-        {
-            "chunk": chunk.number,
-            "takes": existing_takes(job, chunk.number),
-            "in_the_film": chunk.take,
-            "alone": chunk.number in job.takes and job.takes[chunk.number].between,
-            "seed": chunk.seed,
-            "caption": chunk.caption,
-        }
-        for chunk in job.plan.chunks
-    ]
+    chunks = job.plan.chunks
+    takes = {chunk.number: existing_takes(job, chunk.number) for chunk in chunks}
+    alone = {number for number, choice in job.takes.items() if choice.between}
     if as_json:
+        rows = [
+            {
+                "chunk": chunk.number,
+                "takes": takes[chunk.number],
+                "in_the_film": chunk.take,
+                "alone": chunk.number in alone,
+                "seed": chunk.seed,
+                "caption": chunk.caption,
+            }
+            for chunk in chunks
+        ]
         display.result({"film": str(job.output), "chunks": rows}, "", as_json)
         return
     cells = [
         (
-            str(row["chunk"]),
-            " ".join(f"[{take}]" if take == row["in_the_film"] else str(take) for take in row["takes"]) or "-",
-            "yes" if row["alone"] else "",
-            row["caption"],
+            str(chunk.number),
+            " ".join(f"[{take}]" if take == chunk.take else str(take) for take in takes[chunk.number]) or "-",
+            "yes" if chunk.number in alone else "",
+            chunk.caption,
         )
-        for row in rows
+        for chunk in chunks
     ]
     display.table(("chunk", "takes", "alone", "caption"), cells)
 

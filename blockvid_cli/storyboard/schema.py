@@ -165,7 +165,7 @@ def sentence(error: str, path: FieldPath, value: object, message: str) -> str:
     if error == "list_type":
         return f"{describe(value)} is not a list; begin every chunk with '- caption: ...'"
     if error == "model_type":
-        return f"{describe(value)} is no set of fields; write fields and values, like 'caption: A swan glides'"
+        return f"{describe(value)} will not do; write fields and values, like 'caption: A swan glides'"
     return message
 
 
