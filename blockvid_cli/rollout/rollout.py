@@ -19,24 +19,12 @@ import torch
 
 from blockvid_cli.models.flow_matching import add_noise
 from blockvid_cli.models.wan.attention import LayerQKV
-from blockvid_cli.models.wan.denoiser import Denoiser
-from blockvid_cli.models.wan.rope import Rope, token_grid
-from blockvid_cli.rollout.conditioning import NO_CONDITIONING, FrameConditioning
-from blockvid_cli.rollout.films import Films, PromptSource
-from blockvid_cli.rollout.kv_cache.base import KVCache, KVView
-from blockvid_cli.rollout.recipe import Recipe
+from blockvid_cli.rollout.conditioning import NO_CONDITIONING
+from blockvid_cli.rollout.kv_cache.base import KVView
+from blockvid_cli.rollout.passes import Passes, RolloutSegment
 from blockvid_cli.rollout.schedules.step import CLEAN, Step, sigma_paths, split_rounds
 from blockvid_cli.rollout.solvers import Stepper
-from blockvid_cli.storyboard.plan import Block, Plan
-
-
-@dataclass(frozen=True)
-class RolloutSegment:
-    """Consecutive blocks that are denoised by one recipe, and the denoiser, with guidance around it or not."""
-
-    blocks: tuple[Block, ...]
-    recipe: Recipe
-    denoiser: Denoiser
+from blockvid_cli.storyboard.plan import Block
 
 
 @dataclass(frozen=True)
@@ -63,35 +51,8 @@ class ActiveBlock:
     stepper: Stepper
 
 
-@dataclass
-class Rollout:
-    """What all segments of a film, or of a batch of films, share.
-
-    Args:
-        plan: the film's blocks; the first film's in a batch.
-        kv_cache: emptied when a run begins, filled as blocks finish.
-        rope: the network's rotation.
-        patch: (frames, rows, columns) of latent pixels in a token.
-        prompts: the prompt embeddings of some blocks of a film: (rows, L, D), or (rows, F, L, D) where prompts differ;
-            two rows with guidance, the prompt's and the negative prompt's.
-        device: where latents are while they are denoised.
-        conditioning: latent frames that are given.
-        batch: the plans of further films with the same blocks, chunks and cuts.
-    """
-
-    plan: Plan
-    kv_cache: KVCache
-    rope: Rope
-    patch: tuple[int, int, int]
-    prompts: PromptSource
-    device: str = "cpu"
-    conditioning: FrameConditioning = NO_CONDITIONING
-    batch: tuple[Plan, ...] = ()
-
-    def __post_init__(self) -> None:
-        self.films = Films((self.plan, *self.batch), self.prompts)
-        self.kept: dict[int, tuple[RolloutSegment, torch.Tensor]] = {}  # clean latents, on the CPU, by block number
-        self.finished: set[int] = set()  # the blocks of ``kept`` that this run has come to
+class Rollout(Passes):
+    """The loop over all steps of a film, or of a batch of films."""
 
     def run(
         self, segments: Sequence[RolloutSegment], done: Mapping[int, torch.Tensor] | None = None
@@ -120,12 +81,6 @@ class Rollout:
             settled = self._settled(segment, steps, set(done), missing_later)
             for part in split_rounds(steps):
                 yield from self._round(segment, part, settled, done)
-
-    def begin(self) -> None:
-        """Empties the cache and forgets what was finished."""
-        self.kv_cache.begin(self.plan.chunks, self.rope)
-        self.kept.clear()
-        self.finished.clear()
 
     def steps(self, segment: RolloutSegment) -> list[Step]:
         """The steps of a segment, next to all blocks that are kept now."""
@@ -183,7 +138,7 @@ class Rollout:
                 return False
             for block, _ in finished:
                 del active[block.number]
-            self._update_group(segment, group, step, moved, view, layers)
+            self.update_group(segment, group, step, moved, view, layers)
             yield replace(result, finished=finished)
         return True
 
@@ -226,30 +181,6 @@ class Rollout:
             active[number].latents = latents.detach()
         return moved, layers
 
-    def denoise(
-        self,
-        segment: RolloutSegment,
-        blocks: Sequence[Block],
-        x: torch.Tensor,
-        sigma: torch.Tensor,
-        view: KVView,
-        prompt: torch.Tensor | None = None,
-    ) -> tuple[torch.Tensor, list[LayerQKV]]:
-        """One pass: the velocity of blocks over a view, and what each layer computed where the view records.
-
-        Args:
-            x: (B, F, C, H, W) noisy latents of all the blocks.
-            sigma: (F,) or (B, F).
-            prompt: what they read instead of their own prompts, as ``embeddings`` has it.
-        """
-        prompt = self.embeddings(blocks) if prompt is None else prompt
-        positions = view.positions(segment.recipe.positions, blocks)
-        return segment.denoiser(x, sigma.to(x.device), prompt, positions, view)
-
-    def embeddings(self, blocks: Sequence[Block]) -> torch.Tensor:
-        """The prompts of blocks for all films: (rows·B, L, D) or (rows·B, F, L, D), all films' prompts first."""
-        return self.films.embeddings(blocks)
-
     def _context(self, block: Block, sigma: float, step: Step) -> torch.Tensor:
         """A finished block that is context at a sigma, with noise of its own in every step where that is above 0."""
         clean = self.kept[block.number][1].to(self.device)
@@ -284,113 +215,7 @@ class Rollout:
                 self.add_finished(segment, block, latents)
                 yield StepResult((block,), 1.0, ((block, latents),), resumed=True)
 
-    def add_finished(self, segment: RolloutSegment, block: Block, latents: torch.Tensor) -> None:
-        """Takes a block's clean latents (B, F, C, H, W) as finished, and caches them."""
-        self._keep(segment, block, latents)
-        if self.kv_cache.needs_update:
-            self.kv_cache.update(block, *self._encode(segment, block, latents, CLEAN))
-
-    def _keep(self, segment: RolloutSegment, block: Block, latents: torch.Tensor) -> None:
-        self.kept[block.number] = segment, latents.detach().cpu()
-        self.finished.add(block.number)
-
-    def _update_group(
-        self,
-        segment: RolloutSegment,
-        group: tuple[Block, ...],
-        step: Step,
-        moved: Mapping[int, torch.Tensor],
-        view: KVView,
-        layers: Sequence[LayerQKV],
-    ) -> None:
-        """Keeps the blocks that a step finished, and caches those whose cache update is due."""
-        first, total = 0, sum(block.frames for block in group)
-        for block, sigma, sigma_next in zip(group, step.sigma, step.sigma_next, strict=True):
-            frames = range(first, first + block.frames)
-            first += block.frames
-            if sigma == sigma_next:
-                continue
-            latents = moved[block.number].detach()
-            if sigma_next == CLEAN:
-                self._keep(segment, block, latents)
-            update = segment.recipe.cache_update
-            if not self.kv_cache.needs_update or not update.due(block, sigma, sigma_next):
-                continue
-            if update.source == "last-step":
-                self.kv_cache.update(block, _layers_of(layers, frames, total), self._coordinates(block))
-            else:
-                alone = view if group == (block,) and not update.self_only else None
-                self.kv_cache.update(block, *self._encode(segment, block, latents, sigma_next, view=alone))
-
-    def recompute(
-        self, block: Block, prompt: torch.Tensor | None = None, view: KVView | None = None
-    ) -> tuple[list[LayerQKV], torch.Tensor]:
-        """Encodes a finished block again: each layer's tokens, and their coordinates (T, 3).
-
-        Args:
-            prompt: what it reads instead of its own prompt, (rows·B, L, D); ``embeddings`` has those of any blocks.
-            view: what it attends to; by default what its cache update says.
-        """
-        segment, clean = self.kept[block.number]
-        return self._encode(segment, block, clean.to(self.device), CLEAN, prompt, view)
-
-    @torch.no_grad()
-    def _encode(
-        self,
-        segment: RolloutSegment,
-        block: Block,
-        latents: torch.Tensor,
-        sigma: float,
-        prompt: torch.Tensor | None = None,
-        view: KVView | None = None,
-    ) -> tuple[list[LayerQKV], torch.Tensor]:
-        """The pass of a cache update, of latents (B, F, C, H, W) at ``sigma``.
-
-        ``view`` is what the block attended to while it was denoised, where it was denoised by itself.
-        """
-        update, clean = segment.recipe.cache_update, latents.detach()
-        level = torch.full((block.frames,), sigma if update.sigma is None else update.sigma, device=clean.device)
-        context = torch.stack(
-            [update.context_latents(p.blocks[block.number], x) for p, x in zip(self.films.plans, clean, strict=True)]
-        )
-        return self.encode(segment, block, context, level, prompt, view)
-
-    def encode(
-        self,
-        segment: RolloutSegment,
-        block: Block,
-        x: torch.Tensor,
-        sigma: torch.Tensor,
-        prompt: torch.Tensor | None = None,
-        view: KVView | None = None,
-    ) -> tuple[list[LayerQKV], torch.Tensor]:
-        """What the cache is updated with: each layer's tokens of a block, and their coordinates (T, 3).
-
-        Training calls this with gradients, and with context that has a sigma of its own in each film.
-
-        Args:
-            x: (B, F, C, H, W) latents as the network reads them, at ``sigma``, (F,) or (B, F).
-            prompt: what the block reads instead of its own prompt.
-            view: what it attends to; by default what its cache update says.
-        """
-        if view is None:
-            view = KVView() if segment.recipe.cache_update.self_only else self.kv_cache.view((block,))
-        view.record = True
-        _, layers = self.denoise(segment, (block,), x, sigma, view, prompt)
-        view.record = False
-        return layers, self._coordinates(block)
-
-    def _coordinates(self, block: Block) -> torch.Tensor:
-        _, height, width = self.plan.latent
-        return token_grid(block.frames, height // self.patch[1], width // self.patch[2])
-
 
 def _ends(step: Step, number: int) -> bool:
     """Whether a step finishes a block."""
     return any(n == number and sigma_next == CLEAN for n, _, sigma_next in step.moves)
-
-
-def _layers_of(layers: Sequence[LayerQKV], frames: range, total: int) -> list[LayerQKV]:
-    """What each layer computed of ``frames`` among ``total`` frames: (B, T, H, D), without gradients."""
-    size = layers[0].keys.shape[1] // total
-    return [LayerQKV(*(x[:, frames.start * size : frames.stop * size].detach() for x in layer)) for layer in layers]
