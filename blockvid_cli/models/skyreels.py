@@ -9,7 +9,7 @@ import torch
 from blockvid_cli.models.wan.denoiser import NUM_TRAIN_TIMESTEPS, WanDenoiser
 
 if TYPE_CHECKING:
-    from diffusers import SkyReelsV2Transformer3DModel
+    from diffusers.models.transformers.transformer_skyreels_v2 import SkyReelsV2Transformer3DModel
 
 FIRST_FPS = 16  # the first of the network's two frame rates; any other is the second
 

@@ -31,9 +31,11 @@ class Positions(Protocol):
             view: the cached frames, by their numbers in the film and their shots.
             blocks: what is denoised next, F frames in all.
         """
+        ...
 
     def largest(self, cached_frames: int, film_frames: int, new_frames: int) -> int:
         """The largest position given when at most so many cached frames are attended to by ``new_frames`` new ones."""
+        ...
 
 
 @dataclass(frozen=True)

@@ -85,9 +85,11 @@ class KVSource(Protocol):
         Args:
             query: (B, T, H, D) of the new tokens, un-rotated, for caches that choose by query.
         """
+        ...
 
     def rotated_keys(self, layer: int, tokens: TokenKV, rope: Rope, positions: torch.Tensor) -> torch.Tensor:
         """The keys (B, T, H, D) of tokens this view has read, rotated to the positions of its frames."""
+        ...
 
 
 @dataclass

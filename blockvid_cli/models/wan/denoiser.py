@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Protocol, cast
 
 import torch
 from torch import nn
@@ -21,7 +21,8 @@ from blockvid_cli.models.wan.attention import (
 from blockvid_cli.models.wan.rope import Rope, split_positions, token_grid
 
 if TYPE_CHECKING:
-    from diffusers import WanTransformer3DModel
+    from diffusers.models.transformers.transformer_skyreels_v2 import SkyReelsV2Transformer3DModel
+    from diffusers.models.transformers.transformer_wan import WanTransformer3DModel
 
 NUM_TRAIN_TIMESTEPS = 1000  # of the network: a sigma of 1 is timestep 1000
 
@@ -63,6 +64,12 @@ Parameterization = Callable[[torch.Tensor, torch.Tensor, torch.Tensor], torch.Te
 PARAMETERIZATIONS: dict[str, Parameterization] = {"velocity": lambda x, out, sigma: out, "clean": velocity_from_x0}
 
 
+class AttentionModule(Protocol):
+    """An attention of diffusers, whose processor can be replaced."""
+
+    def set_processor(self, processor: CachedSelfAttnProcessor | CrossAttnProcessor) -> None: ...
+
+
 class WanDenoiser:
     """A ``WanTransformer3DModel`` with its rotary module and self-attention processors replaced from outside.
 
@@ -76,7 +83,9 @@ class WanDenoiser:
         UsageError: there is no such parameterization.
     """
 
-    def __init__(self, network: WanTransformer3DModel, predicts: str = "velocity") -> None:
+    def __init__(
+        self, network: WanTransformer3DModel | SkyReelsV2Transformer3DModel, predicts: str = "velocity"
+    ) -> None:
         self.network = network
         self.parameterization = lookup("transformer.predicts", PARAMETERIZATIONS, predicts)
         config = network.config
@@ -84,10 +93,11 @@ class WanDenoiser:
         self.rope = Rope(config["attention_head_dim"])
         self.extra_channels: int = config["in_channels"] - config["out_channels"]
         self.rotary = RotaryContextModule()
-        network.rope = self.rotary
-        for number, block in enumerate(network.blocks):
-            block.attn1.set_processor(CachedSelfAttnProcessor(number))
-            block.attn2.set_processor(CrossAttnProcessor())
+        network.add_module("rope", self.rotary)
+        for layer in range(config["num_layers"]):
+            for name, processor in (("attn1", CachedSelfAttnProcessor(layer)), ("attn2", CrossAttnProcessor())):
+                attention = cast("AttentionModule", network.get_submodule(f"blocks.{layer}.{name}"))
+                attention.set_processor(processor)
 
     def __call__(
         self, x: torch.Tensor, sigma: torch.Tensor, prompt: torch.Tensor, positions: torch.Tensor, view: KVSource

@@ -69,6 +69,7 @@ class Storage(Protocol):
 
     def store(self, frames: Sequence[int], layers: Sequence[TokenKV], blocks: Sequence[Block]) -> CacheEntry:
         """Stores the tokens that each layer has of some frames of finished blocks (all of one shot)."""
+        ...
 
 
 class OnDevice:

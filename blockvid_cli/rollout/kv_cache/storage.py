@@ -21,8 +21,8 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import save
 
+from blockvid_cli.errors import from_os_error
 from blockvid_cli.models.wan.attention import LayerQKV, TokenKV
-from blockvid_cli.project.atomic_files import disk_errors
 from blockvid_cli.rollout.kv_cache.base import CacheEntry, KVView, OnDevice, Storage, block_tokens, resident_entry
 from blockvid_cli.storyboard.plan import Block
 
@@ -67,9 +67,11 @@ class OffloadedKV:
         if self.folder is None:
             raise ValueError("a KV cache on disk needs a folder")
         file = self.folder / f"{os.getpid()}-{blocks[0].number:05d}-{blocks[-1].number:05d}.safetensors"
-        with disk_errors(file):
+        try:
             self.folder.mkdir(parents=True, exist_ok=True)
             file.write_bytes(save(packed))
+        except OSError as error:
+            raise from_os_error(error) from error
         names, reader = set(packed), safe_open(file, framework="pt")
         with suppress(OSError):  # where open files can be deleted, the space is free once the entry is dropped
             file.unlink()
@@ -140,7 +142,10 @@ def unpack(
     get: Callable[[str], torch.Tensor | None], name: str, device: torch.device, dtype: torch.dtype
 ) -> torch.Tensor:
     """The tensor that ``pack`` packed, on ``device`` in ``dtype``; ``get`` returns parts by name."""
-    value, scale = (None if part is None else part.to(device) for part in (get(name), get(f"{name}.scale")))
+    value, scale = get(name), get(f"{name}.scale")
+    if value is None:
+        raise KeyError(name)
+    value = value.to(device)
     if scale is not None:
-        value = value.float() * scale.float()
+        value = value.float() * scale.to(device).float()
     return value.to(dtype)
