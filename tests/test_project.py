@@ -16,12 +16,10 @@ from safetensors.torch import save_file
 
 from blockvid_cli.errors import BlockvidError, PartialError, UsageError
 from blockvid_cli.project import atomic_files as disk
-from blockvid_cli.project import lock
-from blockvid_cli.project.cache_keys import chain
 from blockvid_cli.project.project import Project, project_folder
-from blockvid_cli.project.takes import VERSION, Take, _digest, _facts
+from blockvid_cli.project.takes import VERSION, Take, _digest, _metadata
 
-IDENTITY = {"model": "storybook", "size": (160, 96), "fps": 12.0, "seed": 7}
+FIXED = {"model": "storybook", "size": (160, 96), "fps": 12.0, "seed": 7}
 DEV_FULL = Path("/dev/full")
 
 
@@ -36,8 +34,14 @@ def folder(tmp_path):
 
 @pytest.fixture
 def project(folder):
-    with Project.open(folder, IDENTITY) as opened:
+    with Project.open(folder, FIXED) as opened:
         yield opened
+
+
+def load(project: Project, key: str, chunk: int = 1, take: int = 1) -> torch.Tensor | None:
+    """The latents of a take, (F, C, H, W); None where there are none of this key."""
+    frames = project.load_take(chunk, key, take)
+    return torch.stack(list(frames.values())) if frames else None
 
 
 def no_room(*_: object) -> None:
@@ -51,7 +55,7 @@ def test_a_take_comes_back_as_it_was(project):
     drawn = latents(6)
     project.save_take(5, drawn, "key", frames=6)
     assert project.take_path(5).relative_to(project.folder).as_posix() == "chunks/005/take-1.safetensors"
-    assert torch.equal(project.load_take(5, "key"), drawn)
+    assert torch.equal(load(project, "key", chunk=5), drawn)
     assert project.notes == []
 
 
@@ -59,34 +63,63 @@ def test_a_take_grows_block_by_block(project):
     drawn = latents(9)
     for frames in (3, 6, 9):
         project.save_take(1, drawn[:frames], "key", frames=9)
-        assert torch.equal(project.load_take(1, "key"), drawn[:frames])
+        assert torch.equal(load(project, "key"), drawn[:frames])
     assert [path.name for path in project.take_path(1).parent.iterdir()] == ["take-1.safetensors"]
+
+
+def test_blocks_that_finish_in_any_order_come_back_by_index(project):
+    rendered = latents(9)
+    project.save_take(1, rendered[[0, 1, 2, 6, 7, 8]], "key", frames=9, indices=(0, 1, 2, 6, 7, 8))
+    frames = project.load_take(1, "key")
+    assert list(frames) == [0, 1, 2, 6, 7, 8] and all(torch.equal(frames[i], rendered[i]) for i in frames)
+    project.save_take(1, rendered, "key", frames=9, indices=range(9))
+    assert torch.equal(load(project, "key"), rendered)
+
+
+@pytest.mark.parametrize("indices", [(0, 1), (0, 1, 9), (2, 1, 0), (1, 1, 2)])
+def test_indices_that_do_not_fit_are_refused(project, indices):
+    with pytest.raises(ValueError, match="cannot hold"):
+        project.save_take(1, latents(3), "key", frames=9, indices=indices)
+
+
+def test_a_project_of_an_older_version_is_rendered_again_and_keeps_its_takes(folder):
+    with Project.open(folder, FIXED) as project:
+        project.save_take(1, latents(), "old key", frames=3)
+    manifest = json.loads((folder / "manifest.json").read_text())
+    older = {"version": 1, "identity": manifest["fixed"], "keys": ["old key"]}
+    (folder / "manifest.json").write_text(json.dumps(older))
+    with Project.open(folder, FIXED) as project:
+        assert "older version" in project.notes[0]
+        project.save_take(1, latents(seed=5), "new key", frames=3)
+        assert torch.equal(load(project, "old key"), latents())
+    with pytest.raises(UsageError, match="size"):
+        Project.open(folder, {**FIXED, "size": (32, 32)})
 
 
 def test_low_precision_is_kept_exactly_as_float32(project):
     drawn = latents().to(torch.bfloat16)
     project.save_take(1, drawn, "key", frames=3)
-    loaded = project.load_take(1, "key")
+    loaded = load(project, "key")
     assert loaded.dtype == torch.float32 and torch.equal(loaded, drawn.float())
 
 
 def test_takes_of_a_chunk_do_not_touch_each_other(project):
     project.save_take(1, latents(seed=1), "one", frames=3, take=1)
     project.save_take(1, latents(seed=2), "two", frames=3, take=2)
-    assert torch.equal(project.load_take(1, "one", take=1), latents(seed=1))
-    assert torch.equal(project.load_take(1, "two", take=2), latents(seed=2))
+    assert torch.equal(load(project, "one", take=1), latents(seed=1))
+    assert torch.equal(load(project, "two", take=2), latents(seed=2))
 
 
 def test_absent_or_of_another_key_is_none_without_a_word(project):
     project.save_take(1, latents(), "key", frames=3)
-    assert project.load_take(2, "key") is None
-    assert project.load_take(1, "another key") is None
+    assert load(project, "key", chunk=2) is None
+    assert load(project, "another key") is None
     assert project.notes == []
 
 
 def test_loaded_latents_outlive_their_file(project):
     project.save_take(1, latents(seed=1), "key", frames=3)
-    loaded = project.load_take(1, "key")
+    loaded = load(project, "key")
     project.save_take(1, latents(seed=2), "key", frames=3)
     assert torch.equal(loaded, latents(seed=1))
 
@@ -94,10 +127,10 @@ def test_loaded_latents_outlive_their_file(project):
 def noticed(project: Project, path: Path) -> None:
     """The take is not used, and a sentence names the file."""
     project.notes.clear()
-    assert project.load_take(1, "key") is None
+    assert load(project, "key") is None
     [note] = project.notes
     name = path.relative_to(project.folder).as_posix()
-    assert note.startswith(f"{name} is damaged (") and note.endswith("): chunk 1 is drawn again.")
+    assert note.startswith(f"{name} is damaged (") and note.endswith("): chunk 1 is rendered again.")
     assert "\n" not in note
 
 
@@ -123,7 +156,7 @@ def test_every_flipped_bit_is_noticed_or_harmless(project):
         flipped[place] ^= 1 << chance.randrange(8)
         path.write_bytes(flipped)
         project.notes.clear()
-        loaded = project.load_take(1, "key")
+        loaded = load(project, "key")
         if loaded is None:
             noticed(project, path)
         else:
@@ -154,7 +187,7 @@ def test_a_well_signed_file_with_wrong_content_is_noticed(project, wrong):
     take = Take(1, 1, "key", frames=6)
     path = project.take_path(1)
     path.parent.mkdir(parents=True)
-    save_file({"latents": wrong}, path, metadata={**_facts(take), "sha256": _digest(take, wrong)})
+    save_file({"latents": wrong}, path, metadata={**_metadata(take), "sha256": _digest(take, wrong)})
     noticed(project, path)
 
 
@@ -203,7 +236,7 @@ def test_a_kill_before_the_rename_leaves_the_old_take(project, monkeypatch):
     monkeypatch.setattr(os, "replace", killed)
     with pytest.raises(KeyboardInterrupt):
         project.save_take(1, latents(6), "key", frames=6)
-    assert torch.equal(project.load_take(1, "key"), latents(3))
+    assert torch.equal(load(project, "key"), latents(3))
     assert len(list(project.take_path(1).parent.iterdir())) == 1
 
 
@@ -217,13 +250,13 @@ def test_the_rename_comes_after_the_data_is_on_the_disk(project, monkeypatch):
 
 
 def test_what_a_killed_run_left_is_swept_on_opening(folder):
-    with Project.open(folder, IDENTITY) as project:
+    with Project.open(folder, FIXED) as project:
         project.save_take(1, latents(), "key", frames=3)
         left = project.take_path(1).with_name(".take-1.safetensors.99.tmp")
         left.write_bytes(b"half")
-    with Project.open(folder, IDENTITY) as project:
+    with Project.open(folder, FIXED) as project:
         assert not left.exists()
-        assert project.load_take(1, "key") is not None
+        assert load(project, "key") is not None
 
 
 @pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT])
@@ -242,7 +275,7 @@ def test_a_full_disk_is_said_and_keeps_what_is_finished(project, monkeypatch, ca
     assert caught.value.exit_code == 5
     assert str(project.take_path(1)) in sentence and "MiB free" in sentence and "the same command" in sentence
     assert [path.name for path in project.take_path(1).parent.iterdir()] == ["take-1.safetensors"]
-    assert torch.equal(project.load_take(1, "key"), latents(3))
+    assert torch.equal(load(project, "key"), latents(3))
 
 
 @pytest.mark.skipif(not DEV_FULL.exists(), reason="this system has no /dev/full")
@@ -253,7 +286,7 @@ def test_a_disk_that_is_really_full(project):
     with pytest.raises(PartialError, match="the disk is full"):
         project.save_take(1, latents(6), "key", frames=6)
     assert [entry.name for entry in path.parent.iterdir()] == ["take-1.safetensors"]
-    assert torch.equal(project.load_take(1, "key"), latents(3))
+    assert torch.equal(load(project, "key"), latents(3))
 
 
 def test_a_full_disk_while_the_manifest_is_written(project, monkeypatch):
@@ -279,20 +312,20 @@ def test_other_refusals_are_sentences_too(project, monkeypatch, number):
 def test_a_file_where_the_folder_should_be(folder):
     folder.write_text("not a folder")
     with pytest.raises(BlockvidError, match=r"story\.blockvid cannot be written"):
-        Project.open(folder, IDENTITY)
+        Project.open(folder, FIXED)
 
 
 # ---- manifest and identity -------------------------------------------------------------------------------
 
 
 def test_opening_again_keeps_manifest_and_takes(folder):
-    with Project.open(folder, IDENTITY) as project:
+    with Project.open(folder, FIXED) as project:
         project.write_manifest({"storyboard": {"caption": "ein Löwe 🦁 \udc80"}})
         project.save_take(1, latents(), "key", frames=3)
-    with Project.open(folder, {**IDENTITY, "fps": 12}) as project:
+    with Project.open(folder, {**FIXED, "fps": 12}) as project:
         assert project.manifest["storyboard"] == {"caption": "ein Löwe 🦁 \udc80"}
-        assert project.manifest["identity"]["model"] == "storybook"
-        assert project.load_take(1, "key") is not None
+        assert project.manifest["fixed"]["model"] == "storybook"
+        assert load(project, "key") is not None
         assert project.notes == []
 
 
@@ -305,124 +338,88 @@ def test_opening_again_keeps_manifest_and_takes(folder):
     ],
 )
 def test_another_model_size_or_fps_is_refused(folder, field, value, shown):
-    Project.open(folder, IDENTITY).close()
+    Project.open(folder, FIXED).close()
     with pytest.raises(UsageError) as caught:
-        Project.open(folder, {**IDENTITY, field: value})
+        Project.open(folder, {**FIXED, field: value})
     for part in (field, shown, "-o other.mp4", "--fresh"):
         assert part in str(caught.value)
 
 
 def test_another_seed_is_no_other_project(folder):
-    Project.open(folder, IDENTITY).close()
-    Project.open(folder, {**IDENTITY, "seed": 8}).close()
+    Project.open(folder, FIXED).close()
+    Project.open(folder, {**FIXED, "seed": 8}).close()
 
 
 def test_a_refused_project_is_not_left_locked_nor_changed(folder):
-    Project.open(folder, IDENTITY).close()
+    Project.open(folder, FIXED).close()
     before = (folder / "manifest.json").read_bytes()
     with pytest.raises(UsageError):
-        Project.open(folder, {**IDENTITY, "fps": 24})
+        Project.open(folder, {**FIXED, "fps": 24})
     assert (folder / "manifest.json").read_bytes() == before
-    Project.open(folder, IDENTITY).close()
+    Project.open(folder, FIXED).close()
 
 
 def test_fresh_forgets_the_chunks_of_this_project_only(folder):
     neighbour = folder.parent / "other.blockvid"
     for each in (folder, neighbour):
-        with Project.open(each, IDENTITY) as project:
+        with Project.open(each, FIXED) as project:
             project.save_take(1, latents(), "key", frames=3)
     (folder / "keep.txt").write_text("mine")
-    with Project.open(folder, {**IDENTITY, "fps": 24}, fresh=True) as project:
-        assert project.load_take(1, "key") is None
-        assert project.manifest["identity"]["fps"] == 24
-    with Project.open(neighbour, IDENTITY) as project:
-        assert project.load_take(1, "key") is not None
+    with Project.open(folder, {**FIXED, "fps": 24}, fresh=True) as project:
+        assert load(project, "key") is None
+        assert project.manifest["fixed"]["fps"] == 24
+    with Project.open(neighbour, FIXED) as project:
+        assert load(project, "key") is not None
     assert (folder / "keep.txt").exists()
 
 
 @pytest.mark.parametrize(
-    "content", [b"", b'{"identity": {"mod', b"[]", b'{"identity": 3}', b"\xff\xfe\x00", b"[" * 99999]
+    "content", [b"", b'{"fixed": {"mod', b"[]", b'{"fixed": 3}', b"\xff\xfe\x00", b"[" * 99999]
 )
 def test_a_damaged_manifest_is_noticed_and_the_takes_stay(folder, content):
-    with Project.open(folder, IDENTITY) as project:
+    with Project.open(folder, FIXED) as project:
         project.save_take(1, latents(), "key", frames=3)
     (folder / "manifest.json").write_bytes(content)
-    with Project.open(folder, IDENTITY) as project:
+    with Project.open(folder, FIXED) as project:
         [note] = project.notes
         assert "manifest.json is damaged" in note
-        assert torch.equal(project.load_take(1, "key"), latents())
-    with Project.open(folder, IDENTITY) as project:
+        assert torch.equal(load(project, "key"), latents())
+    with Project.open(folder, FIXED) as project:
         assert project.notes == []
 
 
 # ---- lock ------------------------------------------------------------------------------------------------
 
-needs_locks = pytest.mark.skipif(lock.fcntl is None, reason="this system has no fcntl")
-
-
-@needs_locks
 def test_two_renders_of_one_project(folder):
-    with Project.open(folder, IDENTITY), pytest.raises(UsageError, match="being rendered by another process"):
-        Project.open(folder, IDENTITY, fresh=True)
-    Project.open(folder, IDENTITY).close()
+    with Project.open(folder, FIXED), pytest.raises(UsageError, match="being rendered by another process"):
+        Project.open(folder, FIXED, fresh=True)
+    Project.open(folder, FIXED).close()
 
 
-@needs_locks
 def test_a_killed_render_leaves_no_lock(folder):
     hold = (
-        "import sys, time; from pathlib import Path; from blockvid_cli.project.lock import FolderLock\n"
-        "held = FolderLock(Path(sys.argv[1])); print('held', flush=True); time.sleep(60)"
+        "import sys, time; from pathlib import Path; from blockvid_cli.project.project import Project\n"
+        "project = Project.open(Path(sys.argv[1]), {'model': 'storybook', 'size': [160, 96], 'fps': 12.0})\n"
+        "print('held', flush=True); time.sleep(60)"
     )
     folder.mkdir()
     command, root = [sys.executable, "-c", hold, str(folder)], Path(disk.__file__).parents[2]
     with subprocess.Popen(command, stdout=subprocess.PIPE, cwd=root) as other:
         assert other.stdout.readline() == b"held\n"
         with pytest.raises(UsageError):
-            Project.open(folder, IDENTITY)
+            Project.open(folder, FIXED)
         other.kill()
-    Project.open(folder, IDENTITY).close()
+    Project.open(folder, FIXED).close()
 
 
-def test_without_fcntl_there_is_no_lock(folder, monkeypatch):
-    monkeypatch.setattr(lock, "fcntl", None)
-    with Project.open(folder, IDENTITY), Project.open(folder, IDENTITY):
-        pass
-
-
-# ---- keys ------------------------------------------------------------------------------------------------
-
-PARTS = [{"caption": f"caption {number}", "seed": number} for number in range(5)]
-# sha256 of {"base":{},"before":null,"chunk":{"a":1}}
-KEY_OF_A = "afa55d8e49aecba5f3f0d2e320cfcd58a36afdafcb7b8b056cd40c0984f115b6"
-BASE = {"model": "storybook", "seed": 7, "recipe": {"steps": 6, "shift": 2.0}}
-
-
-def test_an_edit_of_chunk_n_changes_n_to_the_end():
-    keys = chain(PARTS, BASE).keys
-    edited = chain([*PARTS[:2], {**PARTS[2], "caption": "new"}, *PARTS[3:]], BASE).keys
-    assert [old == new for old, new in zip(keys, edited, strict=True)] == [True, True, False, False, False]
-    assert len(set(keys)) == len(keys)
-
-
-def test_removing_and_appending_at_the_end_change_nothing_before():
-    keys = chain(PARTS, BASE).keys
-    assert chain(PARTS[:3], BASE).keys == keys[:3]
-    assert chain([*PARTS, {"caption": "more"}], BASE).keys[:5] == keys
-
-
-def test_what_all_chunks_share_changes_all():
-    changed = chain(PARTS, {**BASE, "seed": 8}).keys
-    assert not set(changed) & set(chain(PARTS, BASE).keys)
-
-
-def test_equal_chunks_at_other_places_have_other_keys():
-    assert len(set(chain([PARTS[0]] * 3, BASE).keys)) == 3
-
-
-def test_the_order_of_fields_does_not_matter_and_keys_are_the_same_everywhere():
-    turned = [dict(reversed(part.items())) for part in PARTS]
-    assert chain(turned, dict(reversed(BASE.items()))).keys == chain(PARTS, BASE).keys
-    assert chain([{"a": 1}], {}).keys[0] == KEY_OF_A
+def test_a_lock_that_is_a_link_is_not_followed(folder, tmp_path):
+    other = tmp_path / "mine.txt"
+    other.write_text("mine")
+    folder.mkdir()
+    (folder / ".lock").symlink_to(other)
+    with pytest.raises(BlockvidError, match=r"\.lock cannot be written"):
+        Project.open(folder, FIXED)
+    assert other.read_text() == "mine"
 
 
 def test_the_folder_lies_beside_the_film():

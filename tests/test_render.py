@@ -10,7 +10,10 @@ import signal
 import subprocess
 import sys
 import textwrap
+import weakref
+from dataclasses import replace
 from functools import partial
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -22,7 +25,12 @@ from safetensors.torch import load_file
 from blockvid_cli.errors import BlockvidError, MissingModelError, OutOfMemoryError, PartialError, UsageError
 from blockvid_cli.job import RenderRequest, prepare
 from blockvid_cli.render import render
+from blockvid_cli.retake import RetakeRequest, chunk_changes, retake
+from blockvid_cli.rollout import recipe as recipe_module
+from blockvid_cli.rollout.schedules.step import Schedule, moving_step
 from blockvid_cli.runtime.presets import RuntimeOptions
+from blockvid_cli.session import load
+from blockvid_cli.storyboard import storyboard
 from blockvid_cli.video.mux import uint8_frames
 from blockvid_cli.video.metadata import read_metadata
 
@@ -302,7 +310,7 @@ def test_wrong_weights_get_a_sentence(story, model, tmp_path, damage):
         file.write_bytes(file.read_bytes()[:5000])
     else:
         shutil.copy(folder / "vae.safetensors", file)
-    with pytest.raises(MissingModelError, match=r"network\.safetensors"):
+    with pytest.raises(MissingModelError, match=r"transformer\.safetensors"):
         draw(story, folder)
 
 
@@ -319,6 +327,96 @@ def test_running_out_of_memory_names_the_phase(story, model, monkeypatch, error,
     monkeypatch.setattr(f"blockvid_cli.models.{part}", starved)
     with pytest.raises(OutOfMemoryError, match=phase):
         draw(story, model)
+
+
+class Hungry:
+    """A denoiser that runs out of memory after so many passes."""
+
+    def __init__(self, inner, passes):
+        self.inner, self.passes = inner, passes
+
+    def __call__(self, *arguments):
+        self.passes -= 1
+        if self.passes < 0:
+            raise torch.OutOfMemoryError("out of memory")
+        return self.inner(*arguments)
+
+
+def test_after_a_lower_preset_finished_chunks_stay_and_say_how_they_were_rendered(story, model):
+    request = RenderRequest(story, model=str(model), runtime=RuntimeOptions("h20"))
+    passes, events = iter([14, 1000]), []  # chunks 1 and 2 take 12
+    render(prepare(request), events.append, wrap=lambda inner: Hungry(inner, next(passes)))
+    folder = story.with_suffix(".blockvid")
+    manifest, before = json.loads((folder / "manifest.json").read_text()), takes(story)
+    assert manifest["preset"] == "24gb"
+    assert [identity["precision"] for identity in manifest["identities"]] == ["fp32", "fp32", "bf16"]
+    for again in (request, replace(request, runtime=RuntimeOptions())):
+        job = prepare(again)
+        assert list(job.keys.keys) == manifest["keys"] and job.preset.name == "24gb"
+        assert {change.action for change in chunk_changes(job)} == {"keep"}
+        events, _ = draw(story, model, runtime=again.runtime)
+        assert drawn_blocks(events) == [] and takes(story) == before
+    alone = retake(prepare(request), RetakeRequest(1, alone=True))
+    assert [change.action for change in chunk_changes(alone)] == ["render", "keep", "keep"]
+    events = []
+    render(alone, events.append)
+    assert drawn_blocks(events) == [0, 1] and takes(story) == before
+    assert [i.precision for i in prepare(request).keys.identities] == ["bf16", "fp32", "bf16"]
+    other = prepare(replace(request, runtime=RuntimeOptions("h20", kv_dtype="int8")))
+    assert other.preset.name == "h20" and {i.kv_dtype for i in other.keys.identities} == {"int8"}
+
+
+def test_the_transformer_is_freed_when_it_is_released(story, model):
+    loaded = load(prepare(RenderRequest(story, model=str(model))))
+    network = weakref.ref(loaded.segments[0].denoiser.network)
+    assert network() is not None
+    loaded.release_transformer("cpu")
+    assert network() is None and loaded.vae is not None
+    with pytest.raises(RuntimeError, match="released"):
+        loaded.run()
+
+
+def test_a_render_reads_its_storyboard_once(story, model, blockvid, monkeypatch):
+    built, build = [], storyboard._build
+    monkeypatch.setattr(storyboard, "_build", lambda *arguments: built.append(1) or build(*arguments))
+    assert blockvid("render", story, "--model", model).code == 0
+    assert len(built) == 1
+
+
+class EvenFirst(Schedule):
+    """Every second block of the film first, then those between."""
+
+    def steps(self, blocks, sigmas, before):
+        for block in (*blocks[::2], *blocks[1::2]):
+            for pair in pairwise(sigmas):
+                yield moving_step((), 0.0, (block.number,), pair)
+
+    def needs(self, chunk, chunks):
+        return [number for number in range(1, chunks + 1) if number != chunk]
+
+
+def test_blocks_that_finish_in_any_order_are_saved_by_index_and_handed_on_in_order(story, model, monkeypatch):
+    monkeypatch.setitem(recipe_module.SCHEDULES, "even-first", EvenFirst)
+    recipe = {"schedule": "even-first", "kv_cache": "full"}
+    events, film = draw(story, model, recipe=recipe)
+    whole, frames = takes(story), pictures(film)
+    assert drawn_blocks(events) == [0, 2, 4, 1, 3, 5]
+    job = prepare(RenderRequest(story, model=str(model), recipe=recipe, fresh=True))
+
+    def stop(event):
+        if event.step and event.step.finished and event.step.finished[0][0].number == 1:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        render(job, stop)
+    assert [change.action for change in chunk_changes(replace(job, request=replace(job.request, fresh=False)))] == [
+        "keep",
+        "keep",
+        "finish",
+    ]
+    events, film = draw(story, model, recipe=recipe)
+    assert drawn_blocks(events) == [3, 5]
+    assert takes(story) == whole and np.array_equal(pictures(film), frames)
 
 
 def test_a_film_never_overwrites_what_it_is_made_from(tmp_path, model):

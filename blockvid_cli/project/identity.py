@@ -64,10 +64,10 @@ class ChunkIdentity:
 
 def changed_fields(recorded: Mapping[str, Any], identity: ChunkIdentity) -> list[str]:
     """The labels of the fields that differ from a recorded identity; of a recipe, the names of parts and options."""
-    current = json.loads(json.dumps(asdict(identity)))
+    before, after = (json.loads(json.dumps(values)) for values in (dict(recorded), asdict(identity)))
     labels: list[str] = []
     for each in fields(identity):
-        old, new = recorded.get(each.name), current[each.name]
+        old, new = before.get(each.name), after[each.name]
         if old != new:
             labels += _changed_options(old, new) if each.name == "recipe" else [each.metadata["label"]]
     return list(dict.fromkeys(labels))

@@ -210,14 +210,14 @@ def _locked(folder: Path) -> FileLock:
         BlockvidError: the folder cannot be written to.
     """
     lock = FileLock(folder / ".lock", timeout=0, thread_local=False)
-    try:
-        with disk_errors(folder / ".lock"):
+    with disk_errors(folder / ".lock"):
+        try:
             lock.acquire()
-    except Timeout as error:
-        raise UsageError(
-            f"{folder} is being rendered by another process; wait for it, or give this film another"
-            " name (-o other.mp4)."
-        ) from error
+        except Timeout as error:
+            raise UsageError(
+                f"{folder} is being rendered by another process; wait for it, or give this film another"
+                " name (-o other.mp4)."
+            ) from error
     return lock
 
 

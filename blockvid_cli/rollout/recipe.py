@@ -11,7 +11,7 @@ from __future__ import annotations
 import inspect
 import itertools
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, is_dataclass
 from typing import Any, Generic, TypeVar, get_args, get_origin
 
 import numpy as np
@@ -174,11 +174,16 @@ def recipe_values(recipe: Recipe) -> dict[str, Any]:
     values: dict[str, Any] = {"steps": list(recipe.sigmas)}
     for key in PARTS:
         part = getattr(recipe, key)
-        made, options = (part.make, part.options) if isinstance(part, Maker) else (type(part), asdict(part))
+        made, options = (part.make, part.options) if isinstance(part, Maker) else (type(part), _options(part))
         defaults = {name: each.default for name, each in inspect.signature(made).parameters.items()}
         name = next((name for name, maker in TABLES[key].items() if maker is made), made.__name__)
         values[key] = {"name": name, **defaults, **options}
     return values
+
+
+def _options(part: object) -> dict[str, Any]:
+    """A part's options."""
+    return asdict(part) if is_dataclass(part) and not isinstance(part, type) else vars(part)
 
 
 def _finishes_together(steps: Sequence[Step]) -> bool:
