@@ -346,7 +346,7 @@ def test_a_loss_on_the_last_block_reaches_every_weight_and_no_earlier_block(solv
     (finished[2] ** 2).mean().backward()
     assert finished[1].grad is None
     assert [name for name, p in network.named_parameters() if p.grad is None or not p.grad.abs().any()] == []
-    assert not any(latents.requires_grad for _, latents in rollout.kept.values())
+    assert not any(latents.requires_grad for _, latents in rollout.clean_latents.values())
 
 
 @pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode, torch.enable_grad])

@@ -35,11 +35,11 @@ class FrameConditioning:
         indices = [index for index, frame in enumerate(block.frame_indices) if frame in self.latents]
         if not indices:
             return noise, stepper
-        given = torch.stack([self.latents[block.first + index] for index in indices], -4).to(noise)
+        fixed = torch.stack([self.latents[block.first + index] for index in indices], -4).to(noise)
 
         def insert(x: torch.Tensor) -> torch.Tensor:
             x = x.clone()
-            x[:, indices] = given
+            x[:, indices] = fixed
             return x
 
         def step(x: torch.Tensor, velocity: torch.Tensor, sigma: float, sigma_next: float) -> torch.Tensor:

@@ -60,13 +60,15 @@ class Passes:
 
     def __post_init__(self) -> None:
         self.films = Films((self.plan, *self.batch), self.prompts)
-        self.kept: dict[int, tuple[RolloutSegment, torch.Tensor]] = {}  # clean latents, on the CPU, by block number
-        self.finished: set[int] = set()  # the blocks of ``kept`` that this run has come to
+        self.clean_latents: dict[
+            int, tuple[RolloutSegment, torch.Tensor]
+        ] = {}  # clean latents, on the CPU, by block number
+        self.finished: set[int] = set()  # the blocks of ``clean_latents`` that this run has come to
 
     def begin(self) -> None:
         """Empties the cache and forgets what was finished."""
         self.kv_cache.begin(self.plan.chunks, self.rope)
-        self.kept.clear()
+        self.clean_latents.clear()
         self.finished.clear()
 
     def denoise(
@@ -100,7 +102,7 @@ class Passes:
             self.kv_cache.update(block, *self._encode(segment, block, latents, CLEAN))
 
     def _keep(self, segment: RolloutSegment, block: Block, latents: torch.Tensor) -> None:
-        self.kept[block.number] = segment, latents.detach().cpu()
+        self.clean_latents[block.number] = segment, latents.detach().cpu()
         self.finished.add(block.number)
 
     def update_group(
@@ -140,7 +142,7 @@ class Passes:
             prompt: what it reads instead of its own prompt, (rows·B, L, D); ``embeddings`` has those of any blocks.
             view: what it attends to; by default what its cache update says.
         """
-        segment, clean = self.kept[block.number]
+        segment, clean = self.clean_latents[block.number]
         return self._encode(segment, block, clean.to(self.device), CLEAN, prompt, view)
 
     @torch.no_grad()
@@ -158,11 +160,11 @@ class Passes:
         ``view`` is what the block attended to while it was denoised, where it was denoised by itself.
         """
         update, clean = segment.recipe.cache_update, latents.detach()
-        level = torch.full((block.frames,), sigma if update.sigma is None else update.sigma, device=clean.device)
+        pass_sigma = torch.full((block.frames,), sigma if update.sigma is None else update.sigma, device=clean.device)
         context = torch.stack(
             [update.context_latents(p.blocks[block.number], x) for p, x in zip(self.films.plans, clean, strict=True)]
         )
-        return self.encode(segment, block, context, level, prompt, view)
+        return self.encode(segment, block, context, pass_sigma, prompt, view)
 
     def encode(
         self,

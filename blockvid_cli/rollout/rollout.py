@@ -74,7 +74,9 @@ class Rollout(Passes):
         done = done or {}
         self.begin()
         for segment in segments:
-            self.kept |= {b.number: (segment, done[b.number].cpu()) for b in segment.blocks if b.number in done}
+            self.clean_latents |= {
+                b.number: (segment, done[b.number].cpu()) for b in segment.blocks if b.number in done
+            }
         for index, segment in enumerate(segments):
             steps = self.steps(segment)
             missing_later = any(b.number not in done for later in segments[index + 1 :] for b in later.blocks)
@@ -83,9 +85,9 @@ class Rollout(Passes):
                 yield from self._round(segment, part, settled, done)
 
     def steps(self, segment: RolloutSegment) -> list[Step]:
-        """The steps of a segment, next to all blocks that are kept now."""
+        """The steps of a segment, next to all blocks that are clean now."""
         numbers = {block.number for block in segment.blocks}
-        before = [self.plan.blocks[number] for number in sorted(self.kept) if number not in numbers]
+        before = [self.plan.blocks[number] for number in sorted(self.clean_latents) if number not in numbers]
         return list(segment.recipe.schedule.steps(segment.blocks, segment.recipe.sigmas, before))
 
     def _settled(self, segment: RolloutSegment, steps: Sequence[Step], done: set[int], missing_later: bool) -> set[int]:
@@ -146,7 +148,7 @@ class Rollout(Passes):
         """A block's noise and its stepper; the cache is notified of a new prompt and of a cut."""
         if not attempt:
             self._notify_cache(block)
-        part, finished = segment.recipe.noise, {number: self.kept[number][1] for number in self.finished}
+        part, finished = segment.recipe.noise, {number: self.clean_latents[number][1] for number in self.finished}
         noise = self.films.noise(part, block, finished, attempt)
         stepper = segment.recipe.solver.begin(
             path, lambda sigma: self.films.noise(part, block, finished, attempt, renoise_at=sigma)
@@ -183,7 +185,7 @@ class Rollout(Passes):
 
     def _context(self, block: Block, sigma: float, step: Step) -> torch.Tensor:
         """A finished block that is context at a sigma, with noise of its own in every step where that is above 0."""
-        clean = self.kept[block.number][1].to(self.device)
+        clean = self.clean_latents[block.number][1].to(self.device)
         return add_noise(clean, self.films.context_noise(block, step).to(clean), sigma) if sigma else clean
 
     def _accepted(self, segment: RolloutSegment, finished: Sequence[tuple[Block, torch.Tensor]], attempt: int) -> bool:

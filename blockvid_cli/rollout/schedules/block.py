@@ -33,7 +33,7 @@ class BlockSchedule(Schedule):
     """
 
     def steps(self, blocks: Sequence[Block], sigmas: Sequence[float], before: Sequence[Block]) -> Iterator[Step]:
-        """Finished blocks are seen through the KV cache only."""
+        """Finished blocks are attended to through the KV cache only."""
         for block in blocks:
             for pair in itertools.pairwise(sigmas):
                 yield moving_step((), CLEAN, (block.number,), pair)
@@ -93,7 +93,7 @@ class DiagonalSchedule(JointlyDenoised):
     block 2          1 2 3 4
 
     A lag of 0 is the joint schedule; a lag of as many steps as there are, or more, is the block schedule. Finished
-    blocks are seen through the KV cache only; where there is none, the matrix with a lag shows them.
+    blocks are attended to through the KV cache only; where there is none, use the matrix with a lag.
     """
 
     lag: int = 2
