@@ -169,7 +169,8 @@ def load_vae(card: ModelCard, device: str, dtype: torch.dtype = torch.float32, t
     vae = build_vae(card, tiled)
     _fill(vae.module, card, card.vae)
     vae.module.eval().requires_grad_(False)
-    vae.module.to(device, dtype if family_of(card).half_precision_vae else torch.float32)
+    dtype = dtype if family_of(card).half_precision_vae else torch.float32
+    nn.Module.to(vae.module, device, dtype)  # diffusers' own method warns of modules that it does not have
     return vae
 
 
@@ -212,8 +213,15 @@ def verify_model(card: ModelCard) -> list[VerifiedPart]:
     Raises:
         MissingModelError: a part is absent, damaged, or not what the card says; the first that is.
         RefusedModelError: a part is a pickle that could run code.
+        UsageError: the card's sizes are not those of the network.
     """
     network = meta_transformer(card)
+    params = sum(weight.numel() for weight in network.parameters())
+    if card.sizes and card.sizes.transformer_params != params:
+        raise UsageError(
+            f"the card of '{card.name}': sizes.transformer_params is {card.sizes.transformer_params}, but the network has"
+            f" {params} weights; correct it, or leave 'sizes' out."
+        )
     parts = [
         _verify_weights(card, card.transformer, "transformer", network),
         _verify_weights(card, card.vae, "vae", meta_vae(card).module),

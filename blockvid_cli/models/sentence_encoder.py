@@ -60,15 +60,23 @@ def cached_embeddings(encoder: str, texts: Sequence[str], encode: Encode) -> lis
 
     A folder that cannot be written to, or a damaged file, costs time and nothing else.
     """
-    folder = cache_folder() / "text" / encoder.replace("/", "--")
-    cached = {text: _load(folder / f"{text_hash(text)}.safetensors") for text in dict.fromkeys(texts)}
+    cached = {text: cached_embedding(encoder, text) for text in dict.fromkeys(texts)}
     tensors = {text: tensor for text, tensor in cached.items() if tensor is not None}
     missing = [text for text in cached if text not in tensors]
     if missing:
         for text, tensor in zip(missing, encode(missing), strict=True):
             tensors[text] = tensor.float().cpu().contiguous()
-            _save(folder / f"{text_hash(text)}.safetensors", tensors[text])
+            _save(_cache_file(encoder, text), tensors[text])
     return [tensors[text] for text in texts]
+
+
+def cached_embedding(encoder: str, text: str) -> torch.Tensor | None:
+    """The embedding of a text if it is in the cache."""
+    return _load(_cache_file(encoder, text))
+
+
+def _cache_file(encoder: str, text: str) -> Path:
+    return cache_folder() / "text" / encoder.replace("/", "--") / f"{text_hash(text)}.safetensors"
 
 
 def _load(file: Path) -> torch.Tensor | None:

@@ -18,7 +18,7 @@ from safetensors import SafetensorError
 from blockvid_cli.errors import MissingModelError
 from blockvid_cli.models.card import ModelCard
 from blockvid_cli.models.hub import local_path
-from blockvid_cli.models.sentence_encoder import cached_embeddings
+from blockvid_cli.models.sentence_encoder import cached_embedding, cached_embeddings
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -43,7 +43,10 @@ class UMT5Tokens:
         return out
 
     def fits(self, prompt: str) -> bool:
-        """Whether the tokenizer makes no more tokens of the prompt than the network reads."""
+        """Whether the tokenizer makes no more tokens of the prompt than the network reads; the cache may know it."""
+        row = cached_embedding(self.name, clean_prompt(prompt))
+        if row is not None and len(row) < self.tokens:
+            return True
         return len(self.tokenizer(clean_prompt(prompt)).input_ids) <= self.tokens
 
     @property
