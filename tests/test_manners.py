@@ -41,7 +41,9 @@ def resolved(words: list[str]) -> tuple[object, list[str], str]:
 
 @pytest.mark.parametrize(("path", "command"), [pytest.param(*each, id=" ".join(each[0]) or "-") for each in commands()])
 def test_every_help_has_an_example_that_calls_it_and_parses(path, command):
-    examples = re.findall(r"Example: blockvid ([^\n]+)", inspect.cleandoc(command.help or ""))
+    text = inspect.cleandoc(command.help or "")
+    assert "\n" not in text.replace("\n\n", ""), "a terminal would break a paragraph where the source does"
+    examples = re.findall(r"Example: blockvid ([^\n]+)", text)
     assert examples
     for example in examples:
         words = shlex.split(example.split(" > ")[0])

@@ -29,11 +29,13 @@ def bench(
     films: Annotated[int | None, typer.Option(min=2, help="with --quality: how many stories; else 100")] = None,
     as_json: options.AsJson = False,
 ) -> None:
-    """Render a film and measure the render: seconds by phase, film seconds per second, peak memory, time per block,
-    and the denoiser's rate beside a matrix product of the same dtype.
+    """Measure how fast a model is on this machine, or with --quality how good its films are.
 
-    With --quality a picture-book model renders held-out stories, and its probe measures whether the films show what
-    their captions ask for, to the last second. 100 stories of a minute take about half an hour on two cores.
+    The speed: seconds by phase, film seconds per second, peak memory, time per block, the denoiser's rate.
+
+    The quality: a picture-book model renders held-out stories, and a probe checks whether they show their captions.
+
+    100 stories of a minute take about half an hour on two cores.
 
     Example: blockvid bench --model storybook --seconds 60
 

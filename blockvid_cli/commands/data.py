@@ -36,9 +36,11 @@ def demo(
 ) -> None:
     """Make picture-book films whose drift is known, to test whether a metric ranks them correctly.
 
-    Each story is made without drift, and then with blur, shifting colours, shaking, a frozen image, another subject,
-    and cuts to another place, each at four severities. bench.json says which film is which. The same command continues
-    where it stopped.
+    Each story is made without drift, and with six kinds of drift at four severities each.
+
+    The kinds are blur, shifting colours, shaking, a frozen image, another subject, and cuts to another place.
+
+    bench.json says which film is which. The same command continues where it stopped.
 
     Example: blockvid data demo --bench runs/drifts
     """

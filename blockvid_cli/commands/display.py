@@ -175,7 +175,8 @@ def lines(values: Mapping[str, Any], indent: str = "") -> str:
         elif isinstance(value, list) and value and isinstance(value[0], str):
             out += [f"{indent}{words}", *(f"{indent}  {item}" for item in value)]
         else:
-            out.append(f"{indent}{words:28} {value}")
+            shown = ("yes" if value else "no") if isinstance(value, bool) else "none" if value in (None, []) else value
+            out.append(f"{indent}{words:28} {shown}")
     return "\n".join(out)
 
 

@@ -11,8 +11,9 @@ from blockvid_cli.commands import options
 
 
 def doctor(as_json: options.AsJson = False) -> None:
-    """Check this machine: device, memory, attention, ffmpeg, sentence model, disk, hub. Exit code 1 if something
-    that blockvid needs is missing.
+    """Check this machine: device, memory, attention, ffmpeg, sentence model, disk and hub.
+
+    The exit code is 1 if something that blockvid needs is missing.
 
     Example: blockvid doctor
     """

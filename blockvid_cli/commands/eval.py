@@ -90,8 +90,9 @@ def evaluate(
     as_csv: Annotated[bool, typer.Option("--csv", help="print a line per film")] = False,
     as_markdown: Annotated[bool, typer.Option("--markdown", help="print a Markdown table")] = False,
 ) -> None:
-    """Score films: VBench's dimensions, and the five Video Drift Errors, which measure how far a long film departs from
-    its beginning.
+    """Score films with VBench's dimensions, and measure how far a long film drifts from its beginning.
+
+    The five Video Drift Errors (VDE) compare the segments of a film with its first segment.
 
     Several films are compared, and the best values are marked. A film that was scored before is not scored again.
 

@@ -40,8 +40,7 @@ def history(
 ) -> None:
     """List the renders of a storyboard: when, with which options, and with what result.
 
-    With --rerender the storyboard of that render is written to a new file (story-3.yaml) and rendered with the same
-    options; nothing is overwritten.
+    With --rerender 3 the storyboard of render 3 is written to story-3.yaml, and rendered with the same options.
 
     Example: blockvid history storyboards/swan.yaml
 

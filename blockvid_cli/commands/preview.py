@@ -58,7 +58,7 @@ def preview(
     as_json: options.AsJson = False,
     allow_outside: options.AllowOutside = False,
 ) -> None:
-    """Show one chunk as it will be in the film: same seed, same KV cache. The render reuses what is rendered here.
+    """Show one chunk as it will be in the film; the render reuses what is rendered here.
 
     Without --chunk the whole film is rendered as a draft, and shown as a sheet of stills.
 

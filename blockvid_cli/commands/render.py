@@ -54,13 +54,15 @@ def render(
     quiet: options.Quiet = False,
     as_json: options.AsJson = False,
 ) -> None:
-    """Render a storyboard into a film. The same command continues a render that was interrupted, and renders
-    again only what an edit of the storyboard changes.
+    """Render a storyboard into a film; the same command continues a render that was interrupted.
+
+    After an edit of the storyboard, only the chunks that the edit changes are rendered again.
 
     Several storyboards, or several --seeds, are rendered one after another; if one fails, the others go on.
 
-    To replace one bad chunk, render a new take of it: with --chunk 5 the chunks after it are rendered again too,
-    with --only 5 they stay as they are.
+    To replace a bad chunk, render a new take of it with --chunk 5; the chunks after it are rendered again as well.
+
+    With --only 5 the chunks after it stay as they are.
 
     Example: blockvid render storyboards/swan.yaml --seed 7 -o swan.mp4
 

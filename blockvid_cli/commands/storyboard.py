@@ -59,8 +59,9 @@ def check(
     as_json: options.AsJson = False,
     allow_outside: options.AllowOutside = False,
 ) -> None:
-    """Show the plan of a film: its chunks and blocks, what had to be rounded, prompts that differ from their captions,
-    and about how much memory and time the render will take on this machine.
+    """Show the plan of a film, and about how much memory and time its render will take on this machine.
+
+    The plan shows the chunks, their blocks, what had to be rounded, and prompts that differ from their captions.
 
     Example: blockvid storyboard check storyboards/swan.yaml --model storybook
     """

@@ -42,8 +42,9 @@ def storybook(
 ) -> None:
     """Retrain the bundled model from nothing: stories are rendered, then VAE, network and probe are trained.
 
-    Resumable: run it again and it goes on. The defaults are those of the bundled model. RUN holds log.jsonl, sample
-    images, and TensorBoard's events where it is installed.
+    The same command continues where it stopped. The defaults are those of the bundled model.
+
+    RUN holds log.jsonl, sample images, and TensorBoard's events where it is installed.
 
     Example: blockvid train storybook --run runs/storybook
     """
