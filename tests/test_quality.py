@@ -8,7 +8,6 @@ from dataclasses import replace
 import pytest
 import torch
 import yaml
-from blockvid_cli.training.objectives.telling_apart import LabelledClips, ProbeClassification
 from safetensors.torch import save_file
 
 from blockvid_cli.errors import UsageError
@@ -66,24 +65,24 @@ def test_right_readings_are_counted(probe):
     """A probe that always says the truth gives 1; what there is nothing to read of does not count."""
     story = make_story(SMALL, 3, 20)
 
-    class Knows(Probe):
+    class PerfectProbe(Probe):
         def read(self, clips):
-            said = super().read(clips)
+            reading = super().read(clips)
             scenes = [c.scene for c in story.chunks]
             if len(clips) != len(scenes):
                 scenes = [c.scene for c in story.chunks for _ in range(c.blocks)]
             true = {name: torch.tensor([self.labels(s)[name] for s in scenes]) for name in FRAME_ATTRIBUTES}
-            stills = {name: value.clamp(min=0)[:, None].expand(-1, CLIP_FRAMES) for name, value in true.items()}
+            labels = {name: value.clamp(min=0)[:, None].expand(-1, CLIP_FRAMES) for name, value in true.items()}
             action = torch.tensor([self.names["action"].index(c.action) for c in story.chunks])
-            return replace(said, stills=stills, action=action)
+            return replace(reading, frame_labels=labels, action=action)
 
-    knows = Knows(SMALL).eval()
-    seen = probe_film(knows, SMALL, story, render_story(story, SMALL)[0])
-    assert accuracy([seen]) == dict.fromkeys((*FRAME_ATTRIBUTES, "action"), 1.0)
-    assert {name: len(value) for name, value in seen.blocks.items()} == dict.fromkeys(FRAME_ATTRIBUTES, 20)
-    assert seen.features.shape == (len(story.chunks), FEATURES) and min(seen.changes) > 0
-    wrong = {**seen.frames, "light": 1 - seen.frames["light"]}
-    assert accuracy([replace(seen, stills=wrong)])["light"] == 0
+    perfect = PerfectProbe(SMALL).eval()
+    scores = probe_film(perfect, SMALL, story, render_story(story, SMALL)[0])
+    assert accuracy([scores]) == dict.fromkeys((*FRAME_ATTRIBUTES, "action"), 1.0)
+    assert {name: len(value) for name, value in scores.blocks.items()} == dict.fromkeys(FRAME_ATTRIBUTES, 20)
+    assert scores.features.shape == (len(story.chunks), FEATURES) and min(scores.changes) > 0
+    wrong = {**scores.frames, "light": 1 - scores.frames["light"]}
+    assert accuracy([replace(scores, frames=wrong)])["light"] == 0
 
 
 def test_flicker_at_borders_is_told_from_flicker_inside(probe):
@@ -123,7 +122,7 @@ def test_nothing_to_compare_is_none():
 
 @pytest.fixture
 def picture_book(model, tmp_path):
-    """The random model as one that draws a small picture book: edition, words and a random probe beside its card."""
+    """The random model as one that was trained on a small picture book: edition, words and a random probe beside its card."""
     for file in ("transformer.safetensors", "vae.safetensors"):
         (tmp_path / file).write_bytes((model / file).read_bytes())
     home = packaged_folder("models") / "storybook"
@@ -140,9 +139,9 @@ def picture_book(model, tmp_path):
 
 @pytest.mark.parametrize("workers", [1, 2])
 def test_quality_is_measured_from_storyboard_to_figures(picture_book, workers):
-    told = []
-    figures = measure_quality(str(picture_book), 2, 6, workers=workers, tell_progress=told.append)
-    assert told[-1] == "4 of 4 films" and figures["films"] == 2 and figures["chunks"] >= 2
+    lines = []
+    figures = measure_quality(str(picture_book), 2, 6, workers=workers, notify=lines.append)
+    assert lines[-1] == "4 of 4 films" and figures["films"] == 2 and figures["chunks"] >= 2
     shares = [*figures["caption_accuracy"].values(), *figures["first_block"].values()]
     assert all(share is None or 0 <= share <= 1 for share in shares)
     assert figures["return_accuracy"]["window_frames"] == 18 and figures["frechet_distance"]["rendered"] >= 0
