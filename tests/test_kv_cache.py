@@ -401,3 +401,9 @@ def test_one_film_and_caches_that_treat_films_alike_need_no_batched_cache():
     films = [small.plan((1, 1)), small.plan((1, 1))]
     assert isinstance(batch_cache(lambda: SemanticCache(), films[:1]), SemanticCache)
     assert isinstance(batch_cache(FullCache, films), FullCache)
+
+
+def test_a_batch_refuses_one_cache_for_films_that_attend_to_different_tokens():
+    films = [small.plan((1, 1)), small.plan((1, 1))]
+    with pytest.raises(ValueError, match="batch_cache"):
+        Rollout(films[0], SemanticCache(), Rope(24), (1, 2, 2), small.read, batch=(films[1],))

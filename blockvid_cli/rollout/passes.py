@@ -59,6 +59,8 @@ class Passes:
     batch: tuple[Plan, ...] = ()
 
     def __post_init__(self) -> None:
+        if self.batch and self.kv_cache.per_film:
+            raise ValueError("films that attend to different tokens need a cache each: kv_cache.batch.batch_cache")
         self.films = Films((self.plan, *self.batch), self.prompts)
         self.clean_latents: dict[
             int, tuple[RolloutSegment, torch.Tensor]
