@@ -356,12 +356,12 @@ def test_after_a_lower_preset_finished_chunks_stay_and_say_how_they_were_rendere
         assert {change.action for change in chunk_changes(job)} == {"keep"}
         events, _ = draw(story, model, runtime=again.runtime)
         assert drawn_blocks(events) == [] and takes(story) == before
-    alone = retake(prepare(request), RetakeRequest(1, alone=True))
+    alone = retake(job, RetakeRequest(1, alone=True))
     assert [change.action for change in chunk_changes(alone)] == ["render", "keep", "keep"]
     events = []
     render(alone, events.append)
     assert drawn_blocks(events) == [0, 1] and takes(story) == before
-    assert [i.precision for i in prepare(request).keys.identities] == ["bf16", "fp32", "bf16"]
+    assert [i.precision for i in prepare(job.request).keys.identities] == ["bf16", "fp32", "bf16"]
     other = prepare(replace(request, runtime=RuntimeOptions("h20", kv_dtype="int8")))
     assert other.preset.name == "h20" and {i.kv_dtype for i in other.keys.identities} == {"int8"}
 
