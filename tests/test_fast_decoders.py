@@ -21,7 +21,6 @@ from blockvid_cli.models.tiny_vae import TinyVAE
 from blockvid_cli.models.vae import decode
 from tests import tiny_wan
 from tests.fake_hub import FakeHub
-from tests.test_codec import shaken
 
 WAN21 = ("wan2.1-t2v-1.3b", "wan2.1-t2v-14b", "self-forcing", "longlive", "skyreels-v2-df-1.3b", "causvid")
 
@@ -29,7 +28,7 @@ WAN21 = ("wan2.1-t2v-1.3b", "wan2.1-t2v-14b", "self-forcing", "longlive", "skyre
 @pytest.fixture(scope="module")
 def taehv() -> TaehvDecoder:
     """Random weights in the true sizes."""
-    return shaken(TaehvDecoder(), seed=3)
+    return randomize(TaehvDecoder(), seed=3)
 
 
 @pytest.fixture

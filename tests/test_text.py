@@ -84,7 +84,7 @@ def test_tokens_are_padded_cut_and_empty_for_no_caption(home):
 
 
 def test_an_unknown_family_gets_a_sentence():
-    with pytest.raises(UsageError, match="there is no model family called 'storybok'. Did you mean 'storybook'"):
+    with pytest.raises(UsageError, match=r"there is no model family called 'storybok'\. Did you mean 'storybook'"):
         load_text_encoder(find_card("storybook").model_copy(update={"family": "storybok"}))
 
 
