@@ -195,7 +195,7 @@ def test_a_film_is_scored_once(pair, tmp_path, monkeypatch):
     story.write_text("version: 1\nchunks: [{caption: A swan., duration: 2}, {caption: A boat., duration: 2}]\n")
     asked = []
     monkeypatch.setattr(
-        many, "score", lambda film, settings, tell: asked.append(settings) or score_film(film, settings)
+        many, "score_film", lambda film, config, progress: asked.append(config) or score_film(film, config)
     )
 
     def ask(**changes):
@@ -233,13 +233,13 @@ def test_the_plot_is_a_picture(pair, tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
-        ((), "no film is named"),
+        ((), "name a film"),
         (("FILM", "--json", "--csv"), "do not go together"),
         (("FILM", "--stride", "2", "--sample-fps", "4"), "do not go together"),
         (("FILM", "--tier", "vbnech"), "Did you mean 'vbench'"),
         (("FILM", "--segments", "one"), "--segments one"),
         (("FILM", "--segments", "storyboard"), "--storyboard"),
-        (("FILM", "--use", "imaging"), "MEASURE=BACKEND"),
+        (("FILM", "--use", "imaging"), "METRIC=BACKEND"),
         (("FILM", "--use", "image_quality=pyiqa:musiq"), "imaging_quality"),
         (("--suite", "FILM"), "xpected"),
         (("--import-vbench", "absent.json"), "absent.json"),

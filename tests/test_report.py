@@ -14,9 +14,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from blockvid_cli.report import report
-from blockvid_cli.report.facts import Curve, RenderedChunk, RecalledChunk, Report, RenderSettings
-from blockvid_cli.report.page import moment, size
-from blockvid_cli.report.report import EMBEDDED, as_data, as_json, page, write_report
+from blockvid_cli.report.contents import Curve, RenderedChunk, RenderSettings, Report, RetrievedChunk, moment, size
+from blockvid_cli.report.report import MAX_EMBEDDED_BYTES, as_data, as_json, page, write_report
 
 HOSTILE = '</script><img src=x onerror="document.title=1"><!-- & \' " -->'
 VOID = {"meta", "link", "br", "img", "source"}
@@ -30,7 +29,7 @@ def picture(width: int = 64, height: int = 48) -> np.ndarray:
 
 def small_report(caption: str = "A red boat rests.", chunks: int = 3, film: Path | None = None) -> Report:
     """Everything there is to tell, of a film with a chunk a second."""
-    drawn = tuple(
+    rendered = tuple(
         RenderedChunk(
             number,
             shot=1 + (number > 2),
@@ -38,15 +37,15 @@ def small_report(caption: str = "A red boat rests.", chunks: int = 3, film: Path
             end=float(number),
             caption=caption,
             seed=SEED,
-            sentence=f"Drawn: {caption}",
+            prompt=f"Rendered: {caption}",
             take=2,
             takes=(1, 2),
-            recalled=(RecalledChunk(1, 0.8125), RecalledChunk(number - 1)) if number > 2 else (),
-            kept=120,
+            retrieved=(RetrievedChunk(1, 0.8125), RetrievedChunk(number - 1)) if number > 2 else (),
+            cached_tokens=120,
             tokens=480,
             seconds=2.0,
             resumed=number == 1,
-            picture=picture(),
+            image=picture(),
         )
         for number in range(1, chunks + 1)
     )
@@ -56,11 +55,11 @@ def small_report(caption: str = "A red boat rests.", chunks: int = 3, film: Path
         seconds=float(chunks),
         fps=12.0,
         size=(64, 48),
-        chunks=drawn,
+        chunks=rendered,
         settings=RenderSettings(
             f"blockvid render {caption}", f"title: {caption}", "tiny", "ab12", 7, {"steps": [1, 2]}, {"torch": "2"}
         ),
-        phases={"text": 1.0, "load": 1.0, "draw": 5.0, "decode": 2.0, "mux": 1.0},
+        phases={"text": 1.0, "load": 1.0, "denoise": 5.0, "decode": 2.0, "mux": 1.0},
         peak=3 * 2**30,
         curves={"sharpness": Curve((0.9, None, 0.7), (0.5, 1.5, 2.5), True)},
         notes=(caption,),
@@ -163,20 +162,20 @@ def test_the_film_is_in_the_page_or_beside_it(tmp_path, monkeypatch):
     facts = small_report(film=film)
     (inside,) = Page(page(facts, tmp_path)).of("source")
     assert inside == {"src": "data:video/mp4;base64,ZmlsbQ==", "type": "video/mp4"}
-    monkeypatch.setattr(report, "EMBEDDED", 3)
+    monkeypatch.setattr(report, "MAX_EMBEDDED_BYTES", 3)
     (beside,) = Page(page(facts, tmp_path)).of("source")
     assert beside["src"] == "films/a%20boat%20%231.mp4"
 
 
 def test_the_largest_embedded_film_is_what_browsers_take():
-    assert EMBEDDED * 4 / 3 + 1000 < 2**25
+    assert MAX_EMBEDDED_BYTES * 4 / 3 + 1000 < 2**25
 
 
 def test_a_film_of_six_hours_stays_small(tmp_path):
     """The dearest pictures there are, a thousand of them."""
     noise = picture(320, 192)
     facts = small_report(chunks=1000)
-    facts = replace(facts, chunks=tuple(replace(chunk, picture=noise) for chunk in facts.chunks))
+    facts = replace(facts, chunks=tuple(replace(chunk, image=noise) for chunk in facts.chunks))
     assert len(page(facts, tmp_path)) < 10_000_000
 
 

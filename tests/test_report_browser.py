@@ -96,13 +96,13 @@ def press(browser, *keys: str) -> None:
         browser.switch_to.active_element.send_keys(key)
 
 
-def reach(browser, wanted: str) -> None:
-    """Tab until the focus is on what is wanted."""
+def reach(browser, selector: str) -> None:
+    """Tab until the focus is on an element of this selector."""
     for _ in range(40):
         press(browser, Keys.TAB)
-        if see(browser, f"document.activeElement.matches('{wanted}')"):
+        if see(browser, f"document.activeElement.matches('{selector}')"):
             return
-    pytest.fail(f"Tab never came to {wanted}")
+    pytest.fail(f"Tab never came to {selector}")
 
 
 def test_the_film_plays_and_the_card_follows(browser):
@@ -132,7 +132,7 @@ def test_a_chunk_is_reached_and_sought_by_keyboard(browser):
     assert see(browser, "document.querySelectorAll('.chunk[tabindex=\"0\"]').length") == 1
 
 
-def test_what_a_chunk_recalls_leads_to_it(browser):
+def test_what_a_chunk_attends_to_leads_to_it(browser):
     browser.execute_script("document.querySelectorAll('.chunk')[4].click()")
     browser.execute_script("document.querySelector('.card .link').click()")
     until(browser, "document.querySelector('.where').textContent.startsWith('Chunk 1 of 6')")
@@ -173,7 +173,7 @@ def test_a_hostile_caption_is_only_text(browser):
 
 
 def test_a_film_beside_the_page_plays_too(browser, tmp_path, monkeypatch):
-    monkeypatch.setattr(report, "EMBEDDED", 0)
+    monkeypatch.setattr(report, "MAX_EMBEDDED_BYTES", 0)
     facts = small_report("A boat.", SECONDS, film(tmp_path / "a boat.mp4"))
     write_report(tmp_path / "boat.report.html", facts)
     browser.get((tmp_path / "boat.report.html").as_uri())

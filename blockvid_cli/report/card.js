@@ -1,4 +1,4 @@
-// The card of a chunk: its caption, what it recalled, how it was drawn. And the buttons that copy a text.
+// The card of a chunk: its caption, what it attended to, how it was rendered. And the buttons that copy a text.
 "use strict";
 
 const LINKS = 24; // chunks that are named in a row
@@ -7,28 +7,28 @@ function showCard(chunk) {
   const card = document.getElementById("card");
   const shot = labels.length ? ` · shot ${chunk.shot}` : "";
   const where = `Chunk ${chunk.number} of ${chunks.length}${shot} · ${clock(chunk.start)}–${clock(chunk.end)}`;
-  const told = make("dl");
+  const list = make("dl");
   const row = (name, ...values) => {
-    told.append(make("div", {}, make("dt", { textContent: name }), make("dd", {}, ...values)));
+    list.append(make("div", {}, make("dt", { textContent: name }), make("dd", {}, ...values)));
   };
-  row("recalls", ...(chunk.recalled.length ? chunk.recalled.map(link) : ["nothing earlier"]));
-  const by = chunks.filter((other) => other.recalled.some((old) => old.chunk === chunk.number));
+  row("attends to", ...(chunk.retrieved.length ? chunk.retrieved.map(link) : ["nothing earlier"]));
+  const by = chunks.filter((other) => other.retrieved.some((old) => old.chunk === chunk.number));
   const more = by.length > LINKS ? [` and ${by.length - LINKS} more`] : [];
-  if (by.length) row("recalled by", ...by.slice(0, LINKS).map((other) => link({ chunk: other.number })), ...more);
+  if (by.length) row("used by", ...by.slice(0, LINKS).map((other) => link({ chunk: other.number })), ...more);
   row("seed", make("code", { textContent: chunk.seed }));
   const among = chunk.takes.length > 1 ? `, chosen from ${chunk.takes.join(", ")}` : ", the only one";
   row("take", `${chunk.take}${among}`);
-  if (chunk.kept !== null) row("tokens kept", ...keptOf(chunk));
+  if (chunk.cached_tokens !== null) row("tokens cached", ...tokensOf(chunk));
   const took = chunk.seconds === null ? "" : `${chunk.seconds.toFixed(1)} s`;
-  row("drawn", chunk.resumed ? `by an earlier render${took && `, in ${took}`}` : `now${took && `, in ${took}`}`);
+  row("rendered", chunk.resumed ? `by an earlier render${took && `, in ${took}`}` : `now${took && `, in ${took}`}`);
   card.replaceChildren(
     make("p", { className: "where", textContent: where }),
     make("p", { className: "caption", dir: "auto", textContent: chunk.caption }));
-  if (chunk.sentence && chunk.sentence !== chunk.caption) {
-    const sentence = make("q", { dir: "auto", textContent: chunk.sentence });
-    card.append(make("p", { className: "sentence" }, "drawn as ", sentence));
+  if (chunk.prompt && chunk.prompt !== chunk.caption) {
+    const prompt = make("q", { dir: "auto", textContent: chunk.prompt });
+    card.append(make("p", { className: "prompt" }, "rendered as ", prompt));
   }
-  card.append(told);
+  card.append(list);
 }
 
 function link(old) {
@@ -42,11 +42,11 @@ function link(old) {
   return made;
 }
 
-function keptOf(chunk) {
-  if (!chunk.tokens) return [chunk.kept.toLocaleString("en")];
-  const share = draw("rect", { width: `${(100 * chunk.kept) / chunk.tokens}%`, height: "100%", rx: 3 });
+function tokensOf(chunk) {
+  if (!chunk.tokens) return [chunk.cached_tokens.toLocaleString("en")];
+  const share = draw("rect", { width: `${(100 * chunk.cached_tokens) / chunk.tokens}%`, height: "100%", rx: 3 });
   const meter = draw("svg", { class: "bar", "aria-hidden": "true" }, share);
-  return [`${chunk.kept.toLocaleString("en")} of ${chunk.tokens.toLocaleString("en")} `, meter];
+  return [`${chunk.cached_tokens.toLocaleString("en")} of ${chunk.tokens.toLocaleString("en")} `, meter];
 }
 
 function copies() {

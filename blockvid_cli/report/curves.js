@@ -1,9 +1,9 @@
-// How measures drift along the film: a small picture a measure, all over the same seconds, with the film's position.
+// How metrics drift along the film: a small plot per metric, all over the same seconds, with the film's position.
 // Runs after report.js, whose names it uses.
 
-const WIDE = 320, HIGH = 104, EDGE = 6; // of a picture's coordinates
+const WIDE = 320, HIGH = 104, EDGE = 6; // of a plot's coordinates
 const DOTS = 60; // a longer line has no dots
-const CALM = 0.1; // a picture spans at least this share of its first score, so that small changes look small
+const CALM = 0.1; // a plot spans at least this share of its first score, so that small changes look small
 
 const many = chunks.length > 120;
 const shown = chunks.slice(1).filter((chunk, place) => !many || chunk.shot !== chunks[place].shot);
@@ -25,21 +25,21 @@ function panel(curve) {
   const first = scored[0].score, last = scored.at(-1).score;
   const down = heights(scored.map((point) => point.score));
   const chosen = draw("circle", { class: "dot chosen", r: 5, visibility: "hidden" });
-  const told = make("span", { className: "value" });
+  const value = make("span", { className: "value" });
   const title = curve.name.replaceAll("_", " ");
   const whole = scored.length > 1 ? `${number(first)} → ${number(last)}  ${change(last, first)}` : number(first);
   const better = { true: "higher is better", false: "lower is better" }[curve.higher] || "";
-  const plot = make("div", { className: "plot", tabIndex: 0 }, picture(points, scored, down, chosen));
+  const plot = make("div", { className: "plot", tabIndex: 0 }, sketch(points, scored, down, chosen));
   const show = (place) => {
     const point = scored[place];
     chosen.setAttribute("visibility", point ? "visible" : "hidden");
-    told.textContent = whole;
+    value.textContent = whole;
     if (!point) return;
     chosen.setAttribute("cx", across(point.at));
     chosen.setAttribute("cy", down(point.score));
-    told.textContent = `${clock(point.at)}  ${number(point.score)}${place ? `  ${change(point.score, first)}` : ""}`;
+    value.textContent = `${clock(point.at)}  ${number(point.score)}${place ? `  ${change(point.score, first)}` : ""}`;
     plot.setAttribute("aria-valuenow", place + 1);
-    plot.setAttribute("aria-valuetext", told.textContent);
+    plot.setAttribute("aria-valuetext", value.textContent);
   };
   const about = {
     role: "slider", "aria-label": `${title}, along the film`,
@@ -49,17 +49,17 @@ function panel(curve) {
   listen(plot, scored, show);
   show(-1);
   const small = make("small", { textContent: better });
-  return make("figure", {}, make("figcaption", {}, make("span", {}, title, small), told), plot);
+  return make("figure", {}, make("figcaption", {}, make("span", {}, title, small), value), plot);
 }
 
-// Where a score stands: the first one's distance from the others is what the picture is about.
+// Where a score stands: the first one's distance from the others is what the plot is about.
 function heights(scores) {
   const least = Math.min(...scores), most = Math.max(...scores);
   const room = Math.max(most - least, CALM * Math.abs(scores[0]), 1e-9), middle = (most + least) / 2;
   return (score) => HIGH / 2 - ((score - middle) / room) * (HIGH - 24);
 }
 
-function picture(points, scored, down, chosen) {
+function sketch(points, scored, down, chosen) {
   const level = down(scored[0].score);
   const here = draw("line", { class: "here", y1: 0, y2: HIGH });
   tell.addEventListener("time", (event) => {

@@ -41,10 +41,10 @@ const labels = [];
 let scale = 1, chosen = 0, playing = -1;
 
 function button(chunk, place) {
-  const picture = chunk.picture ? [make("img", { src: chunk.picture, alt: "", decoding: "async" })] : [];
+  const image = chunk.image ? [make("img", { src: chunk.image, alt: "", decoding: "async" })] : [];
   const span = `${clock(chunk.start)} to ${clock(chunk.end)}`;
   const made = make("button", { type: "button", className: "chunk", title: chunk.caption, tabIndex: -1 },
-    make("span", { className: "frame" }, ...picture), make("span", { className: "badge" }),
+    make("span", { className: "frame" }, ...image), make("span", { className: "badge" }),
     make("b", { textContent: chunk.number }),
     make("small", { textContent: clock(LONG ? Math.round(chunk.start) : chunk.start) }));
   made.setAttribute("role", "option");
@@ -103,7 +103,7 @@ function layOut() {
 function drawArcs() {
   const from = chunks.length <= ALL_ARCS ? chunks : [chunks[chosen]];
   const middle = (chunk) => ((chunk.start + chunk.end) / 2) * scale;
-  const paths = from.flatMap((chunk) => chunk.recalled.filter((old) => placeOf.has(old.chunk)).map((old) => {
+  const paths = from.flatMap((chunk) => chunk.retrieved.filter((old) => placeOf.has(old.chunk)).map((old) => {
     const [a, b] = [middle(chunks[placeOf.get(old.chunk)]), middle(chunk)];
     const high = ARCS - Math.min(ARCS * 1.25, 24 + Math.abs(b - a) * 0.22);
     const kind = `${old.cosine === null ? "recent" : "alike"}${chunk === chunks[chosen] ? " chosen" : ""}`;
@@ -115,11 +115,11 @@ function drawArcs() {
 function choose(place, focus = false) {
   buttons[chosen].tabIndex = -1;
   buttons[chosen].setAttribute("aria-selected", "false");
-  for (const old of chunks[chosen].recalled) mark(old.chunk, "", "");
+  for (const old of chunks[chosen].retrieved) mark(old.chunk, "", "");
   chosen = place;
   buttons[chosen].tabIndex = 0;
   buttons[chosen].setAttribute("aria-selected", "true");
-  for (const old of chunks[chosen].recalled) {
+  for (const old of chunks[chosen].retrieved) {
     mark(old.chunk, old.cosine === null ? "recent" : "alike", old.cosine === null ? "" : old.cosine.toFixed(2));
   }
   drawArcs();
@@ -131,7 +131,7 @@ function choose(place, focus = false) {
 function mark(number, kind, text) {
   if (!placeOf.has(number)) return;
   const made = buttons[placeOf.get(number)];
-  made.dataset.recalled = kind;
+  made.dataset.retrieved = kind;
   made.querySelector(".badge").textContent = text;
 }
 
