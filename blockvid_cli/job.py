@@ -399,11 +399,11 @@ def _reference_images(storyboard: Storyboard, card: ModelCard, plan: Plan) -> di
 
 @contextmanager
 def error_prefix(location: str) -> Iterator[None]:
-    """Usage errors inside begin with file and line."""
+    """Usage errors inside begin with file and line, if there is a location."""
     try:
         yield
     except UsageError as error:
-        raise StoryboardError(f"{location}: {error}") from error
+        raise StoryboardError(f"{location}: {error}" if location else str(error)) from error
 
 
 def _output(request: RenderRequest, storyboard: Storyboard) -> Path:

@@ -53,7 +53,11 @@ def test_render_reports_events(story, model):
         (["render", "{story}", "--steps", "0"], 2, "steps"),
         (["render", "{story}", "--memory", "full"], 2, "No such option: --memory"),
         (["render", "{story}", "--preset", "9gb"], 2, "Did you mean '8gb'?"),
-        (["render", "{story}", "--set", "recipe.memory=full"], 2, "there is no part called 'memory'"),
+        (
+            ["render", "{story}", "--set", "recipe.memory=full"],
+            2,
+            "blockvid: --set recipe.memory=full: recipe: there is no",
+        ),
         (["render", "{story}", "--set", "recipe.steps=[1, 2]"], 2, "recipe.steps"),
         (["storyboard", "check", "{story}", "--size", "100x100"], 2, "96"),
         (["bench", "--model", "nowhere"], 3, "nowhere"),

@@ -145,6 +145,16 @@ def test_nine_hundred_tenths_of_a_second_tile_exactly(tmp_path):
     assert one.seconds == 90
 
 
+def test_the_location_of_a_recipe_is_its_line_or_its_option(tmp_path):
+    with_recipe = written(tmp_path, "title: a\nrecipe: {steps: 4}\nchunks: [A swan]\n")
+    without = written(tmp_path, "chunks: [A swan]\n", "plain.yaml")
+    assert read_storyboard(without).recipe_location == ""
+    assert read_storyboard(without, ["recipe.steps=4"]).recipe_location == "--set recipe.steps=4"
+    assert read_storyboard(with_recipe).recipe_location == f"{with_recipe}:2"
+    changed = read_storyboard(with_recipe, ["recipe.steps=4", "title=b"])
+    assert changed.recipe_location == f"{with_recipe}:2 with --set recipe.steps=4"
+
+
 def test_a_storyboard_may_be_json(tmp_path):
     text = '{\n\t"title": "\\ud83e\\udda2",\n\t"chunks": [\n\t\t{"caption": "A swan", "duration": 3}]}'
     story = read_storyboard(written(tmp_path, text, "story.json"))

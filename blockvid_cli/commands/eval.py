@@ -30,7 +30,7 @@ Result = dict[str, Any]
 MAX_FILMS = 12  # in one table; of a larger suite only its means are printed
 FIRST_WIDTH, WIDTH = 36, 18  # characters of a table's first column, and of a film's
 REASONS = {
-    "too_few_frames": "too few frames for a measure",
+    "too_few_frames": "too few frames for a metric",
     "too_short": "the film is shorter than two segments",
     "unscored_segment": "a segment is too short to be scored",
     "zero_reference": "the first segment scores 0, so there is no relative drift",
@@ -72,8 +72,8 @@ def evaluate(
     protocol: Annotated[Protocol, typer.Option(help="whole films, or clips of 2 s like VBench-Long")] = (
         Protocol.WHOLE
     ),
-    stride: Annotated[int | None, typer.Option(min=1, help="measure every n-th frame only")] = None,
-    sample_fps: Annotated[float | None, typer.Option(min=0.1, help="measure about so many frames per second")] = None,
+    stride: Annotated[int | None, typer.Option(min=1, help="use every n-th frame only")] = None,
+    sample_fps: Annotated[float | None, typer.Option(min=0.1, help="use about so many frames per second")] = None,
     use: Annotated[
         list[str] | None, typer.Option(help="a backend you installed: imaging_quality=pyiqa:musiq-spaq")
     ] = None,
@@ -85,7 +85,7 @@ def evaluate(
     device: options.Device = "auto",
     jobs: Annotated[int | None, typer.Option(min=1, help="how many films at once; default: one per core")] = None,
     fresh: Annotated[bool, typer.Option("--fresh", help="score films again that were scored before")] = False,
-    plot: Annotated[Path | None, typer.Option(help="write a PNG of every measure over time")] = None,
+    plot: Annotated[Path | None, typer.Option(help="write a PNG of every metric over time")] = None,
     as_json: options.AsJson = False,
     as_csv: Annotated[bool, typer.Option("--csv", help="print a line per film")] = False,
     as_markdown: Annotated[bool, typer.Option("--markdown", help="print a Markdown table")] = False,
@@ -189,7 +189,7 @@ def _summary(items: Sequence[Item], results: Sequence[Result]) -> dict[str, Any]
 
 
 def _write_plot(results: Sequence[Result], path: Path) -> None:
-    """Writes a plot of every measure over time."""
+    """Writes a plot of every metric over time."""
     from blockvid_cli.evaluation.tables import plot
 
     good = [result for result in results if result.get("seconds")]

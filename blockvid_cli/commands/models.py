@@ -116,8 +116,8 @@ def verify(model: Name, as_json: options.AsJson = False) -> None:
 
     Example: blockvid models verify storybook
     """
-    from blockvid_cli.models.registry import find_model
     from blockvid_cli.models.loading import verify_model
+    from blockvid_cli.models.registry import find_model
 
     found = verify_model(find_model(model))
     values = [{"part": f.part, "file": str(f.file), "summary": f.summary} for f in found]

@@ -56,6 +56,12 @@ class Document:
                 return line, f"{self.source}:{line}"
         return 1, f"{self.source}:1"
 
+    def recipe_location(self) -> str:
+        """Returns where the recipe is written: in the file, in --set options, or both; "" where there is none."""
+        line = self.lines.get(("recipe",))
+        options = [f"--set {text}" for path, text in self.overrides.items() if path[0] == "recipe"]
+        return " with ".join([*([f"{self.source}:{line}"] if line else []), *([", ".join(options)] if options else [])])
+
     def error(self, problems: Sequence[Problem]) -> StoryboardError:
         """Returns one error that names all problems, a line each, in the order of the file."""
         numbered = []

@@ -8,9 +8,18 @@ from fractions import Fraction
 from typing import Literal
 
 NUMBER = r"[0-9]{1,9}(?:\.[0-9]{1,20})?"
-CLOCK = re.compile(rf"(?:(?:([0-9]{{1,4}}):)?([0-9]{{1,4}}):)?({NUMBER})\s*s?")
+CLOCK = re.compile(rf"(?:([0-9]{{1,4}}):)?([0-9]{{1,4}}):({NUMBER})\s*s?")
+AMOUNTS = re.compile(rf"{NUMBER}|(?:{NUMBER}\s*[a-z]+\s*){{1,3}}")
+AMOUNT = re.compile(rf"({NUMBER})\s*([a-z]*)")
 SPAN = re.compile(r"([^-–—]+)[-–—]([^-–—]+)")
-FRAMES = re.compile(r"([0-9]{1,9})\s*f")
+FRAMES = re.compile(r"([0-9]{1,9})\s*(?:f|frames?)")
+UNITS = {
+    Fraction(3600): ("h", "hour", "hours"),
+    Fraction(60): ("m", "min", "mins", "minute", "minutes"),
+    Fraction(1): ("", "s", "sec", "secs", "second", "seconds"),
+    Fraction(1, 1000): ("ms", "millisecond", "milliseconds"),
+}
+SECONDS = {name: seconds for seconds, names in UNITS.items() for name in names}  # of one unit
 
 
 @dataclass(frozen=True)
@@ -37,18 +46,22 @@ class Length:
 
 
 def parse_clock(text: str) -> Fraction:
-    """``"3s"``, ``"2.5"``, ``"00:03"`` or ``"1:02:03.5"`` in seconds.
+    """``"3s"``, ``"2.5"``, ``"4 seconds"``, ``"1 min 30 s"``, ``"00:03"`` or ``"1:02:03.5"`` in seconds.
 
     Raises:
         ValueError: it is none of these, or it has more than 59 minutes or seconds.
     """
-    match = CLOCK.fullmatch(text.strip())
-    if not match:
-        raise ValueError(f"'{shorten(text)}' is not a time; write 3s, 00:03 or 1:02:03.5")
-    hours, minutes, seconds = match[1], match[2], Fraction(match[3])
-    if (minutes and seconds >= 60) or (hours and int(minutes or 0) >= 60):
-        raise ValueError(f"'{shorten(text)}' is not a time; minutes and seconds end at 59")
-    return int(hours or 0) * 3600 + int(minutes or 0) * 60 + seconds
+    typed = text.strip().lower()
+    if match := CLOCK.fullmatch(typed):
+        hours, minutes, seconds = int(match[1] or 0), int(match[2]), Fraction(match[3])
+        if seconds >= 60 or (match[1] and minutes >= 60):
+            raise ValueError(f"'{shorten(text)}' is not a time; minutes and seconds end at 59")
+        return hours * 3600 + minutes * 60 + seconds
+    parts = AMOUNT.findall(typed) if AMOUNTS.fullmatch(typed) else []
+    units = [SECONDS.get(unit, Fraction(0)) for _, unit in parts]
+    if not parts or 0 in units or units != sorted(set(units), reverse=True):  # from the largest unit to the smallest
+        raise ValueError(f"'{shorten(text)}' is not a time; write 3s, 2 min, 00:03 or 1:02:03.5")
+    return sum((Fraction(number) * unit for (number, _), unit in zip(parts, units, strict=True)), Fraction(0))
 
 
 def parse_span(text: str) -> tuple[Fraction, Fraction]:
@@ -70,20 +83,22 @@ def parse_span(text: str) -> tuple[Fraction, Fraction]:
 
 
 def parse_length(value: object) -> Length:
-    """``4s``, ``48f``, ``4``, ``2.5`` or ``1:30`` as a length.
+    """``4s``, ``4 seconds``, ``2min``, ``48f``, ``48 frames``, ``4``, ``2.5`` or ``1:30`` as a length.
 
     Raises:
         ValueError: it is none of these, or not longer than nothing.
     """
-    length = None
     if isinstance(value, int | float) and not isinstance(value, bool):
         length = Length(Fraction(repr(value)))
-    elif isinstance(value, str) and (frames := FRAMES.fullmatch(value.strip())):
+    elif isinstance(value, str) and (frames := FRAMES.fullmatch(value.strip().lower())):
         length = Length(Fraction(frames[1]), "f")
-    elif isinstance(value, str) and CLOCK.fullmatch(value.strip()):
-        length = Length(parse_clock(value))
-    if length is None:
-        raise ValueError(f"{describe(value)} is not a length; write 4s, 2.5 or 48f")
+    else:
+        try:
+            length = Length(parse_clock(value if isinstance(value, str) else ""))
+        except ValueError as error:
+            if isinstance(value, str) and CLOCK.fullmatch(value.strip()):
+                raise
+            raise ValueError(f"{describe(value)} is not a length; write 4s, 2.5, 2 min or 48f") from error
     if length.amount <= 0:
         raise ValueError("a length must be more than nothing; write 4s, 2.5 or 48f")
     return length
@@ -134,5 +149,7 @@ def describe(value: object) -> str:
 
 def shorten(text: str, longest: int = 40) -> str:
     """Returns one line of at most ``longest`` characters."""
-    line = " ".join(text.split())
+    line = " ".join(text[: 20 * longest].split())
+    if len(text) > 20 * longest:
+        line = line.ljust(longest + 1)
     return line if len(line) <= longest else line[: longest - 1] + "…"

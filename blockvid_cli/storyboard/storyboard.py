@@ -78,7 +78,7 @@ class Storyboard:
     end_card: TitleCard | None = None
     font: Path | None = None  # of words inside frames
     notes: tuple[str, ...] = field(default=(), compare=False)  # what an import had to decide
-    recipe_location: str = field(default="", compare=False)  # file and line, for sentences about the recipe
+    recipe_location: str = field(default="", compare=False)  # file and line, or --set; "" without a recipe
 
     @property
     def seconds(self) -> Fraction:
@@ -138,7 +138,7 @@ def _build(document: Document, allow_outside: bool) -> Storyboard:
         end_card=title_card(form.end_card),
         font=presentation.font,
         notes=tuple(document.notes),
-        recipe_location=document.location(("recipe",))[1],
+        recipe_location=document.recipe_location(),
     )
 
 
