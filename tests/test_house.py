@@ -16,7 +16,7 @@ from tests.walks import Trace, Walk, trace
 
 PACKAGE = Path(blockvid_cli.__file__).parent
 ORDER = [
-    {"__init__", "errors", "timing"},
+    {"__init__", "errors", "files", "timing"},
     {"models.card"},
     {"storyboard"},
     {"storybook"},
