@@ -1,4 +1,4 @@
-"""The denoiser: our seam around diffusers' network equals diffusers; rotating on reading equals rotating on writing."""
+"""The denoiser: ours equals diffusers' on the same weights; positions, biases and gradients of attention."""
 
 from __future__ import annotations
 
@@ -33,29 +33,29 @@ def test_first_block_equals_diffusers_forward():
     assert len(layers) == 2 and layers[0].keys.shape == (1, 3 * 6, 2, 24)
 
 
-def test_levels_a_frame_equal_diffusers_timesteps_a_token():
-    x, text, level = latents(3), context(), torch.tensor([0.9, 0.5, 0.1])
-    stock = small.network()(x.transpose(1, 2), (level * 1000).repeat_interleave(6)[None], text, return_dict=False)[
+def test_a_sigma_per_frame_equals_diffusers_timestep_per_token():
+    x, text, sigma = latents(3), context(), torch.tensor([0.9, 0.5, 0.1])
+    stock = small.network()(x.transpose(1, 2), (sigma * 1000).repeat_interleave(6)[None], text, return_dict=False)[
         0
     ].transpose(1, 2)
-    ours, _ = small.denoiser()(x, level, text, torch.arange(3), KVView())
+    ours, _ = small.denoiser()(x, sigma, text, torch.arange(3), KVView())
     assert torch.allclose(ours, stock, atol=1e-6)
 
 
-def test_rows_drawn_in_turn_are_the_rows_drawn_together():
+def test_rows_denoised_in_turn_are_the_rows_denoised_together():
     x, text = torch.randn(1, 2, *small.LATENT), torch.cat([context(), context(seed=9)])
     arguments = (x, torch.full((2,), 0.6), text, torch.arange(2), KVView())
     together, layers = GuidedDenoiser(small.denoiser(), 3.0)(*arguments)
     in_turn, _ = GuidedDenoiser(small.denoiser(), 3.0, in_turn=True)(*arguments)
-    assert torch.allclose(together, in_turn, atol=1e-5) and not layers  # nothing is recorded that nobody asked for
+    assert torch.allclose(together, in_turn, atol=1e-5) and not layers  # recorded only where the view asks
 
 
-def test_shared_level_is_a_scalar_timestep():
+def test_a_shared_sigma_is_a_scalar_timestep():
     assert timestep(torch.tensor([0.5, 0.5]).expand(3, -1), 6).tolist() == [500, 500, 500]
     assert timestep(torch.tensor([[0.5, 0.25]]), 2).tolist() == [[500, 500, 250, 250]]
 
 
-def test_captions_a_frame_equal_one_caption_when_they_are_the_same():
+def test_a_prompt_per_frame_equals_one_prompt_when_they_are_the_same():
     x, text = latents(2), context()
     once, _ = small.denoiser()(x, torch.full((2,), 0.7), text, torch.arange(2), KVView())
     each, _ = small.denoiser()(x, torch.full((2,), 0.7), text[:, None].expand(1, 2, 5, 16), torch.arange(2), KVView())
@@ -84,8 +84,8 @@ def test_rope_is_relative_and_composes():
     assert torch.allclose(near, far, atol=1e-4)
 
 
-def test_remembered_keys_follow_their_times():
-    """The rotation is made once for as long as the times stay the same, and anew when they change."""
+def test_cached_keys_are_rotated_to_their_positions():
+    """The rotation is computed once for as long as the positions stay the same, and again when they change."""
     rope, keys, where = Rope(24), torch.randn(1, 12, 2, 24), token_grid(2, 2, 3)
     view = KVView([resident_entry((0, 1), [TokenKV(keys, keys, where)])])
     tokens = view.read(0)
@@ -130,11 +130,11 @@ def test_guidance_of_one_is_none():
     assert torch.allclose(stronger, negative + 3 * (plain - negative), atol=1e-5)
 
 
-def test_coordinate_channels_tell_places_apart():
+def test_coordinate_channels_differ_everywhere():
     channels = coordinate_channels(8, 4, 6)
     assert channels.shape == (8, 4, 6)
-    places = channels.flatten(1).T
-    assert (torch.cdist(places, places) + torch.eye(24)).min() > 0.05
+    pixels = channels.flatten(1).T
+    assert (torch.cdist(pixels, pixels) + torch.eye(24)).min() > 0.05
     out, _ = WanDenoiser(small.network(extra=8))(latents(2), torch.ones(2), context(), torch.arange(2), KVView())
     assert out.shape == (1, 2, *small.LATENT)
 
@@ -146,28 +146,28 @@ def test_network_stays_diffusers():
     assert all(isinstance(block.attn1.processor, CachedSelfAttnProcessor) for block in ours.blocks)
 
 
-@pytest.mark.parametrize("level", [0.0, 0.25, 1.0])
-def test_flow(level: float):
+@pytest.mark.parametrize("sigma", [0.0, 0.25, 1.0])
+def test_flow(sigma: float):
     clean, noise = torch.randn(2, 3), torch.randn(2, 3)
-    x = add_noise(clean, noise, level)
-    assert torch.allclose(predict_x0(x, noise - clean, level), clean, atol=1e-6)
+    x = add_noise(clean, noise, sigma)
+    assert torch.allclose(predict_x0(x, noise - clean, sigma), clean, atol=1e-6)
 
 
-def test_a_network_that_predicts_clean_latents_says_which_velocity_leads_there():
-    clean, noise, level = torch.randn(2, 3, 4, 5, 6), torch.randn(2, 3, 4, 5, 6), torch.tensor([1.0, 0.5, 0.1])
-    each = level.view(3, 1, 1, 1)
+def test_predicted_clean_latents_become_the_velocity_that_leads_there():
+    clean, noise, sigma = torch.randn(2, 3, 4, 5, 6), torch.randn(2, 3, 4, 5, 6), torch.tensor([1.0, 0.5, 0.1])
+    each = sigma.view(3, 1, 1, 1)
     assert torch.allclose(velocity_from_x0(add_noise(clean, noise, each), clean, each), noise - clean, atol=1e-4)
     velocity = WanDenoiser(small.network())
     predicted = WanDenoiser(small.network(), "clean")
     x, text, times = torch.randn(1, 3, *small.LATENT), context(), torch.arange(3)
-    out, _ = velocity(x, level, text, times, KVView())
-    got, _ = predicted(x, level, text, times, KVView())
+    out, _ = velocity(x, sigma, text, times, KVView())
+    got, _ = predicted(x, sigma, text, times, KVView())
     assert torch.allclose(got, (x - out) / each, atol=1e-5)
     with pytest.raises(UsageError, match=r"transformer\.predicts"):
         WanDenoiser(velocity.network, "noise")
 
 
-def test_levels_fall_from_noise_to_clean_and_warp_as_published():
+def test_sigmas_fall_from_noise_to_clean_and_shift_as_published():
     assert make_sigmas(4, 1.0) == (1.0, 0.75, 0.5, 0.25, 0.0)
     warped = [1000 * shift_sigmas(t / 1000, 5.0) for t in (1000, 750, 500, 250)]
     assert warped == pytest.approx([1000, 937.5, 833.333, 625], abs=1e-2)

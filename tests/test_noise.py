@@ -23,7 +23,7 @@ def chunk_noise(noise, number: int, film=FILM) -> torch.Tensor:
     return torch.cat([noise(block, film, {}) for block in blocks])
 
 
-def test_gaussian_is_named_and_normal():
+def test_gaussian_noise_depends_on_its_name_alone():
     assert torch.equal(gaussian((3, 4), "a", 1), gaussian((3, 4), "a", 1))
     assert not torch.equal(gaussian((3, 4), "a", 1), gaussian((3, 4), "a", 2))
     many = gaussian((200_000,), "b")
@@ -33,8 +33,8 @@ def test_gaussian_is_named_and_normal():
 def test_independent_frames_differ_everywhere():
     noise = torch.cat([chunk_noise(Independent(), n) for n in (1, 2, 3)])
     flat = noise.flatten(1)
-    likeness = (flat @ flat.T / flat.shape[1]).fill_diagonal_(0).abs().max()
-    assert likeness < 0.5
+    similarity = (flat @ flat.T / flat.shape[1]).fill_diagonal_(0).abs().max()
+    assert similarity < 0.5
     assert not torch.equal(chunk_noise(Independent(), 1), chunk_noise(Independent(), 2))
 
 
@@ -78,8 +78,8 @@ def with_take(number: int, take: int):
 def test_another_take_is_another_noise_in_every_frame(noise):
     takes = [chunk_noise(noise, 2, film=with_take(2, take)) for take in (1, 2, 3)]
     for a, b in itertools.combinations(takes, 2):
-        likeness = a.flatten(1) @ b.flatten(1).T / a[0].numel()
-        assert likeness.abs().max() < 0.5
+        similarity = a.flatten(1) @ b.flatten(1).T / a[0].numel()
+        assert similarity.abs().max() < 0.5
     assert torch.equal(takes[0], chunk_noise(noise, 2))
     assert torch.equal(chunk_noise(noise, 1, film=with_take(2, 2)), chunk_noise(noise, 1))
 
@@ -104,9 +104,9 @@ def test_eps_max_has_the_published_signal_to_noise_ratio():
 
 @pytest.mark.parametrize("name", ["cosine", "linear"])
 def test_schedules_go_from_min_to_max(name):
-    levels = chunk_sigmas(name, 7)
-    assert levels[0] == pytest.approx(0.4) and levels[-1] == pytest.approx(EPS_MAX)
-    assert all(a < b for a, b in itertools.pairwise(levels))
+    sigmas = chunk_sigmas(name, 7)
+    assert sigmas[0] == pytest.approx(0.4) and sigmas[-1] == pytest.approx(EPS_MAX)
+    assert all(a < b for a, b in itertools.pairwise(sigmas))
 
 
 def test_schedules_equal_the_printed_equations():
