@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import difflib
 import errno
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import TypeVar
 
 Entry = TypeVar("Entry")
@@ -60,6 +61,15 @@ def from_os_error(error: OSError) -> BlockvidError:
     """Returns what the system refused as an error with a sentence; a full disk is a ``PartialError``."""
     full = error.errno in (errno.ENOSPC, errno.EDQUOT)
     return (PartialError if full else BlockvidError)(f"{error.strerror or error}: {error.filename or ''}")
+
+
+@contextmanager
+def error_prefix(location: str) -> Iterator[None]:
+    """Usage errors inside begin with the storyboard's file and line."""
+    try:
+        yield
+    except UsageError as error:
+        raise StoryboardError(f"{location}: {error}") from error
 
 
 def closest_name(word: str, known: list[str]) -> str | None:

@@ -7,8 +7,7 @@ RenderRequest --prepare--> RenderJob        storyboard, card, plan, recipes, tak
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from fractions import Fraction
 from functools import cached_property
@@ -19,27 +18,22 @@ from typing import Any
 import torch
 
 from blockvid_cli import __version__
-from blockvid_cli.errors import StoryboardError, UsageError, lookup
+from blockvid_cli.errors import StoryboardError, UsageError, error_prefix, lookup
 from blockvid_cli.models.card import ModelCard, bundled_models, parse_size
 from blockvid_cli.models.hub import fingerprint
 from blockvid_cli.models.registry import find_model
 from blockvid_cli.models.sentence_encoder import embed
-from blockvid_cli.project.identity import (
-    ChunkIdentity,
-    ChunkKeys,
-    TakeChoices,
-    chunk_keys,
-    read_take_choices,
-)
-from blockvid_cli.project.project import project_folder, read_manifest, stored_frames
+from blockvid_cli.project.film_keys import Numerics, film_keys, finished_numerics, guidance_rows, numerics_of
+from blockvid_cli.project.identity import ChunkKeys, TakeChoices, read_take_choices
+from blockvid_cli.project.project import project_folder, read_manifest
 from blockvid_cli.rollout.kv_cache.storage import DTYPES, LOCATIONS
-from blockvid_cli.rollout.recipe import Recipe, make_recipe, merge_recipes, recipe_values, segment_blocks
+from blockvid_cli.rollout.recipe import Recipe, make_recipe, merge_recipes, segment_blocks
 from blockvid_cli.runtime.memory_estimate import MemoryEstimate, choose_preset, estimate_memory, free_memory
 from blockvid_cli.runtime.presets import AUTO, PRESETS, ResolvedPreset, RuntimeOptions, resolve_preset
 from blockvid_cli.storyboard.plan import Plan, make_plan
 from blockvid_cli.storyboard.storyboard import Storyboard, read_storyboard
 from blockvid_cli.storybook.caption_rewriter import rewrite_prompts
-from blockvid_cli.video.reference_images import ReferenceImage, read_reference_image
+from blockvid_cli.video.reference_images import ReferenceImage, read_reference_images
 
 DEFAULT_MODEL = "storybook"
 REWRITERS: dict[str, Callable[[Plan, ModelCard], Plan]] = {
@@ -67,15 +61,6 @@ class RenderRequest:
     takes: TakeChoices | None = None  # which takes; None: as the project has chosen
     metadata: bool = True
     allow_outside: bool = False
-
-
-@dataclass(frozen=True)
-class Numerics:
-    """What of a preset decides a chunk's latents."""
-
-    precision: str  # of the transformer
-    kv_dtype: str  # of cached tokens
-    vae: str  # its dtype, and whether it works in tiles: for images that a chunk begins or ends with
 
 
 @dataclass(frozen=True)
@@ -124,9 +109,8 @@ class RenderJob:
     @cached_property
     def keys(self) -> ChunkKeys:
         """The identities and cache keys of all chunks."""
-        identities = [chunk_identity(self, index) for index in range(len(self.plan.chunks))]
-        needs = [recipe.schedule.needs(n, len(self.recipes)) for n, recipe in enumerate(self.recipes, start=1)]
-        return chunk_keys(identities, needs, self.takes)
+        images = {number: image.sha256 for number, image in self.reference_images.items()}
+        return film_keys(self.card, self.plan, self.recipes, images, self.takes, self.numerics)
 
     def manifest(self) -> dict[str, Any]:
         """Everything that is needed to render the film again, as plain JSON values; it is written into the film too."""
@@ -206,8 +190,8 @@ def prepare(request: RenderRequest, storyboard: Storyboard | None = None) -> Ren
         takes=takes,
         preset=preset,
         free_memory=free,
-        reference_images=_reference_images(storyboard, card, plan),
-        numerics=(_numerics_of(preset),) * len(plan.chunks),
+        reference_images=read_reference_images(storyboard, card, plan),
+        numerics=(numerics_of(preset),) * len(plan.chunks),
     )
     return _with_numerics(job, recorded)
 
@@ -220,8 +204,8 @@ def _position_notes(card: ModelCard, plan: Plan, recipes: Sequence[Recipe]) -> t
     if largest < card.trained_frames:
         return ()
     return (
-        f"this recipe places frames at positions up to {largest}, but '{card.name}' was trained on {card.trained_frames}"
-        f" latent frames (positions 0 to {card.trained_frames - 1}), so the film may degrade; packed positions and a KV"
+        f"this recipe places frames at positions up to {largest}, but '{card.name}' was trained on"
+        f" {card.trained_frames} latent frames (positions 0 to {card.trained_frames - 1}), so the film may degrade; packed positions and a KV"
         " cache that attends to fewer frames, such as the window of the model's card, stay within them.",
     )
 
@@ -238,69 +222,16 @@ def with_preset(job: RenderJob, name: str) -> RenderJob:
     return _with_numerics(job, job.numerics)
 
 
-def chunk_identity(job: RenderJob, index: int) -> ChunkIdentity:
-    """All that decides the latents of a chunk, beside other chunks."""
-    chunk, recipe, numerics, card = job.plan.chunks[index], job.recipes[index], job.numerics[index], job.card
-    last = chunk.blocks[-1].frame_indices[-1]
-    first, rows = chunk.blocks[0].first, job.rows
-    images = {str(n - first): image.sha256 for n, image in job.reference_images.items() if first <= n <= last}
-    together = any(other > chunk.number for other in recipe.schedule.needs(chunk.number, len(job.recipes)))
-    transformer = card.transformer
-    return ChunkIdentity(
-        weights=fingerprint(card),
-        model={
-            "family": card.family,
-            "predicts": transformer.predicts,
-            "config": transformer.config,
-            "lora": transformer.lora.scale if transformer.lora else None,
-            "patch": list(card.patch),
-            "block": card.block,
-            "latent": card.latent.model_dump(),
-        },
-        text=card.text.model_dump(exclude={"rewriter", "parameters"}),
-        size=job.plan.size,
-        fps=job.plan.fps,
-        recipe=recipe_values(recipe),
-        guidance_rows=rows,
-        precision=numerics.precision,
-        kv_dtype=numerics.kv_dtype,
-        film_seed=job.plan.seed,
-        seed=chunk.seed,
-        take=chunk.take,
-        prompt=chunk.prompt,
-        retrieval_text=chunk.retrieval_text,
-        negative_prompt=chunk.negative_prompt if rows > 1 else "",
-        cut=chunk.cut,
-        first_latent=first,
-        blocks=len(chunk.blocks) if together or recipe.noise.whole_chunk else None,
-        images=images,
-        image_encoding=f"{numerics.vae} {fingerprint(card, (card.vae,))}" if images else "",
-    )
-
-
 def _with_numerics(job: RenderJob, recorded: Sequence[Numerics]) -> RenderJob:
     """The job with the numerics by which each of its chunks is finished already; the preset's where none is."""
-    chunks, current = job.plan.chunks, _numerics_of(job.preset)
-    chosen = [*recorded[: len(chunks)], *(current for _ in chunks[len(recorded) :])]
-    options = [*dict.fromkeys(chosen), current]
-    if set(options) == {current}:
-        return replace(job, numerics=tuple(chosen))
-    folder, needs = project_folder(job.output), job.keys.needs
-    for chunk in chunks:
-        stored = stored_frames(folder, chunk.number)
-        together = [chunk.number, *(number for number in needs[chunk.number - 1] if number > chunk.number)]
-        for option in (chosen[chunk.number - 1], *options):  # the last is the preset's
-            for number in together:
-                chosen[number - 1] = option
-            key = replace(job, numerics=tuple(chosen)).keys.keys[chunk.number - 1]
-            if stored.get(key, 0) >= sum(block.frames for block in chunk.blocks):
-                break
-    return replace(job, numerics=tuple(chosen))
-
-
-def _numerics_of(preset: ResolvedPreset) -> Numerics:
-    dtype = str(preset.vae_dtype).removeprefix("torch.")
-    return Numerics(preset.precision.name, preset.kv_dtype, f"{dtype}, tiled" if preset.vae_tiling else dtype)
+    numerics = finished_numerics(
+        project_folder(job.output),
+        job.plan,
+        recorded,
+        numerics_of(job.preset),
+        lambda candidate: replace(job, numerics=tuple(candidate)).keys,
+    )
+    return replace(job, numerics=numerics)
 
 
 def _resume_runtime(request: RenderRequest, output: Path, device: str) -> tuple[RuntimeOptions, tuple[Numerics, ...]]:
@@ -335,11 +266,6 @@ def _choose_preset(
     return choose_preset(free, device, runtime, estimate), free
 
 
-def guidance_rows(recipes: Sequence[Recipe]) -> int:
-    """Rows of the batch: the most that any chunk needs; with guidance, the negative prompt is one."""
-    return max(recipe.guidance.rows for recipe in recipes)
-
-
 def _model_name(storyboard: Storyboard, allow_outside: bool) -> str:
     """The storyboard's model: a name that has a card, or a folder or file below the storyboard's own folder."""
     name, home = storyboard.model or DEFAULT_MODEL, storyboard.source.parent.resolve()
@@ -370,40 +296,6 @@ def _check_recipes(storyboard: Storyboard, plan: Plan, recipes: Sequence[Recipe]
         source = storyboard.chunks[blocks[0].chunk - 1]
         with error_prefix(source.location if source.recipe else storyboard.recipe_location or str(storyboard.source)):
             recipe.check(blocks, plan.blocks[: blocks[0].number])
-
-
-def _reference_images(storyboard: Storyboard, card: ModelCard, plan: Plan) -> dict[int, ReferenceImage]:
-    """The images that chunks begin and end with, by the latent frame that shows each.
-
-    Raises:
-        StoryboardError: an image cannot be read, or the model cannot use it; with the chunk's file and line.
-    """
-    images: dict[int, ReferenceImage] = {}
-    for source, chunk in zip(storyboard.chunks, plan.chunks, strict=True):
-        last = -(-(chunk.end_frame - 1) // card.latent.time)  # of those that are seen: the film's end may be trimmed
-        for name, side, file, number in (
-            ("image", "first", chunk.image, chunk.blocks[0].first),
-            ("end_image", "last", chunk.end_image, last),
-        ):
-            if file is None:
-                continue
-            with error_prefix(f"{source.location}: {name}"):
-                if side not in card.frame_conditioning:
-                    verb = "begin" if side == "first" else "end"
-                    raise UsageError(f"the model '{card.name}' cannot {verb} a chunk with a picture.")
-                if number in images:
-                    raise UsageError("the chunk is too short for two pictures; make it longer, or keep one of them.")
-                images[number] = read_reference_image(file, plan.size)
-    return images
-
-
-@contextmanager
-def error_prefix(location: str) -> Iterator[None]:
-    """Usage errors inside begin with file and line, if there is a location."""
-    try:
-        yield
-    except UsageError as error:
-        raise StoryboardError(f"{location}: {error}" if location else str(error)) from error
 
 
 def _output(request: RenderRequest, storyboard: Storyboard) -> Path:

@@ -17,9 +17,8 @@ import torch
 from blockvid_cli.errors import OutOfMemoryError
 from blockvid_cli.job import RenderJob, with_preset
 from blockvid_cli.models.hub import fingerprint, require
-from blockvid_cli.project.decoded_cache import DecodedVideoCache
 from blockvid_cli.project.identity import write_take_choices
-from blockvid_cli.project.project import Project, project_folder
+from blockvid_cli.project.project import DecodedVideoCache, Project, project_folder
 from blockvid_cli.runtime.memory_estimate import GIB, format_plan
 from blockvid_cli.runtime.presets import next_lower_preset
 from blockvid_cli.session import (

@@ -167,9 +167,9 @@ def finished_blocks(session: RenderSession) -> dict[int, torch.Tensor]:
         frames = session.project.load_take(chunk.number, key, chunk.take)
         first = chunk.blocks[0].first
         for block in chunk.blocks:
-            latents = [frames.get(number - first) for number in block.frame_indices]
-            if all(latent is not None and latent.shape == plan.latent for latent in latents):
-                blocks[block.number] = torch.stack(latents)
+            indices = [number - first for number in block.frame_indices]
+            if all(index in frames and frames[index].shape == plan.latent for index in indices):
+                blocks[block.number] = torch.stack([frames[index] for index in indices])
     return blocks
 
 

@@ -8,6 +8,7 @@ import subprocess
 import sys
 from collections.abc import Mapping
 from dataclasses import asdict, fields, replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -326,7 +327,7 @@ def sources(folder) -> None:
     wavfile.write(folder / "a.wav", 8000, torch.zeros(8000, dtype=torch.int16).numpy())
     from matplotlib import font_manager
 
-    (folder / "a.ttf").write_bytes(open(font_manager.findfont("DejaVu Sans"), "rb").read())
+    (folder / "a.ttf").write_bytes(Path(font_manager.findfont("DejaVu Sans")).read_bytes())
 
 
 @pytest.fixture(scope="module")

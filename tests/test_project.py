@@ -373,9 +373,7 @@ def test_fresh_forgets_the_chunks_of_this_project_only(folder):
     assert (folder / "keep.txt").exists()
 
 
-@pytest.mark.parametrize(
-    "content", [b"", b'{"fixed": {"mod', b"[]", b'{"fixed": 3}', b"\xff\xfe\x00", b"[" * 99999]
-)
+@pytest.mark.parametrize("content", [b"", b'{"fixed": {"mod', b"[]", b'{"fixed": 3}', b"\xff\xfe\x00", b"[" * 99999])
 def test_a_damaged_manifest_is_noticed_and_the_takes_stay(folder, content):
     with Project.open(folder, FIXED) as project:
         project.save_take(1, latents(), "key", frames=3)
@@ -389,6 +387,7 @@ def test_a_damaged_manifest_is_noticed_and_the_takes_stay(folder, content):
 
 
 # ---- lock ------------------------------------------------------------------------------------------------
+
 
 def test_two_renders_of_one_project(folder):
     with Project.open(folder, FIXED), pytest.raises(UsageError, match="being rendered by another process"):

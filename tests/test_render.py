@@ -31,8 +31,8 @@ from blockvid_cli.rollout.schedules.step import Schedule, moving_step
 from blockvid_cli.runtime.presets import RuntimeOptions
 from blockvid_cli.session import load
 from blockvid_cli.storyboard import storyboard
-from blockvid_cli.video.mux import uint8_frames
 from blockvid_cli.video.metadata import read_metadata
+from blockvid_cli.video.mux import uint8_frames
 
 
 def draw(story: Path, model: Path, **options) -> tuple[list, Path]:
@@ -52,10 +52,7 @@ def takes(story: Path) -> dict[str, str]:
 def drawn_blocks(events) -> list[int]:
     """Blocks that were drawn, not resumed."""
     return [
-        block.number
-        for event in events
-        if event.step and not event.step.resumed
-        for block, _ in event.step.finished
+        block.number for event in events if event.step and not event.step.resumed for block, _ in event.step.finished
     ]
 
 
@@ -431,7 +428,11 @@ def test_a_film_never_overwrites_what_it_is_made_from(tmp_path, model):
 @pytest.mark.parametrize(
     ("old", "new", "said"),
     [
-        ("seed: 3", "seed: 3\nrecipe: {kv_cache: {name: window, recent: 3}}", r"story\.yaml:4: recipe\.kv_cache.*recent"),
+        (
+            "seed: 3",
+            "seed: 3\nrecipe: {kv_cache: {name: window, recent: 3}}",
+            r"story\.yaml:4: recipe\.kv_cache.*recent",
+        ),
         ("to the left.", "to the left.\n    recipe: {solvr: euler}", r"story\.yaml:7: recipe.*solver"),
         ("to the left.", "to the left.\n    recipe: {kv_cache: window}", r"story\.yaml:7: recipe\.kv_cache"),
     ],

@@ -17,7 +17,7 @@ from blockvid_cli.job import RenderRequest, prepare
 from blockvid_cli.project.identity import TakeChoice, read_take_choices, write_take_choices
 from blockvid_cli.project.project import project_folder
 from blockvid_cli.render import render
-from blockvid_cli.retake import RetakeRequest, choose_take, chunk_changes, remove_take, existing_takes, retake
+from blockvid_cli.retake import RetakeRequest, choose_take, chunk_changes, existing_takes, remove_take, retake
 from blockvid_cli.runtime.presets import RuntimeOptions
 
 STORY = """\
@@ -323,7 +323,9 @@ def test_an_edit_of_the_chunk_after_one_between_neighbours_is_noticed(story, mod
     draw(job_of(story, model))
     draw(retake(job_of(story, model), RetakeRequest(2, alone=True)))
     story.write_text(story.read_text().replace("hops up and down", "rises"))
-    changes = {change.chunk: change.reason for change in chunk_changes(job_of(story, model)) if change.action == "render"}
+    changes = {
+        change.chunk: change.reason for change in chunk_changes(job_of(story, model)) if change.action == "render"
+    }
     assert changes[2] == "its neighbours changed" and changes[3] == "caption or style changed"
     assert draw(job_of(story, model)) == [2, 3, 4]
 

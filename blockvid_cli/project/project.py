@@ -6,7 +6,7 @@
         manifest.json                       everything needed to render the film again, and every chunk's identity
         chunks/005/take-1.safetensors       clean latents, of as many blocks as are finished
         chunks/005/take-1.3f9a0c4d.safetensors   what take 1 was before an edit
-        pictures.mp4, pictures.json         the film's frames, and what they were decoded from (``decoded_cache``)
+        pictures.mp4, pictures.json         the film's frames, and what they were decoded from
         takes.json                          which takes are in the film, where not the first
         .lock                               held while a render runs
 
@@ -29,8 +29,10 @@ import torch
 from filelock import FileLock, Timeout
 
 from blockvid_cli.errors import UsageError
+from blockvid_cli.models.hub import sha256
 from blockvid_cli.project.atomic_files import disk_errors, remove_temporary_files, write_atomically
 from blockvid_cli.project.takes import DamagedTakeError, Take, read_take, read_take_header, write_take
+from blockvid_cli.storyboard.plan import Plan
 
 VERSION = 2
 DRAFT_FOLDER = "draft.blockvid"  # a project of its own, of films in fewer steps
@@ -179,9 +181,7 @@ class Project:
         """The manifest on disk; empty if there is none, or (with a note) none that can be read."""
         manifest = read_manifest(self.folder)
         if manifest.get("version") == 1 and isinstance(manifest.get("identity"), dict):
-            self.notes.append(
-                "this project is of an older version: its chunks are rendered again, the old set aside."
-            )
+            self.notes.append("this project is of an older version: its chunks are rendered again, the old set aside.")
             return {"fixed": manifest["identity"]}
         if isinstance(manifest.get("fixed"), dict):
             return manifest
@@ -200,6 +200,33 @@ class Project:
             f"{self.folder} was begun with {before}, not {now}; a project keeps its {', '.join(FIXED_FIELDS)}. Give"
             " the film another name (-o other.mp4) for a new project, or --fresh to render this one anew."
         )
+
+
+class DecodedVideoCache:
+    """The frames of a film, decoded by a VAE of this hash from the latents of these cache keys.
+
+    While no chunk changes, a film is muxed again without decoding.
+    """
+
+    def __init__(self, folder: Path, keys: Sequence[str], plan: Plan, vae: str) -> None:
+        self.video, self._file = folder / "pictures.mp4", folder / DECODED_VIDEO_FILE
+        self._source = {"keys": list(keys), "vae": vae, "frames": plan.frames, "fps": plan.fps}
+
+    def is_valid(self) -> bool:
+        """Whether the frames are there, decoded from just these latents, and undamaged."""
+        try:
+            recorded: object = json.loads(self._file.read_text(encoding="utf-8"))
+            return recorded == {**self._source, "sha256": sha256(self.video)}
+        except (OSError, ValueError):
+            return False
+
+    def commit(self) -> None:
+        """Records what the frames were decoded from, once the video is whole.
+
+        Raises:
+            BlockvidError: it cannot be written (``PartialError``: the disk is full).
+        """
+        write_atomically(self._file, json.dumps({**self._source, "sha256": sha256(self.video)}).encode())
 
 
 def _locked(folder: Path) -> FileLock:

@@ -13,7 +13,10 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageOps
 
-from blockvid_cli.errors import UsageError
+from blockvid_cli.errors import UsageError, error_prefix
+from blockvid_cli.models.card import ModelCard
+from blockvid_cli.storyboard.plan import Plan
+from blockvid_cli.storyboard.storyboard import Storyboard
 
 FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", "PPM")  # none that runs a program of its own
 MAX_PIXELS = 64_000_000  # a small file may claim many more
@@ -32,6 +35,31 @@ class ReferenceImage:
     sha256: str
     pixels: np.ndarray
     notes: tuple[str, ...] = ()  # what was changed that a person may not expect
+
+
+def read_reference_images(storyboard: Storyboard, card: ModelCard, plan: Plan) -> dict[int, ReferenceImage]:
+    """The images that chunks begin and end with, by the latent frame that shows each.
+
+    Raises:
+        StoryboardError: an image cannot be read, or the model cannot use it; with the chunk's file and line.
+    """
+    images: dict[int, ReferenceImage] = {}
+    for source, chunk in zip(storyboard.chunks, plan.chunks, strict=True):
+        last = -(-(chunk.end_frame - 1) // card.latent.time)  # of those that are seen: the film's end may be trimmed
+        for name, side, file, number in (
+            ("image", "first", chunk.image, chunk.blocks[0].first),
+            ("end_image", "last", chunk.end_image, last),
+        ):
+            if file is None:
+                continue
+            with error_prefix(f"{source.location}: {name}"):
+                if side not in card.frame_conditioning:
+                    verb = "begin" if side == "first" else "end"
+                    raise UsageError(f"the model '{card.name}' cannot {verb} a chunk with a picture.")
+                if number in images:
+                    raise UsageError("the chunk is too short for two pictures; make it longer, or keep one of them.")
+                images[number] = read_reference_image(file, plan.size)
+    return images
 
 
 def read_reference_image(file: Path, size: tuple[int, int]) -> ReferenceImage:
