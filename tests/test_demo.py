@@ -269,9 +269,9 @@ def test_the_command_says_what_it_makes(few, tmp_path, monkeypatch):
     run = CliRunner().invoke
     ask = ["demo", "--bench", str(tmp_path), "--stories", "1", "--seconds", "20", "--size", "160x96"]
     done = run(data.app, ask)
-    assert done.exit_code == 0 and "3 films of 20 s, 3 of them drawn now" in done.stdout, done.output
+    assert done.exit_code == 0 and "3 films of 20 s, 3 of them made now" in done.stdout, done.output
     assert done.stderr.splitlines()[-1] == "cat-1--blur-2: film 3 of 3"
     assert json.loads(run(data.app, [*ask, "--json"]).stdout)["rendered"] == 0
     missing = run(data.app, ["demo"])
-    assert isinstance(missing.exception, UsageError) and "--bench DIR is what" in str(missing.exception)
+    assert isinstance(missing.exception, UsageError) and "needs a folder for its films" in str(missing.exception)
     assert "Example: blockvid data demo" in run(data.app, ["demo", "--help"]).output

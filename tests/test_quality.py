@@ -111,6 +111,21 @@ def test_frechet_distance():
     assert frechet_distance(a, b) < 0.05
 
 
+@pytest.mark.parametrize(("n", "m"), [(400, 300), (20, 30), (2, 3)])  # of 96 features: singular below 97
+def test_frechet_distance_is_that_of_matrix_roots(n, m):
+    generator = torch.Generator().manual_seed(n)
+    a, b = (torch.randn(count, 96, generator=generator, dtype=torch.float64) + count for count in (n, m))
+
+    def root(matrix):
+        values, vectors = torch.linalg.eigh(matrix)
+        return vectors @ torch.diag(values.clamp(min=0).sqrt()) @ vectors.T
+
+    cov_a, cov_b = torch.cov(a.T), torch.cov(b.T)
+    shared = root(root(cov_a) @ cov_b @ root(cov_a))
+    expected = (a.mean(0) - b.mean(0)).square().sum() + torch.trace(cov_a + cov_b - 2 * shared)
+    assert frechet_distance(a, b) == pytest.approx(float(expected), rel=1e-6)
+
+
 def test_a_model_without_a_probe_gets_a_sentence(model):
     with pytest.raises(UsageError, match="has no probe"):
         measure_quality(str(model), 2, 4)
@@ -122,7 +137,7 @@ def test_nothing_to_compare_is_none():
 
 @pytest.fixture
 def picture_book(model, tmp_path):
-    """The random model as one that was trained on a small picture book: edition, words and a random probe beside its card."""
+    """The random model with the files of a picture-book model: edition, words and a random probe."""
     for file in ("transformer.safetensors", "vae.safetensors"):
         (tmp_path / file).write_bytes((model / file).read_bytes())
     home = packaged_folder("models") / "storybook"

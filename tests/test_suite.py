@@ -497,3 +497,13 @@ def test_imports_are_joined_by_the_films_stem(tmp_path):
     assert a["settings"] == {"tier": "builtin", "imported": "run_eval_results.json, vde_subject.json"}
     assert c == ours[1] and json.dumps(ours) == before
     assert [each["film"] for each in merge_results([], read_imports([tmp_path]))] == ["a", "c"]
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_rank_correlation_is_that_of_ranks(seed):
+    """Equal values share the mean of their ranks; the correlation of ranks is Pearson's."""
+    rng = np.random.default_rng(seed)
+    a, b = rng.integers(0, 4 + seed, 12).astype(float), rng.normal(size=12).round(1)
+    ranks = [(np.less.outer(x, x).sum(0) + np.less_equal.outer(x, x).sum(0)) / 2 for x in (a, b)]
+    assert spearman(a, b) == pytest.approx(float(np.corrcoef(*ranks)[0, 1]), abs=1e-9)
+    assert spearman(a, a) == pytest.approx(1) and spearman([1.0, 1.0], [1.0, 2.0]) is None
