@@ -205,8 +205,9 @@ def _position_notes(card: ModelCard, plan: Plan, recipes: Sequence[Recipe]) -> t
         return ()
     return (
         f"this recipe places frames at positions up to {largest}, but '{card.name}' was trained on"
-        f" {card.trained_frames} latent frames (positions 0 to {card.trained_frames - 1}), so the film may degrade; packed positions and a KV"
-        " cache that attends to fewer frames, such as the window of the model's card, stay within them.",
+        f" {card.trained_frames} latent frames (positions 0 to {card.trained_frames - 1}), so the film may degrade;"
+        " packed positions and a KV cache that attends to fewer frames, such as the window of the model's card, stay"
+        " within them.",
     )
 
 
