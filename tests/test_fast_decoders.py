@@ -21,6 +21,7 @@ from blockvid_cli.models.tiny_vae import TinyVAE
 from blockvid_cli.models.vae import decode
 from tests import tiny_wan
 from tests.fake_hub import FakeHub
+from tests.test_vae import randomize
 
 WAN21 = ("wan2.1-t2v-1.3b", "wan2.1-t2v-14b", "self-forcing", "longlive", "skyreels-v2-df-1.3b", "causvid")
 

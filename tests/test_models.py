@@ -1,4 +1,4 @@
-"""Every published layout of weights is read, recognized and verified; what is wrong with a file is said in a sentence."""
+"""Every published layout of weights is read, recognized and verified; a wrong file gets one sentence."""
 
 from __future__ import annotations
 

@@ -19,7 +19,7 @@ from blockvid_cli.models.precision import precision
 from blockvid_cli.models.registry import FAMILIES, count_decode_flops, find_model, has_wan21_latents, model_sizes
 from blockvid_cli.rollout.kv_cache.base import KVView
 from blockvid_cli.runtime.memory_estimate import estimate_memory
-from blockvid_cli.runtime.presets import LatentNumerics, RuntimeOptions, resolve_preset
+from blockvid_cli.runtime.presets import RuntimeOptions, resolve_preset
 from tests import small, tiny_wan
 
 ROOT = Path(__file__).parent.parent
@@ -126,13 +126,6 @@ def test_a_pickle_that_could_run_code_is_refused_and_not_missing(tmp_path):
     with pytest.raises(RefusedModelError, match=r"is refused.*could run code.*safetensors") as refused:
         load_denoiser(find_model(str(folder)), "cpu", FULL)
     assert refused.value.exit_code == 3 and "missing" not in str(refused.value)
-
-
-def test_presets_of_one_precision_decide_the_same_latents():
-    options = RuntimeOptions(precision="bf16")
-    numerics = {name: resolve_preset(name, "cuda", options).numerics for name in ("24gb", "16gb", "12gb", "least")}
-    assert set(numerics.values()) == {LatentNumerics(precision="bf16", kv_dtype="native")}
-    assert resolve_preset("8gb", "cuda", RuntimeOptions()).numerics == LatentNumerics("int8", "int8")
 
 
 def test_a_frame_that_needs_its_own_sigma_needs_more_memory():

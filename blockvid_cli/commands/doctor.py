@@ -18,8 +18,9 @@ def doctor(as_json: options.AsJson = False) -> None:
     Example: blockvid doctor
     """
     from blockvid_cli.runtime.doctor import run_checks
+    from blockvid_cli.video.ffmpeg import binary
 
-    checks = run_checks()
+    checks = run_checks(binary)
     if as_json:
         print(json.dumps([asdict(check) for check in checks]))
     else:

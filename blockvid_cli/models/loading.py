@@ -1,7 +1,7 @@
 """From a card to a denoiser, a VAE and a text encoder with their weights, and checks of their files.
 
-Transformers are built without memory and filled tensor by tensor, each converted to its precision and moved to its device
-as it is read, so that a model needs its memory once.
+Transformers are built without memory and filled tensor by tensor, each converted to its precision and moved to its
+device as it is read, so that a model needs its memory once.
 """
 
 from __future__ import annotations
@@ -219,8 +219,8 @@ def verify_model(card: ModelCard) -> list[VerifiedPart]:
     params = sum(weight.numel() for weight in network.parameters())
     if card.sizes and card.sizes.transformer_params != params:
         raise UsageError(
-            f"the card of '{card.name}': sizes.transformer_params is {card.sizes.transformer_params}, but the network has"
-            f" {params} weights; correct it, or leave 'sizes' out."
+            f"the card of '{card.name}': sizes.transformer_params is {card.sizes.transformer_params}, but the network"
+            f" has {params} weights; correct it, or leave 'sizes' out."
         )
     parts = [
         _verify_weights(card, card.transformer, "transformer", network),

@@ -1,8 +1,8 @@
 """Weights in main memory that come to the device only while their module is called.
 
-diffusers' own hooks (``apply_group_offloading``) refuse a device without streams such as the CPU, move each group's
-weights back when it is done, and need more lines to be set up for the blocks of these networks; the weights here are
-never written, so that nothing has to be copied back and the device's copy is just released.
+diffusers' ``apply_group_offloading`` does the same in more general ways. It needs accelerate, which nothing else here
+does, and without CUDA streams it copies a group's weights back after each call; these weights are never written, so
+that the copy on the device is just dropped.
 """
 
 from __future__ import annotations

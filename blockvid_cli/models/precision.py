@@ -20,7 +20,7 @@ Quantize = Callable[[nn.Linear, torch.Tensor], nn.Linear]
 
 @dataclass(frozen=True)
 class Precision:
-    """The format of computation, how the blocks' linear layers are quantized, and their bytes a weight (0: ``dtype``'s)."""
+    """The computation's format, and how the blocks' linear layers are quantized: their bytes a weight (0: ``dtype``'s)."""
 
     name: str
     dtype: torch.dtype

@@ -79,10 +79,10 @@ class LatentRGB:
         latent pixel (16) . RGB_FACTORS (16 x 3) + RGB_BIAS  ->  a colour in -1..1  ->  8 x 8 pixels of the frame
 
     Colours and shapes are visible, detail and motion within a latent frame are not. The numbers are ComfyUI's
-    (``comfy/latent_formats.py``, class ``Wan21``; Wan2GP's ``shared/RGB_factors.py`` has the same). There they
-    are applied to the sampler's running estimate of the clean latents, before ``process_out`` puts mean and deviation back:
-    they are for latents of zero mean and unit variance, which is what networks and VAEs exchange here. Latents of another
-    autoencoder come out in false colours, so the map is offered only for Wan 2.1's.
+    (``comfy/latent_formats.py``, class ``Wan21``; Wan2GP's ``shared/RGB_factors.py`` has the same). There they are
+    applied to the sampler's running estimate of the clean latents, before ``process_out`` puts mean and deviation back:
+    they are for latents of zero mean and unit variance, which is what networks and VAEs exchange here. Latents of
+    another autoencoder come out in false colours, so the map is offered only for Wan 2.1's.
 
     Args:
         scale: pixels a latent pixel, each way; 1 gives frames of the latents' own size.

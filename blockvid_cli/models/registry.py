@@ -327,8 +327,8 @@ def _base_card(checkpoint: Checkpoint) -> str:
     card = row.cards.get(width) if row else None
     if row is None or card is None:
         raise MissingModelError(
-            f"{checkpoint.file}: its sizes are none that blockvid knows ({width or 'no'} channels, {checkpoint.layout});"
-            " put it in a folder with a card.yaml that says them."
+            f"{checkpoint.file}: its sizes are none that blockvid knows ({width or 'no'} channels,"
+            f" {checkpoint.layout}); put it in a folder with a card.yaml that says them."
         )
     return row.generator_cards.get(width, card) if "'generator" in checkpoint.layout else card
 

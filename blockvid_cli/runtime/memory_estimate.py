@@ -4,9 +4,9 @@
     denoise    weights + the activations of one pass + the tokens attended to (+ all cached tokens, if they stay there)
     decode     the VAE, its state and its largest activation (+ the weights, if the transformer stays)
 
-Phases do not overlap where transformer and VAE are offloaded in turn. Tokens are counted exactly; activations and decoding
-are lines through what diffusers' networks allocate (``models.registry.MemoryConstants``). The networks' sizes come from
-the model's card, so that nothing has to be built.
+Phases do not overlap where transformer and VAE are offloaded in turn. Tokens are counted exactly; activations and
+decoding are lines through what diffusers' networks allocate (``models.registry.MemoryConstants``). The networks' sizes
+come from the model's card, so that nothing has to be built.
 """
 
 from __future__ import annotations

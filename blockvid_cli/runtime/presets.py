@@ -51,14 +51,6 @@ PRESETS: dict[str, Preset] = {
 
 
 @dataclass(frozen=True)
-class LatentNumerics:
-    """What of a preset decides a film's latents; two presets that agree in it give the same latents."""
-
-    precision: str  # of the weights and of all computation
-    kv_dtype: str  # of the cached tokens
-
-
-@dataclass(frozen=True)
 class ResolvedPreset:
     """A preset on a device."""
 
@@ -72,11 +64,6 @@ class ResolvedPreset:
     vae_dtype: torch.dtype
     vae_tiling: bool
     text_device: str
-
-    @property
-    def numerics(self) -> LatentNumerics:
-        """What of it decides a film's latents."""
-        return LatentNumerics(precision=self.precision.name, kv_dtype=self.kv_dtype)
 
     @property
     def frees_transformer(self) -> bool:
@@ -128,7 +115,8 @@ def resolve_preset(name: str, device: str, options: RuntimeOptions) -> ResolvedP
         raise UsageError(f"--offload: give {', '.join(OFFLOADS)}; not '{preset.offload}'.")
     if offloads_by_module(preset.offload) and preset.precision in QUANTIZED:
         raise UsageError(
-            f"--offload {preset.offload}: quantized weights ({preset.precision}) cannot be offloaded by parts; give model."
+            f"--offload {preset.offload}: quantized weights ({preset.precision}) cannot be offloaded by"
+            " parts; give model."
         )
     if offloads_by_module(preset.offload) and preset.kv_storage == "latents":
         raise UsageError(f"--kv-storage latents needs the whole network; not with --offload {preset.offload}.")

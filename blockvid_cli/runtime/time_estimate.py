@@ -1,4 +1,4 @@
-"""How long a film will take, estimated before it is rendered: operations by phase over the measured speed of the device.
+"""How long a film will take, estimated before it is rendered: operations by phase over the device's measured speed.
 
     operations of a phase  =  counted from the plan, the recipe and the model's sizes
     seconds                =  operations / (SHARE of what the device reaches in a matrix product, measured here)
@@ -93,7 +93,7 @@ def count_flops(card: ModelCard, plan: Plan, recipe: Recipe, rows: int) -> dict[
 
 
 def _pass_flops(sizes: ModelSizes, new: int, cached: int) -> float:
-    """Operations of a pass over ``new`` tokens that also attend to ``cached`` ones: two a weight and token, four a pair."""
+    """Operations of a pass over ``new`` tokens that attend to ``cached`` ones too: two a weight and token, four a pair."""
     return 2.0 * sizes.transformer_params * new + 4.0 * sizes.layers * sizes.channels * new * (new + cached)
 
 

@@ -1,7 +1,7 @@
 """Prompts as Wan's networks read them: UMT5-XXL's last hidden states, zeros behind the last token.
 
-The encoder is 11 GB in half precision. It is loaded only for prompts that are not in the cache, and freed as soon as they
-are encoded.
+The encoder is 11 GB in half precision. It is loaded only for prompts that are not in the cache, and freed as soon as
+they are encoded.
 """
 
 from __future__ import annotations
