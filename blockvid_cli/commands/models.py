@@ -119,9 +119,9 @@ def verify(model: Name, as_json: options.AsJson = False) -> None:
     from blockvid_cli.models.loading import verify_model
     from blockvid_cli.models.registry import find_model
 
-    found = verify_model(find_model(model))
-    values = [{"part": f.part, "file": str(f.file), "summary": f.summary} for f in found]
-    print(json.dumps(values) if as_json else "\n".join(f"{f.part:14} {f.summary}\n{'':14} {f.file}" for f in found))
+    parts = verify_model(find_model(model))
+    values = [{"part": f.part, "file": str(f.file), "summary": f.summary} for f in parts]
+    print(json.dumps(values) if as_json else "\n".join(f"{f.part:14} {f.summary}\n{'':14} {f.file}" for f in parts))
 
 
 @app.command()

@@ -6,6 +6,7 @@ import os
 import shutil
 import sys
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -22,25 +23,22 @@ if TYPE_CHECKING:
     from blockvid_cli.preview import ChunkPreview
 
 STILLS = 8  # of a chunk, in its contact sheet
+OptionalStory = Annotated[
+    Path | None,
+    typer.Argument(
+        help="default: story.yaml in this folder, or the storyboard rendered last",
+        autocompletion=options.complete_storyboard,
+    ),
+]
 
 
 def preview(
-    story: Annotated[
-        Path | None,
-        typer.Argument(
-            help="default: story.yaml in this folder, or the storyboard rendered last",
-            autocompletion=options.complete_storyboard,
-        ),
-    ] = None,
+    story: OptionalStory = None,
     chunk: Annotated[int | None, typer.Option(min=1, help="which chunk; default: the whole film, in stills")] = None,
     takes: Annotated[int, typer.Option(min=1, max=9, help="how many takes of the chunk, side by side")] = 1,
-    draft: Annotated[
-        bool, typer.Option("--draft", help="use fewer steps: faster, but not what the film will be")
-    ] = False,
-    exact: Annotated[
-        bool, typer.Option("--exact", help="decode with the model's own VAE instead of a fast decoder")
-    ] = False,
-    pull: Annotated[bool, typer.Option("--pull", help="first download the fast decoder of Wan 2.1's latents")] = False,
+    draft: Annotated[bool, typer.Option("--draft", help="use fewer steps: faster, not what the film will be")] = False,
+    exact: Annotated[bool, typer.Option("--exact", help="decode with the model's VAE, not a fast decoder")] = False,
+    pull: Annotated[bool, typer.Option("--pull", help="first download the fast decoder of Wan 2.1 latents")] = False,
     gif: Annotated[bool, typer.Option("--gif", help="also write an animated GIF")] = False,
     output: options.OfFilm = None,
     model: options.Model = None,
@@ -72,20 +70,10 @@ def preview(
     from blockvid_cli.preview import PreviewOptions, preview_chunk, preview_stills
     from blockvid_cli.runtime.presets import RuntimeOptions
 
-    request = RenderRequest(
-        storyboard=story,
-        output=output,
-        model=model,
-        seed=seed,
-        size=size,
-        fps=fps,
-        recipe=options.recipe_options(steps, guidance_scale, kv_cache),
-        overrides=tuple(set_ or ()),
-        device=device,
-        runtime=RuntimeOptions(preset, precision),
-        allow_outside=allow_outside,
-    )
-    job = prepare(request, storyboard)
+    request = RenderRequest(storyboard=story, output=output, model=model, seed=seed, size=size, fps=fps, device=device)
+    request = replace(request, recipe=options.recipe_options(steps, guidance_scale, kv_cache))
+    request = replace(request, overrides=tuple(set_ or ()), runtime=RuntimeOptions(preset, precision))
+    job = prepare(replace(request, allow_outside=allow_outside), storyboard)
     if pull:
         _pull_decoder(job)
     try:

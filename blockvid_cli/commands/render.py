@@ -54,15 +54,11 @@ def render(
     quiet: options.Quiet = False,
     as_json: options.AsJson = False,
 ) -> None:
-    """Render a storyboard into a film; the same command continues a render that was interrupted.
-
-    After an edit of the storyboard, only the chunks that the edit changes are rendered again.
+    """Render a storyboard into a film; after an interruption or an edit, only what is missing is rendered.
 
     Several storyboards, or several --seeds, are rendered one after another; if one fails, the others go on.
 
-    To replace a bad chunk, render a new take of it with --chunk 5; the chunks after it are rendered again as well.
-
-    With --only 5 the chunks after it stay as they are.
+    With --chunk 5 a new take of chunk 5 is rendered, and all chunks after it again; with --only 5 the others stay.
 
     Example: blockvid render storyboards/swan.yaml --seed 7 -o swan.mp4
 
@@ -74,22 +70,11 @@ def render(
     from blockvid_cli.job import RenderRequest, prepare
     from blockvid_cli.runtime.presets import RuntimeOptions
 
-    request = RenderRequest(
-        storyboard=stories[0],
-        output=output,
-        model=model,
-        seed=seed,
-        size=size,
-        fps=fps,
-        recipe=options.recipe_options(steps, guidance_scale, kv_cache),
-        overrides=tuple(set_ or ()),
-        device=device,
-        runtime=RuntimeOptions(preset, precision, offload, kv_storage, kv_dtype),
-        retry=retry,
-        fresh=fresh,
-        metadata=metadata,
-        allow_outside=allow_outside,
-    )
+    runtime = RuntimeOptions(preset, precision, offload, kv_storage, kv_dtype)
+    request = RenderRequest(storyboard=stories[0], output=output, model=model, seed=seed, size=size, fps=fps)
+    request = replace(request, recipe=options.recipe_options(steps, guidance_scale, kv_cache), runtime=runtime)
+    request = replace(request, overrides=tuple(set_ or ()), device=device, allow_outside=allow_outside)
+    request = replace(request, retry=retry, fresh=fresh, metadata=metadata)
     form = display.ProgressForm.NONE if quiet else progress
     if several:
         _render_several(_requests(request, stories, seeds), form, as_json)
