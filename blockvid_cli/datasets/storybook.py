@@ -25,6 +25,7 @@ from blockvid_cli.models.tiny_vae import FOLD, PATCH, TinyVAE, fold
 from blockvid_cli.models.wan.attention import KVSource, LayerQKV
 from blockvid_cli.models.wan.rope import Rope
 from blockvid_cli.project.atomic_files import write_atomically
+from blockvid_cli.rollout.positions import Absolute
 from blockvid_cli.rollout.recipe import Recipe
 from blockvid_cli.rollout.rollout import Rollout, RolloutSegment
 from blockvid_cli.rollout.schedules.block import BlockSchedule
@@ -210,7 +211,7 @@ def attended_blocks(plan: Plan, recipe: Recipe) -> list[tuple[int, ...]]:
         UsageError: the cache shows a part of a block; windows are whole blocks.
     """
     small = replace(plan, latent=(1, 1, 1))
-    recipe = replace(recipe, schedule=BlockSchedule(), solver=Euler(), sigmas=(1.0, 0.0))
+    recipe = replace(recipe, schedule=BlockSchedule(), solver=Euler(), positions=Absolute(), sigmas=(1.0, 0.0))
     recorder = _ViewRecorder()
     rollout = Rollout(small, recipe.kv_cache(), Rope(6), (1, 1, 1), lambda blocks: torch.zeros(1, 1, 1))
     for _ in rollout.run([RolloutSegment(small.blocks, recipe, recorder)]):
@@ -234,7 +235,7 @@ class _ViewRecorder:
         tokens = x.new_zeros(len(x), x.shape[1], 1, 6)
         if view.record:
             return x, [LayerQKV(tokens, tokens, tokens)]
-        self.frames.append(view.frames)
+        self.frames.append(tuple(positions[: -x.shape[1]].int().tolist()))  # absolute: the frames' numbers
         return x, []
 
 

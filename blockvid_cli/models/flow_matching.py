@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+from typing import TypeVar
+
 import torch
+
+Sigma = TypeVar("Sigma", torch.Tensor, float)
 
 
 def add_noise(clean: torch.Tensor, noise: torch.Tensor, sigma: torch.Tensor | float) -> torch.Tensor:
@@ -24,7 +28,7 @@ def velocity_from_x0(x: torch.Tensor, clean: torch.Tensor, sigma: torch.Tensor) 
     return (x - clean) / sigma.clamp(min=0.05)
 
 
-def shift_sigmas(sigma: torch.Tensor | float, shift: float) -> torch.Tensor | float:
+def shift_sigmas(sigma: Sigma, shift: float) -> Sigma:
     """Moves sigmas towards noise: shift·t / (1 + (shift - 1)·t); a shift of 1 changes nothing."""
     return shift * sigma / (1 + (shift - 1) * sigma)
 

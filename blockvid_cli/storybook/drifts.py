@@ -135,8 +135,9 @@ def jitter(frames: Frames, total: int, pixels: float, seed: int) -> Iterator[np.
 
 def freeze(frames: Frames, total: int, share: float, seed: int) -> Iterator[np.ndarray]:
     """Frames, ``total`` of them, the last ``share`` of which repeat one; those are not taken from the iterator."""
-    moving = total - round(total * share)
-    for frame in islice(frames, moving):
+    moving, frame = total - round(total * share), next(frames := iter(frames))
+    yield frame
+    for frame in islice(frames, moving - 1):
         yield frame
     yield from [frame] * (total - moving)
 

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
+from diffusers.models.transformers.transformer_wan import WanTransformerBlock
 from safetensors.torch import save_file
 from torch import nn
 
@@ -73,7 +74,7 @@ def train_vae(edition: Edition, card: ModelCard, config: TrainConfig, run: Path,
     torch.manual_seed(config.seed)
     vae = TinyVAE.from_config(card.vae.config).to(config.device)
     fit_principal(vae, fold(clips.batch(torch.Generator().manual_seed(0), 24, 17)[0]).flatten(0, 1))
-    vae = vae.to(memory_format=torch.channels_last)
+    vae = vae.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # missing in torch's stubs
     optimizers = muon_and_adamw(vae, 4e-3, 1e-3, but=("linear",))
     train(Reconstruction(vae, clips, held_out, optimizers), TrainerConfig(config.vae_steps, hold=0.5), run, notify)
     _normalise_latents(vae, clips)
@@ -98,7 +99,7 @@ def train_network(
     torch.manual_seed(config.seed)
     network = WanTransformer3DModel(**card.transformer.config)
     init_weights(network)
-    network = network.to(config.device)
+    nn.Module.to(network, config.device)  # diffusers' own ``to`` is not typed
     objective = OBJECTIVES[config.objective](
         WanDenoiser(network, card.transformer.predicts),
         vae,
@@ -142,9 +143,10 @@ def init_weights(network: WanTransformer3DModel) -> None:
         nn.init.normal_(network.condition_embedder.time_proj.weight, std=0.01)
         nn.init.zeros_(network.condition_embedder.time_proj.bias)
         network.scale_shift_table.zero_()
-        for block in network.blocks:
-            nn.init.zeros_(block.attn2.to_out[0].weight)
-            nn.init.zeros_(block.attn2.to_out[0].bias)
+        for block in cast(Iterable[WanTransformerBlock], network.blocks):
+            prompt_output = cast(nn.Linear, block.attn2.to_out[0])
+            nn.init.zeros_(prompt_output.weight)
+            nn.init.zeros_(prompt_output.bias)
             block.scale_shift_table.zero_()
             block.scale_shift_table[:, (2, 5)] = 0.3
 

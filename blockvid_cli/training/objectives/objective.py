@@ -37,12 +37,15 @@ class Objective(Protocol):
 
     def losses(self) -> Sequence[LossPart]:
         """The parts in the order in which a step trains them; of the first one's module an average is kept."""
+        ...
 
     def evaluate(self) -> dict[str, float]:
         """Figures on held-out data."""
+        ...
 
     def sample(self) -> torch.Tensor:
         """An image (3, H, W) in 0..1 of what the module generates, below held-out data."""
+        ...
 
 
 def tile_rows(rows: Sequence[torch.Tensor]) -> torch.Tensor:

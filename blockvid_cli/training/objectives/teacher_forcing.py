@@ -185,7 +185,7 @@ class TeacherForcing:
         rollout.begin()
         if not blocks:
             return
-        sigmas = self.context_sigmas(*context.shape[:2], generator).to(self.device)
+        sigmas = self.context_sigmas(len(context), context.shape[1], generator).to(self.device)
         noise = torch.randn(context.shape, generator=generator).to(self.device)
         noisy = add_noise(context.to(self.device), noise, sigmas[..., None, None, None, None])
         for number, block in enumerate(blocks):
