@@ -75,26 +75,17 @@ class RenderJob:
     recipes: tuple[Recipe, ...]  # one a chunk
     output: Path
     takes: TakeChoices  # which takes are in the film, where not the first
+    rows: int  # of the batch: the film, and with guidance the one of the negative prompts
     preset: ResolvedPreset
     free_memory: int  # bytes that are free on the device
     reference_images: dict[int, ReferenceImage]  # by the latent frame that shows each
+    notes: tuple[str, ...]  # what was decided about captions and images, one sentence each
     numerics: tuple[Numerics, ...]  # of each chunk: where it was rendered with a higher preset, of that one
 
     @property
     def device(self) -> str:
         """Where the transformer runs."""
         return self.preset.device
-
-    @property
-    def notes(self) -> tuple[str, ...]:
-        """What was decided about captions and images, one sentence each."""
-        images = (note for image in self.reference_images.values() for note in image.notes)
-        return (*self.storyboard.notes, *images, *_position_notes(self.card, self.plan, self.recipes))
-
-    @property
-    def rows(self) -> int:
-        """Rows of the batch: the film, and the unguided film where any chunk is guided."""
-        return guidance_rows(self.recipes)
 
     def budget(self, preset: ResolvedPreset | None = None) -> MemoryEstimate:
         """How much memory the film needs on the device, with its own preset or another."""
@@ -179,6 +170,7 @@ def prepare(request: RenderRequest, storyboard: Storyboard | None = None) -> Ren
     device = resolve_device(request.device)
     runtime, recorded = _resume_runtime(request, output, device)
     preset, free = _choose_preset(runtime, device, card, plan, recipes)
+    images = read_reference_images(storyboard, card, plan)
     job = RenderJob(
         request=request,
         storyboard=storyboard,
@@ -188,9 +180,15 @@ def prepare(request: RenderRequest, storyboard: Storyboard | None = None) -> Ren
         recipes=recipes,
         output=output,
         takes=takes,
+        rows=guidance_rows(recipes),
         preset=preset,
         free_memory=free,
-        reference_images=read_reference_images(storyboard, card, plan),
+        reference_images=images,
+        notes=(
+            *storyboard.notes,
+            *(note for image in images.values() for note in image.notes),
+            *_position_notes(card, plan, recipes),
+        ),
         numerics=(numerics_of(preset),) * len(plan.chunks),
     )
     return _with_numerics(job, recorded)

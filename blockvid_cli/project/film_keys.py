@@ -53,27 +53,29 @@ def film_keys(
         recipes, numerics: one a chunk.
         images: hashes of the images that the film is to show, by latent frame.
     """
-    identities = [_identity(card, plan, recipes, images, numerics, index) for index in range(len(plan.chunks))]
+    files = fingerprint(card), fingerprint(card, (card.vae,)) if images else ""
+    identities = [_identity(card, files, plan, recipes, images, numerics, index) for index in range(len(plan.chunks))]
     needs = [recipe.schedule.needs(number, len(recipes)) for number, recipe in enumerate(recipes, start=1)]
     return chunk_keys(identities, needs, takes)
 
 
 def _identity(
     card: ModelCard,
+    files: tuple[str, str],
     plan: Plan,
     recipes: Sequence[Recipe],
     images: Mapping[int, str],
     numerics: Sequence[Numerics],
     index: int,
 ) -> ChunkIdentity:
-    """All that decides the latents of one chunk, beside other chunks."""
+    """All that decides the latents of one chunk, beside other chunks; ``files`` are hashes of transformer and VAE."""
     chunk, recipe, numeric, transformer = plan.chunks[index], recipes[index], numerics[index], card.transformer
     first, last = chunk.blocks[0].first, chunk.blocks[-1].frame_indices[-1]
     own_images = {str(number - first): image for number, image in images.items() if first <= number <= last}
     together = any(other > chunk.number for other in recipe.schedule.needs(chunk.number, len(recipes)))
     rows = guidance_rows(recipes)
     return ChunkIdentity(
-        weights=fingerprint(card),
+        weights=files[0],
         model={
             "family": card.family,
             "predicts": transformer.predicts,
@@ -100,7 +102,7 @@ def _identity(
         first_latent=first,
         blocks=len(chunk.blocks) if together or recipe.noise.whole_chunk else None,
         images=own_images,
-        image_encoding=f"{numeric.vae} {fingerprint(card, (card.vae,))}" if own_images else "",
+        image_encoding=f"{numeric.vae} {files[1]}" if own_images else "",
     )
 
 
