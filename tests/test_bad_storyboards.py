@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import os
 import random
+import re
+import socket
+from dataclasses import replace
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as some
 
 from blockvid_cli.errors import BlockvidError, StoryboardError, UsageError
+from blockvid_cli.storyboard.exports import dump_storyboard
 from blockvid_cli.storyboard.storyboard import read_storyboard
+from tests.fuzzing import time_limit
 
 GOOD = """\
 version: 1
@@ -64,11 +70,15 @@ BAD = {
         "chunks[1].caption: true (a word that YAML reads as true or",
     ),
     "caption a number": ("chunks:\n- caption: 7", 2, "the number 7 is not text; put it in quotes"),
-    "caption a date": (
-        "chunks:\n- caption: 2024-05-01",
-        2,
-        "chunks[1].caption: 2024-05-01 is read as a date",
-    ),
+    "seed a date": ("seed: 2024-05-01\nchunks: [a]", 1, "seed: '2024-05-01' will not do; write a whole number"),
+    "seed in base 60": ("seed: 1:1:1\nchunks: [a]", 1, "seed: '1:1:1' will not do; write a whole number"),
+    "seed in base 60, many places": (f"seed: 1{':1' * 9000}\nchunks: [a]", 1, "seed: '1:1:1"),
+    "fps in base 60": (f"fps: 1{':1' * 500}.5\nchunks: [a]", 1, "fps: '1:1:1"),
+    "seed in base 60 by its tag": (f"seed: !!int 1{':1' * 9000}\nchunks: [a]", 1, "cannot be read as a number"),
+    "seed in base 8": ("seed: 0777\nchunks: [a]", 1, "seed: '0777' will not do; write a whole number"),
+    "seed in base 16": ("seed: 0x1F\nchunks: [a]", 1, "seed: '0x1F' will not do; write a whole number"),
+    "seed with underscores": ("seed: 1_000\nchunks: [a]", 1, "seed: '1_000' will not do; write a whole number"),
+    "seed infinite": ("seed: Infinity\nchunks: [a]", 1, "seed: 'Infinity' will not do; write a whole number"),
     "caption a list": ("chunks:\n- caption: [a]", 2, "chunks[1].caption: a list is not text"),
     "caption with a bell": ('chunks:\n- "a \\a swan"', 2, "chunks[1].caption: a control character"),
     "caption with half a character": ('chunks:\n- "\\ud83d"', 2, "chunks[1]: half a character"),
@@ -133,7 +143,13 @@ BAD = {
         "chunk: a length in frames (48f) needs",
     ),
     "chunk a list of lengths": ("chunk: [4s]\nchunks: [a]", 1, "chunk: a list is not a length"),
-    "film too long": ("chunks:\n- {caption: a, duration: 6h}\n- a", 2, "'6h' is not a length"),
+    "film too long": ("chunks:\n- {caption: a, duration: 6h}\n- a", 3, "may last 6 hours at most"),
+    "duration of other units": ("chunks:\n- {caption: a, duration: 3 weeks}", 2, "'3 weeks' is not a length; write 4s"),
+    "duration of mixed units": (
+        "chunks:\n- {caption: a, duration: 3 s 2 min}",
+        2,
+        "is not a length; write 4s, 2.5, 2 min",
+    ),
     "film over six hours": ("chunks:\n- {caption: a, duration: 21600}\n- a", 3, "may last 6 hours at most"),
     "cut a word": (
         "chunks:\n- caption: a\n  cut: maybe",
@@ -151,7 +167,7 @@ BAD = {
         1,
         "seed: 9223372036854775808 is out of bounds",
     ),
-    "seed enormous": (f"seed: {'9' * 5000}\nchunks: [a]", 1, "seed: '999"),
+    "seed enormous": (f"seed: {'9' * 5000}\nchunks: [a]", 1, "is no number that means anything here"),
     "seed absurd": (f"seed: {'9' * 400}\nchunks: [a]", 1, "is no number that means anything here"),
     "seed true": ("seed: true\nchunks: [a]", 1, "seed: true"),
     "fps zero": ("fps: 0\nchunks: [a]", 1, "fps: 0 is out of bounds; write a number above 0, at most 120"),
@@ -255,6 +271,36 @@ BAD = {
         1,
         "subtitles: 'hard' will not do; write beside, none, soft or burned",
     ),
+    "subtitles misspelt": (
+        "subtitles: burnt\nchunks: [a]",
+        1,
+        "subtitles: 'burnt' will not do; did you mean 'burned'? There are beside, none, soft or burned",
+    ),
+    "transition misspelt": (
+        "chunks:\n- a\n- {caption: b, cut: true, transition: disolve}",
+        3,
+        "chunks[2].transition: 'disolve' will not do; did you mean 'dissolve'?",
+    ),
+    "colour misspelt": (
+        "end_card: {text: a, colour: gray}\nchunks: [a]",
+        1,
+        "'gray' is not a colour; did you mean 'grey'?",
+    ),
+    "sound that starts with something else": (
+        "audio: {file: a, start: flim}\nchunks: [a]",
+        1,
+        "audio.start: 'flim' will not do; write a number of seconds into the file, or one of the words film and story",
+    ),
+    "sound of a chunk that starts with the film": (
+        "chunks:\n- caption: a\n  audio: {file: a, start: film}",
+        3,
+        "chunks[1].audio.start: a chunk's sound begins with its chunk, not with the film",
+    ),
+    "sound before the film": (
+        "chunks: [a]\ntitle_card: {text: b, seconds: 2}\naudio: {file: a, start: film, at: -1}",
+        3,
+        "audio.at: the sound would begin 1 s before the film; write 0 or more",
+    ),
     "subtitle a number": ("chunks:\n- caption: a\n  subtitle: 7", 3, "chunks[1].subtitle: the number 7 is not text"),
     "card without words": ("title_card: {seconds: 2}\nchunks: [a]", 1, "title_card.text: 'text' is missing"),
     "card with blank words": ("end_card: ' '\nchunks: [a]", 1, "end_card.text: this text is blank"),
@@ -294,12 +340,12 @@ BAD = {
     "same field twice": (
         "title: a\nseed: 1\ntitle: b\nchunks: [a]",
         3,
-        "title: this field is given twice; keep one",
+        "title: this field is given twice, first on line 1; keep one of them",
     ),
     "same field twice in a chunk": (
         "chunks:\n- caption: a\n  caption: b",
         3,
-        "chunks[1].caption: this field is",
+        "chunks[1].caption: this field is given twice, first on line 2",
     ),
     "empty": ("", 1, "this file is empty; it needs 'chunks:'"),
     "only a comment": ("# a film\n", 1, "this file is empty"),
@@ -310,7 +356,30 @@ BAD = {
     "tabs": ("chunks:\n\t- a", 2, "indent with spaces, not with tabs"),
     "open bracket": ("title: a\nchunks: [a\n", 3, "this is not YAML that can be read"),
     "open quote": ('chunks:\n- "a swan\n', 3, "this is not YAML that can be read"),
-    "colon in a caption": ("chunks:\n- caption: a: b", 2, "this is not YAML that can be read"),
+    "colon in a caption": (
+        "chunks:\n- caption: Night: rain falls",
+        2,
+        "a colon stands inside the text of 'caption'; quote the caption: caption: \"Night: rain falls\"",
+    ),
+    "colon and quotes in a caption": (
+        'chunks:\n- seed: 1\n  caption: She says: "go"',
+        3,
+        "quote the caption: caption: 'She says: \"go\"'",
+    ),
+    "colon in brackets": ("chunks:\n- {caption: Night: rain, seed: 1}", 2, "quote the caption: caption: "),
+    "colon in a caption without a field": (
+        "chunks:\n- A red boat: it rests",
+        2,
+        "there is no field 'A red boat'; if a colon belongs to the caption, put the caption in quotes",
+    ),
+    "colon in the second line": (
+        "chunks:\n- caption: a\n    b: c",
+        3,
+        "a field begins here, inside a text; quote the caption",
+    ),
+    "caption that begins with a sign": ("chunks:\n- @home", 2, "must be put in quotes"),
+    "endless name": (f"? {'a' * 500}\n: b\nchunks: [a]", 1, "is too long for a field's name"),
+    "endless text": (f"title: {'a' * 20_001}\nchunks: [a]", 1, "title: 'aaa"),
     "wrong indentation": ("chunks:\n  - a\n - b", 3, "this is not YAML that can be read"),
     "unknown alias": ("chunks:\n- *swan", 2, "this is not YAML that can be read"),
     "merged fields": (
@@ -328,7 +397,12 @@ BAD = {
     "escape too far": ('chunks:\n- "\\UFFFFFFFF"', 2, "an escape that is no character"),
     "deep brackets": ("chunks: " + "[" * 5000, 1, "this has more than 24 levels"),
     "deep indentation": ("chunks:\n" + "- " * 3000 + "a", 2, "this has more than 24 levels"),
-    "too many values": ("chunks: [" + "a, " * 100_000 + "]", 1, "this has more than 100000 values"),
+    "too many values": (
+        "recipe: {" + ", ".join(f"a{n}: b" for n in range(20_000)) + "}",
+        1,
+        "this has more than 40000 values",
+    ),
+    "too many chunks": ("chunks:\n" + "- a\n" * 5401, 5402, "more than 5400 entries in one list"),
     "alias of itself": ("chunks: &a [*a]", 1, "repeats itself too much"),
     "many aliases": ("title: &a x\nchunks:\n" + "- *a\n" * 101, 103, "this has more than 100 aliases"),
     "laughing aliases": (
@@ -359,12 +433,12 @@ def test_what_is_wrong_is_said_with_its_place(tmp_path, text, line, said):
     assert len(first) < len(str(path)) + 400
 
 
-RAW = {
+RAW = {  # name: (content, line or none where it is the whole file, what the sentence holds)
     "not UTF-8": (b"title: a\nchunks: [\xff]", 2, "not UTF-8"),
     "UTF-16": ("chunks: [a]".encode("utf-16"), 1, "not UTF-8"),
     "a picture": (b"\x89PNG\r\n\x1a\n" + bytes(100), 1, "not UTF-8"),
     "a zero byte": (b"title: a\nchunks: [\0]", 2, "a character that is not text; remove it"),
-    "too large": (b"chunks: [a] #" + b" " * 2_000_000, 1, "larger than 2 MB"),
+    "too large": (b"chunks: [a] #" + b" " * 1_000_000, None, "larger than 1 MB"),
 }
 
 
@@ -374,13 +448,14 @@ def test_files_that_are_no_text(tmp_path, raw, line, said, name):
     path = tmp_path / name
     path.write_bytes(raw)
     error = str(complaint(path))
-    assert error.startswith(f"{path}:{line}: ")
+    assert error.startswith(f"{path}:{line}: " if line else f"{path}: ")
     assert said in error
 
 
 def test_no_file(tmp_path):
-    assert "there is no such file" in str(complaint(tmp_path / "none.yaml"))
-    assert "this is a folder" in str(complaint(tmp_path))
+    missing = tmp_path / "none.yaml"
+    assert str(complaint(missing)).startswith(f"{missing}: there is no such file")
+    assert str(complaint(tmp_path)) == f"{tmp_path}: this is a folder; name the storyboard in it"
     assert "cannot be read" in str(complaint(tmp_path / ("a" * 300)))
     assert "cannot be read" in str(complaint(tmp_path / "a\0b.yaml"))
 
@@ -393,13 +468,78 @@ def test_a_file_that_may_not_be_read(tmp_path, monkeypatch):
     def refuse(*_args, **_options):
         raise PermissionError(13, "Permission denied")
 
-    monkeypatch.setattr(type(path), "open", refuse)
-    assert str(complaint(path)) == f"{path}:1: this file cannot be read (Permission denied); check its permissions"
+    monkeypatch.setattr("os.open", refuse)
+    assert str(complaint(path)) == f"{path}: this file cannot be read (Permission denied); check its permissions"
+
+
+@pytest.fixture
+def unusual(tmp_path, request):
+    """A pipe, a socket, a device, or a link to one of them, which would block, or never end, when it is read."""
+    path = tmp_path / "unusual"
+    if request.param == "pipe":
+        os.mkfifo(path)
+    elif request.param == "socket":
+        with socket.socket(socket.AF_UNIX) as server:
+            server.bind(str(path))
+    elif request.param == "link to a pipe":
+        os.mkfifo(tmp_path / "other")
+        path.symlink_to("other")
+    else:
+        path.symlink_to("/dev/zero")
+    return path
+
+
+UNUSUAL = ["pipe", "socket", "link to a pipe", "device"]
+
+
+@pytest.mark.parametrize("unusual", UNUSUAL, indirect=True)
+@pytest.mark.parametrize("suffix", ["", ".yaml", ".srt", ".txt", ".json"])
+def test_only_regular_files_are_read(unusual, suffix):
+    path = unusual.rename(unusual.with_name(f"story{suffix}"))
+    with time_limit(wall=5):
+        assert re.search(rf"^{path}: this is a (pipe|socket|device), not a regular file; save", str(complaint(path)))
+
+
+@pytest.mark.parametrize("unusual", UNUSUAL, indirect=True)
+@pytest.mark.parametrize(
+    "text",
+    ["audio: unusual\nchunks: [a]", "font: unusual\nchunks: [a]", "chunks: [{caption: a, image: unusual}]"],
+    ids=["audio", "font", "image"],
+)
+def test_only_regular_files_are_named(unusual, text):
+    path = unusual.with_name("story.yaml")
+    path.write_text(text)
+    with (
+        time_limit(wall=5),
+        pytest.raises(UsageError, match="'unusual' is no regular file but a pipe, a device or a s"),
+    ):
+        read_storyboard(path, allow_outside=True)
+
+
+def test_a_file_that_becomes_a_pipe_is_not_waited_for(tmp_path, monkeypatch):
+    """It is looked at twice: before it is opened, and once it is open."""
+    regular, pipe = tmp_path / "story.yaml", tmp_path / "pipe"
+    regular.write_text(GOOD)
+    os.mkfifo(pipe)
+    system_open = os.open
+    monkeypatch.setattr("os.open", lambda path, flags: system_open(pipe, flags))
+    with time_limit(wall=5):
+        assert "this is a pipe" in str(complaint(regular))
+
+
+def test_dates_and_clocks_are_text_where_text_belongs(tmp_path):
+    path = tmp_path / "story.yaml"
+    path.write_text("title: 2024-05-01\nstyle: 12:30\nchunk: 1:30\nchunks: [010, 0x1F]\nfps: 1e1\n")
+    story = read_storyboard(path)
+    assert (story.title, story.style, story.fps, story.seconds) == ("2024-05-01", "12:30", 10, 180)
+    assert [chunk.caption for chunk in story.chunks] == ["010", "0x1F"]
+    path.write_text(dump_storyboard(replace(story, title="1e5", style="1:30")))
+    assert (read_storyboard(path).title, read_storyboard(path).style) == ("1e5", "1:30")
 
 
 def test_all_faults_are_said_in_the_order_of_the_file(tmp_path):
     path = tmp_path / "story.yaml"
-    path.write_text("chunks:\n- caption: 7\n- b\n- {caption: a, seed: x, cut: 3}\nfps: 500\ntitle: 2024-01-01\n")
+    path.write_text("chunks:\n- caption: 7\n- b\n- {caption: a, seed: x, cut: 3}\nfps: 500\ntitle: 2024\n")
     said = str(complaint(path)).splitlines()
     assert [line.removeprefix(f"{path}:").split(": ")[:2] for line in said] == [
         ["2", "chunks[1].caption"],
@@ -443,7 +583,7 @@ OVERRIDES = {
     "chunks.3.seed=x": "chunks[3].seed: 'x' will not do",
     "chunks.1=": "chunks[1]: nothing will not do",
     "chunks=9": "chunks: the number 9 is not a list",
-    "title=2024-01-01": "title: 2024-01-01 is read as a date",
+    "seed=1:1:1": "seed: '1:1:1' will not do; write a whole number",
     "recipe.shift=.nan": "recipe.shift: .nan is no number",
     "recipe.steps=[1, .nan]": "recipe.steps: .nan is no number",
     "recipe.steps=[1: 2, {]": "recipe.steps: '[1: 2, {]' cannot be read as a list or a mapping",

@@ -9,6 +9,7 @@ import pytest
 
 from blockvid_cli.rollout.recipe import CACHE_UPDATES, KV_CACHES, NOISES, POSITIONS, SCHEDULES, SOLVERS, VERIFIERS
 from blockvid_cli.runtime.presets import PRESETS
+from blockvid_cli.storyboard.schema import keys_table
 from blockvid_cli.storyboard.storyboard import read_storyboard
 from tests import small
 
@@ -54,6 +55,11 @@ def test_the_python_example_renders_a_film(text, tmp_path, monkeypatch, capsys):
     exec(compile(code, "README.md", "exec", dont_inherit=True), {})
     assert (tmp_path / "swan.mp4").stat().st_size > 1000
     assert "swan.mp4 5.0 seconds" in capsys.readouterr().out
+
+
+def test_the_table_of_keys_is_the_schemas(text):
+    """``blockvid storyboard schema --markdown`` prints the table as it has to be."""
+    assert behind(text, "keys").partition("<!-- /keys -->")[0].strip() == keys_table().strip()
 
 
 def test_the_storyboard_on_the_page_is_valid(text, tmp_path):

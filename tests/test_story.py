@@ -70,7 +70,9 @@ def test_clocks_are_read_exactly():
     ]
 
 
-@pytest.mark.parametrize("text", ["00:75", "1:60:00", "", "-3", "3 4", "1:2:3:4", "٣", "3m"])
+@pytest.mark.parametrize(
+    "text", ["00:75", "1:60:00", "", "-3", "3 4", "1:2:3:4", "٣", "3 weeks", "3 s 2 min", "2 s 3 s", "1 min 30"]
+)
 def test_what_is_no_clock_is_refused(text):
     with pytest.raises(ValueError, match="is not a time"):
         parse_clock(text)
@@ -79,7 +81,15 @@ def test_what_is_no_clock_is_refused(text):
 def test_lengths_are_seconds_or_frames():
     seconds = [parse_length(value).seconds(None) for value in ("4s", "4", 4, 2.5, "2.5 s", "1:30")]
     assert seconds == [4, 4, 4, Fraction(5, 2), Fraction(5, 2), 90]
-    assert parse_length("48f").seconds(Fraction("23.976")) == Fraction(48000, 23976)
+    for frames in ("48f", "48 frames", "48 F"):
+        assert parse_length(frames).seconds(Fraction("23.976")) == Fraction(48000, 23976)
+
+
+def test_units_may_be_written_out():
+    typed = ("4 seconds", "1 second", "4 sec", "4S", "2min", "2 minutes", "2m", "1 min 30 s", "1h 2min 3.5s", "500 ms")
+    seconds = [parse_length(text).seconds(None) for text in typed]
+    assert seconds == [4, 1, 4, 4, 120, 120, 120, 90, Fraction(7447, 2), Fraction(1, 2)]
+    assert parse_span("3 seconds - 1 min") == (3, 60)
 
 
 @given(some.integers(0, 10**12), some.integers(0, 12))
@@ -159,6 +169,24 @@ def test_a_storyboard_may_be_json(tmp_path):
     text = '{\n\t"title": "\\ud83e\\udda2",\n\t"chunks": [\n\t\t{"caption": "A swan", "duration": 3}]}'
     story = read_storyboard(written(tmp_path, text, "story.json"))
     assert (story.title, story.seconds) == ("🦢", 3)
+
+
+@pytest.mark.parametrize(
+    ("audio", "start", "at"),
+    [
+        ("{file: wind.ogg, start: film}", 0, -2),
+        ("{file: wind.ogg, start: film, at: 5}", 0, 3),
+        ("{file: wind.ogg, start: story, at: 5}", 0, 5),
+        ("{file: wind.ogg, start: 1 min}", 60, 0),
+        ("{file: wind.ogg, at: -1s}", 0, -1),
+    ],
+)
+def test_music_may_begin_with_the_title_card(tmp_path, audio, start, at):
+    (tmp_path / "wind.ogg").write_bytes(b"")
+    text = f"title_card: {{text: a, seconds: 2}}\naudio: {audio}\nchunk: 8s\nchunks: [A swan]\n"
+    story = read_storyboard(written(tmp_path, text))
+    assert (story.audio.start, story.audio.at) == (start, at)
+    assert read_storyboard(written(tmp_path, dump_storyboard(story), "again.yaml")) == story
 
 
 def test_files_elsewhere_must_be_allowed(tmp_path):

@@ -179,6 +179,30 @@ def test_subtitles_that_cannot_be_read(tmp_path, text, said):
     assert f"fox.srt{said}" in str(error.value)
 
 
+def test_a_cue_ends_where_the_next_begins(tmp_path):
+    story = read(tmp_path, "0 --> 3\nA fox\n3 --> 6\nIt runs\noff", "fox.srt")
+    assert captions(story) == ["A fox", "It runs off"]
+
+
+def test_impossible_characters_are_said(tmp_path):
+    with pytest.raises(StoryboardError, match=r"fox.srt:4: a character in this cue has an impossible number"):
+        read(tmp_path, f"0 --> 3\nA fox &amp; a hen\n\n3 --> 4\n&#{'9' * 5000};", "fox.srt")
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "line"),
+    [
+        ("fox.srt", "".join(f"{n} --> {n + 1}\nA fox\n\n" for n in range(5401)), 16201),
+        ("fox.srt", "0 --> 1\n" * 5401, 5401),
+        ("fox.txt", "A fox\n" * 5401, 5401),
+        ("fox.json", '{"captions": [' + '"A fox",\n' * 5401 + "]}", 5401),
+    ],
+)
+def test_there_is_a_most_of_captions(tmp_path, name, text, line):
+    with pytest.raises(StoryboardError, match=rf"{name}:{line}: there are more than 5400 c"):
+        read(tmp_path, text, name)
+
+
 # Plain text
 
 
@@ -187,6 +211,26 @@ def test_a_caption_a_line(tmp_path):
     assert captions(story) == ["A fox wakes", "It runs off"]
     assert spans(story) == [(0, 4), (4, 8)]
     assert story.chunks[1].location.endswith("fox.txt:4")
+
+
+@pytest.mark.parametrize(
+    ("line", "caption"),
+    [
+        ("A fox (0-3)", "A fox"),
+        ("A fox (a) [0s - 3s] .", "A fox (a)"),
+        ("A fox (0s-3s]", "A fox"),
+        ("[0s-3s] A fox (red)", "A fox (red)"),
+        ("A fox (a - 3)", "A fox (a - 3)"),
+        ("A fox ((0-3))", "A fox ((0-3))"),
+        ("A fox 0-3)", "A fox 0-3)"),
+        ("[red] fox", "[red] fox"),
+        ("[0-3 A fox", "[0-3 A fox"),
+        ("[(0-3] A fox", "[(0-3] A fox"),
+        ("A (" + "0-" * 900, "A (" + "0-" * 900),
+    ],
+)
+def test_only_a_time_in_brackets_is_a_time(tmp_path, line, caption):
+    assert captions(read(tmp_path, line, "fox.txt")) == [caption]
 
 
 def test_lines_with_times(tmp_path):

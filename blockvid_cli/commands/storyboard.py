@@ -16,7 +16,7 @@ from blockvid_cli.storyboard.exports import dump_storyboard
 from blockvid_cli.storyboard.imports import is_caption_file
 from blockvid_cli.storyboard.parse import read_text
 from blockvid_cli.storyboard.plan import Plan
-from blockvid_cli.storyboard.schema import json_schema
+from blockvid_cli.storyboard.schema import json_schema, keys_table
 from blockvid_cli.storyboard.storyboard import Storyboard, read_storyboard
 
 if TYPE_CHECKING:
@@ -194,12 +194,14 @@ def new(
 
 
 @app.command()
-def schema() -> None:
+def schema(
+    markdown: Annotated[bool, typer.Option("--markdown", help="print a table of all keys instead")] = False,
+) -> None:
     """Print the JSON schema of storyboards, for editors that complete and check YAML.
 
     Example: blockvid storyboard schema > storyboard.schema.json
     """
-    typer.echo(json.dumps(json_schema(), indent=2))
+    typer.echo(keys_table() if markdown else json.dumps(json_schema(), indent=2))
 
 
 def _write(path: Path, text: str, force: bool) -> None:

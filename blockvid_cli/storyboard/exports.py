@@ -9,6 +9,7 @@ from typing import Any
 
 import yaml
 
+from blockvid_cli.storyboard.parse import FLOAT, YAML_TAG
 from blockvid_cli.storyboard.presentation import Audio, Folder, TitleCard
 from blockvid_cli.storyboard.seconds import exact_decimal
 from blockvid_cli.storyboard.storyboard import Chunk, Storyboard
@@ -31,6 +32,7 @@ class _Dumper(yaml.SafeDumper):
 
 
 _Dumper.add_representer(str, _Dumper.represent_text)
+_Dumper.add_implicit_resolver(f"{YAML_TAG}float", FLOAT, list("-+.0123456789"))  # quotes a text like 1e5
 
 
 def dump_storyboard(storyboard: Storyboard) -> str:

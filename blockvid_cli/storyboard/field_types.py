@@ -10,8 +10,9 @@ from typing import Annotated, Any
 
 from pydantic import PlainValidator, WithJsonSchema
 
+from blockvid_cli.errors import closest_name
 from blockvid_cli.models.card import parse_size
-from blockvid_cli.storyboard.seconds import CLOCK, Length, describe, parse_clock, parse_length, parse_span, shorten
+from blockvid_cli.storyboard.seconds import Length, describe, parse_clock, parse_length, parse_span, shorten
 
 LONGEST_CAPTION = 2000  # characters
 LARGEST_SEED = 2**63 - 1
@@ -22,6 +23,7 @@ SHORTEST_STRETCH = 0.01  # seconds that a transition, a still or a part of a sou
 MIN_LUFS, MAX_LUFS = -70, -5  # LUFS that may be aimed at
 SUBTITLES = ("beside", "none", "soft", "burned")
 TRANSITIONS = ("cut", "fade", "dissolve")
+SOUND_STARTS = ("film", "story")  # the film begins with its title card, the story with its first chunk
 COLOURS = ("black", "white", "grey", "red", "orange", "yellow", "green", "blue", "purple")
 
 
@@ -76,11 +78,20 @@ def _seconds(low: float, unit: str) -> Callable[[object], float]:
     number = _number(low, LONGEST_AUDIO, False, unit)
 
     def seconds(value: object) -> float:
-        if isinstance(value, str) and (match := re.fullmatch(rf"(-?)\s*({CLOCK.pattern})", value.strip())):
-            return number(float(parse_clock(match[2])) * (-1 if match[1] else 1))
-        return number(value)
+        try:
+            amount = float(parse_clock(value.strip().removeprefix("-"))) if isinstance(value, str) else value
+        except ValueError:
+            amount = value  # refused below, in the words of this field
+        return number(-amount if isinstance(value, str) and isinstance(amount, float) and "-" in value else amount)
 
     return seconds
+
+
+def _sound_start(value: object) -> float | str:
+    """Seconds into the file, or the word for what the beginning of the sound coincides with."""
+    if isinstance(value, str) and value in SOUND_STARTS:
+        return value
+    return _seconds(0, "of seconds into the file, or one of the words film and story")(value)
 
 
 def _loudness(value: object) -> float | None:
@@ -94,7 +105,9 @@ def _one_of(words: Sequence[str]) -> Callable[[object], str]:
 
     def word(value: object) -> str:
         if not isinstance(value, str) or value not in words:
-            raise ValueError(f"{describe(value)} will not do; write {', '.join(words[:-1])} or {words[-1]}")
+            guess = closest_name(value.lower(), list(words)) if isinstance(value, str) and len(value) < 40 else None
+            remedy = f"did you mean '{guess}'? There are" if guess else "write"
+            raise ValueError(f"{describe(value)} will not do; {remedy} {', '.join(words[:-1])} or {words[-1]}")
         return value
 
     return word
@@ -103,7 +116,11 @@ def _one_of(words: Sequence[str]) -> Callable[[object], str]:
 def _colour(value: object) -> str:
     if isinstance(value, str) and (value in COLOURS or re.fullmatch("#[0-9a-fA-F]{6}", value)):
         return value
-    raise ValueError(f"{describe(value)} is not a colour; write {', '.join(COLOURS)}, or one like '#ff8800' in quotes")
+    guess = closest_name(value.lower(), list(COLOURS)) if isinstance(value, str) and len(value) < 40 else None
+    remedy = f"did you mean '{guess}'? There are" if guess else "write"
+    raise ValueError(
+        f"{describe(value)} is not a colour; {remedy} {', '.join(COLOURS)}, or one like '#ff8800' in quotes"
+    )
 
 
 def _version(value: object) -> int:
@@ -171,6 +188,11 @@ Seconds = Annotated[
     float,
     PlainValidator(_seconds(0, "of seconds, 0 or more")),
     WithJsonSchema({"type": ["number", "string"], "minimum": 0, "examples": [1.5, "2s"]}),
+]
+SoundStart = Annotated[
+    float | str,
+    PlainValidator(_sound_start),
+    WithJsonSchema({"anyOf": [{"type": ["number", "string"], "examples": [1.5, "2s"]}, {"enum": list(SOUND_STARTS)}]}),
 ]
 Moment = Annotated[
     float,

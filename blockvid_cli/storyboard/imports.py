@@ -10,20 +10,24 @@ from __future__ import annotations
 import html
 import json
 import re
+from collections.abc import Iterator
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
 
 from blockvid_cli.errors import StoryboardError
-from blockvid_cli.storyboard.parse import Document, FieldPath
+from blockvid_cli.storyboard.parse import MAX_CHUNKS, MAX_TEXT, Document, FieldPath
 from blockvid_cli.storyboard.seconds import exact_decimal, format_clock, parse_clock, parse_span, shorten
 
 CAPTIONS = re.compile(r"""["“”]captions["“”]\s*:\s*\[""")
-STRING = re.compile(r'"(?:[^"\\]|\\.)*"', re.DOTALL)
-CURLY = re.compile(r'[“”](.*?)[“”"](?=\s*(?:,|\]|\Z))', re.DOTALL)
-TAGS = re.compile(r"<[^<>]*>|\{\\[^{}]*\}")  # <i>, <c.yellow>, <00:01.000>, {\an8}
-TIME_AFTER = re.compile(r"[(\[]([^()\[\]]*[0-9][^()\[\]]*[-–—][^()\[\]]*)[)\]]\s*\.?\s*\Z")
-TIME_BEFORE = re.compile(r"\[([^()\[\]]*[0-9][^()\[\]]*[-–—][^()\[\]]*)\]\s*")
+SEPARATORS = re.compile(r"[\s,]*+")
+STRING = re.compile(r'"(?:[^"\\]|\\.)*+"', re.DOTALL)  # possessive: no step back, and no memory for one
+CURLY = re.compile(r'[“”](.*?)[“”"](?=\s*+(?:,|\]|\Z))', re.DOTALL)
+TAGS = re.compile(r"<[^<>]*+>|\{\\[^{}]*+\}")  # <i>, <c.yellow>, <00:01.000>, {\an8}
+BRACKETS = "()[]"
+DASHES = re.compile("[-–—]")
+DIGIT = re.compile("[0-9]")
+CAPTION_FILES = (".srt", ".vtt", ".txt")
 
 
 @dataclass(frozen=True)
@@ -38,7 +42,7 @@ class TimedCaption:
 def is_caption_file(text: str, path: Path) -> bool:
     """Whether a file is captions to import rather than a storyboard."""
     suffix = path.suffix.lower()
-    return suffix in (".srt", ".vtt", ".txt") or (suffix == ".json" and bool(CAPTIONS.search(text)))
+    return suffix in CAPTION_FILES or (suffix == ".json" and bool(CAPTIONS.search(text)))
 
 
 def read_captions(text: str, path: Path) -> Document:
@@ -49,11 +53,14 @@ def read_captions(text: str, path: Path) -> Document:
     """
     suffix = path.suffix.lower()
     if suffix in (".srt", ".vtt"):
-        timed = [TimedCaption(cue.text, cue.line, (cue.start, cue.end)) for cue in read_cues(text, path)]
+        captions = _cues(text, path)
     elif CAPTIONS.search(text):
-        timed = _listed(text, path)
+        captions = _listed(text, path)
     else:
-        timed = _lines(text, path)
+        captions = _lines(text, path)
+    timed: list[TimedCaption] = []
+    for caption in captions:
+        timed.append(_checked(caption, len(timed), path))
     if not timed:
         raise StoryboardError(f"{path}:1: there is no caption in this file; write one a line")
     lines: dict[FieldPath, int] = {(): 1, ("chunks",): timed[0].line}
@@ -68,23 +75,35 @@ def read_captions(text: str, path: Path) -> Document:
     return document
 
 
-def _listed(text: str, path: Path) -> list[TimedCaption]:
-    """Returns the captions of ``"captions": ["...", ...]``, in straight or curly quotes, with or without braces."""
+def _checked(caption: TimedCaption, number: int, path: Path) -> TimedCaption:
+    """Returns the caption, unless a film can have none so long or no more than the ``number`` before it."""
+    if number == MAX_CHUNKS:
+        sentence = f"there are more than {MAX_CHUNKS} captions; split the file into several"
+        raise StoryboardError(f"{path}:{caption.line}: {sentence}")
+    if len(caption.caption) > MAX_TEXT:
+        sentence = f"this caption has {len(caption.caption)} characters; write a sentence or two"
+        raise StoryboardError(f"{path}:{caption.line}: {sentence}")
+    return caption
+
+
+def _listed(text: str, path: Path) -> Iterator[TimedCaption]:
+    """Yields the captions of ``"captions": ["...", ...]``, in straight or curly quotes, with or without braces."""
     start = CAPTIONS.search(text)
     position = start.end() if start else 0
-    captions = []
+    line, counted, number = 1, 0, 0  # the line at the character ``counted``
     while True:
-        while text[position : position + 1].isspace() or text[position : position + 1] == ",":
-            position += 1
-        line = text.count("\n", 0, position) + 1
+        separators = SEPARATORS.match(text, position)
+        position = separators.end() if separators else position
+        line, counted = line + text.count("\n", counted, position), position
         if text[position : position + 1] == "]":
-            return captions
+            return
+        number += 1
         match = STRING.match(text, position) or CURLY.match(text, position)
         if not match:
-            rest = shorten(text[position:], 20)
+            rest = shorten(text[position : position + MAX_TEXT], 20)
             wrong = f"'{rest}' is no caption in quotes" if rest else "the list does not end"
-            raise StoryboardError(f'{path}:{line}: captions[{len(captions) + 1}]: {wrong}; write "...", or ]')
-        captions.append(_timed(_unquote(match), line, path))
+            raise StoryboardError(f'{path}:{line}: captions[{number}]: {wrong}; write "...", or ]')
+        yield _timed(_unquote(match), line, path)
         position = match.end()
 
 
@@ -97,26 +116,48 @@ def _unquote(match: re.Match[str]) -> str:
         return match[0][1:-1]
 
 
-def _lines(text: str, path: Path) -> list[TimedCaption]:
+def _lines(text: str, path: Path) -> Iterator[TimedCaption]:
     """One caption a line; blank lines and lines that begin with # are left out."""
-    numbered = [(number, line.strip()) for number, line in enumerate(text.split("\n"), start=1)]
-    return [_timed(line, number, path) for number, line in numbered if line and not line.startswith("#")]
+    for number, line in enumerate(text.split("\n"), start=1):
+        if line.strip() and not line.strip().startswith("#"):
+            yield _timed(line, number, path)
 
 
 def _timed(text: str, line: int, path: Path) -> TimedCaption:
     """Takes the time out of ``text (00s - 03s).`` or ``[0s-3s] text``."""
     text = text.strip()
-    match = TIME_AFTER.search(text) or TIME_BEFORE.match(text)
-    if not match:
+    caption, time = _split_time(text)
+    if time is None:
         return TimedCaption(text, line)
     try:
-        span = parse_span(match[1])
+        span = parse_span(time)
     except ValueError as error:
         raise StoryboardError(f"{path}:{line}: {error}") from error
-    caption = (text[: match.start()] + text[match.end() :]).strip()
     if not caption:
         raise StoryboardError(f"{path}:{line}: a time without a caption; write what is seen then")
     return TimedCaption(caption, line, span)
+
+
+def _split_time(text: str) -> tuple[str, str | None]:
+    """Returns a caption and the time in brackets behind or before it; None where there is no time.
+
+    Brackets without a digit and a dash after it are a part of the caption.
+    """
+    end = text.removesuffix(".").rstrip()
+    if end.endswith((")", "]")):
+        begin = max(end.rfind(bracket, 0, -1) for bracket in BRACKETS)
+        if begin >= 0 and end[begin] in "([" and _looks_like_time(end[begin + 1 : -1]):
+            return text[:begin].strip(), end[begin + 1 : -1]
+    if text.startswith("["):
+        close = min((at for bracket in BRACKETS if (at := text.find(bracket, 1)) >= 0), default=0)
+        if text[close] == "]" and _looks_like_time(text[1:close]):
+            return text[close + 1 :].strip(), text[1:close]
+    return text, None
+
+
+def _looks_like_time(text: str) -> bool:
+    digit = DIGIT.search(text)
+    return bool(digit and DASHES.search(text, digit.end()))
 
 
 def _spans(timed: list[TimedCaption], document: Document) -> list[tuple[Fraction, Fraction]]:
@@ -147,36 +188,38 @@ def _spans(timed: list[TimedCaption], document: Document) -> list[tuple[Fraction
     return list(zip(starts, ends, strict=True))
 
 
-@dataclass(frozen=True)
-class Cue:
-    """A subtitle from ``start`` to ``end`` (seconds), and the line its time stands on."""
-
-    text: str
-    line: int
-    start: Fraction
-    end: Fraction
-
-
-def read_cues(text: str, path: Path) -> list[Cue]:
-    """Returns all cues of SubRip or WebVTT that hold text, without numbers, names, settings, tags and notes.
+def _cues(text: str, path: Path) -> Iterator[TimedCaption]:
+    """Yields all cues of SubRip or WebVTT that hold text, without numbers, names, settings, tags and notes.
 
     Both formats are lines of text under a line with an arrow.
 
     Raises:
         StoryboardError: a time is not a time, or ends before it begins.
     """
-    cues = []
-    lines = [line.strip() for line in text.replace("\r\n", "\n").replace("\r", "\n").split("\n")]
-    for number, line in enumerate(lines, start=1):
-        if "-->" not in line:
-            continue
-        start, end = _times(line, number, path)
-        below = lines[number:]
-        lines_of_cue = below[: below.index("")] if "" in below else below
-        caption = html.unescape(TAGS.sub("", " ".join(lines_of_cue))).strip()
-        if caption:
-            cues.append(Cue(caption, number, start, end))
-    return cues
+    span: tuple[Fraction, Fraction] | None = None
+    line, cues, words = 0, 0, list[str]()
+    for number, raw in enumerate([*text.replace("\r\n", "\n").replace("\r", "\n").split("\n"), ""], start=1):
+        stripped = raw.strip()
+        if span and ("-->" in stripped or not stripped):
+            if caption := _plain_text(" ".join(words), line, path):
+                yield TimedCaption(caption, line, span)
+            span, words = None, []
+        if "-->" in stripped:
+            span, line, cues = _times(stripped, number, path), number, cues + 1
+            if cues > MAX_CHUNKS:  # those without text, too
+                raise StoryboardError(
+                    f"{path}:{line}: there are more than {MAX_CHUNKS} cues; split the file into several"
+                )
+        elif span:
+            words.append(stripped)
+
+
+def _plain_text(text: str, line: int, path: Path) -> str:
+    """Returns the text of a cue without tags; ``&amp;`` becomes ``&``."""
+    try:
+        return html.unescape(TAGS.sub("", text)).strip()
+    except ValueError as error:  # &#999...; with thousands of digits
+        raise StoryboardError(f"{path}:{line}: a character in this cue has an impossible number; remove it") from error
 
 
 def _times(line: str, number: int, path: Path) -> tuple[Fraction, Fraction]:

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
-from blockvid_cli.errors import UsageError
-from blockvid_cli.storyboard.parse import Document, FieldPath, Problem, read_collection, read_scalar
+import yaml
+
+from blockvid_cli.errors import StoryboardError, UsageError
+from blockvid_cli.storyboard.parse import Document, FieldPath, LimitedLoader, Problem, read_yaml, scalar_value
 from blockvid_cli.storyboard.schema import fields_at, form_at, unknown_field
-from blockvid_cli.storyboard.seconds import describe
+from blockvid_cli.storyboard.seconds import describe, shorten
 
 Container = dict[Any, Any] | list[Any]  # of YAML's values
 
@@ -70,7 +73,7 @@ def _value(value: str, path: FieldPath, document: Document) -> object:
     """The value as YAML reads it; only inside a recipe brackets are a list or a mapping, elsewhere they are text."""
     in_brackets = value[:1] + value[-1:] in ("[]", "{}")
     try:
-        return read_collection(value) if in_brackets and "recipe" in path else read_scalar(value)
+        return _read_collection(value) if in_brackets and "recipe" in path else _read_scalar(value)
     except ValueError as error:
         document.problems.append(Problem(path, f"{error} ({describe(value)})"))
         return None
@@ -79,3 +82,33 @@ def _value(value: str, path: FieldPath, document: Document) -> object:
 def _drop_problems(document: Document, path: FieldPath) -> None:
     """What is wrong with a field in the file no longer counts once the field is replaced."""
     document.problems[:] = [problem for problem in document.problems if problem.field[: len(path)] != path]
+
+
+def _read_scalar(text: str) -> object:
+    """Returns what YAML makes of one word or number; a text in quotes is the text itself.
+
+    Raises:
+        ValueError: it looks like a number, and is none.
+    """
+    if len(text) > 1 and text[0] == text[-1] and text[0] in "'\"":
+        return text[1:-1]
+    loader = LimitedLoader("")
+    tag = loader.resolve(yaml.ScalarNode, text, (True, False))
+    return scalar_value(yaml.ScalarNode(tag, text))
+
+
+def _read_collection(text: str) -> object:
+    """Returns a list or a mapping that is written on one line: ``[1, 2]`` or ``{name: window, sink: 3}``.
+
+    Raises:
+        ValueError: it is neither, or it holds something that no field may hold.
+    """
+    try:
+        document = read_yaml(text, Path("--set"))
+    except StoryboardError as error:
+        raise ValueError(
+            f"'{shorten(text)}' cannot be read as a list or a mapping; check brackets and colons"
+        ) from error
+    if document.problems:
+        raise ValueError(document.problems[0].sentence)
+    return document.data

@@ -6,24 +6,39 @@ file -> text -> YAML nodes -> Document: values, and the line of every field    (
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from math import inf
 from pathlib import Path
+from typing import ClassVar
 
 import yaml
 
 from blockvid_cli.errors import StoryboardError
+from blockvid_cli.files import FileTooLargeError, NotRegularFileError, read_regular_file
 from blockvid_cli.storyboard.seconds import shorten
 
 FieldPath = tuple[str | int, ...]  # the path to a field: ("chunks", 2, "duration"); lists are counted from 0
 
 MAX_PROBLEMS = 10  # in one error
-MAX_FILE_BYTES = 2_000_000
+MAX_FILE_BYTES = 1_000_000
+MAX_CHUNKS = 5400  # six hours of chunks of four seconds
 MAX_ALIASES = 100
-MAX_VALUES = 100_000
+MAX_VALUES = 40_000  # values and names of fields
 MAX_DEPTH = 24
+MAX_TEXT = 20_000  # characters of one value; the fields have their own, lower limits
+MAX_NAME = 100  # characters of a field's name
 MAX_NUMBER = 10**30
 YAML_TAG = "tag:yaml.org,2002:"
+
+# Numbers as YAML 1.2 and JSON write them. YAML 1.1's others (1:30 in base 60, 010 in base 8, 0x1F, 1_000) and its
+# dates are text here.
+INTEGER = re.compile(r"[-+]?(?:0|[1-9][0-9]*)\Z")
+FLOAT = re.compile(
+    r"[-+]?(?:(?:0|[1-9][0-9]*)(?:\.[0-9]*)?|\.[0-9]+)(?:[eE][-+]?[0-9]+)?\Z|[-+]?\.(?:inf|Inf|INF)\Z|\.(?:nan|NaN|NAN)\Z"
+)
+TRUTH = {"yes": True, "true": True, "on": True, "no": False, "false": False, "off": False}
 
 
 @dataclass(frozen=True)
@@ -84,30 +99,30 @@ def field_name(path: FieldPath) -> str:
         if isinstance(part, int):
             name += f"[{part + 1}]"
         else:
-            name += f".{part}" if name else part
+            name += ("." if name else "") + shorten(part, MAX_NAME)
     return name
 
 
 def read_text(path: Path) -> str:
-    """Returns the text of a UTF-8 file of at most 2 MB.
+    """Returns the text of a regular UTF-8 file of at most 1 MB.
 
     Raises:
-        StoryboardError: there is no such file, it cannot be read, it is too large, or it is not UTF-8.
+        StoryboardError: there is no such file, it cannot be read, it is no regular file or too large, or not UTF-8.
     """
     try:
-        with path.open("rb") as file:
-            raw = file.read(MAX_FILE_BYTES + 1)
+        raw = read_regular_file(path, MAX_FILE_BYTES)
     except FileNotFoundError as error:
         raise StoryboardError(
-            f"{path}:1: there is no such file; 'blockvid storyboard new {path}' writes a first one"
+            f"{path}: there is no such file; 'blockvid storyboard new {path}' writes a first one"
         ) from error
     except IsADirectoryError as error:
-        raise StoryboardError(f"{path}:1: this is a folder; name the storyboard in it") from error
-    except (OSError, ValueError) as error:
-        reason = error.strerror if isinstance(error, OSError) else str(error)
-        raise StoryboardError(f"{path}:1: this file cannot be read ({reason}); check its permissions") from error
-    if len(raw) > MAX_FILE_BYTES:
-        raise StoryboardError(f"{path}:1: this file is larger than 2 MB; a storyboard is a few pages of text")
+        raise StoryboardError(f"{path}: this is a folder; name the storyboard in it") from error
+    except NotRegularFileError as error:
+        raise StoryboardError(f"{path}: this is {error.strerror}; save the storyboard as a file") from error
+    except FileTooLargeError as error:
+        raise StoryboardError(f"{path}: this file is {error.strerror}; a storyboard is a few pages of text") from error
+    except OSError as error:
+        raise StoryboardError(f"{path}: this file cannot be read ({error.strerror}); check its permissions") from error
     try:
         return raw.decode("utf-8-sig")
     except UnicodeDecodeError as error:
@@ -118,7 +133,7 @@ def read_text(path: Path) -> str:
 def read_yaml(text: str, source: Path) -> Document:
     """Returns the values of one YAML (or JSON) document, with the line of each one.
 
-    A value that no field may hold (a date, an infinite number, a tag) becomes one of the document's problems.
+    A value that no field may hold (an infinite number, a tag, a text of pages) becomes one of the document's problems.
 
     Raises:
         StoryboardError: it is not YAML, it is not one document, it nests too deeply, or it has too many aliases.
@@ -135,56 +150,32 @@ def read_yaml(text: str, source: Path) -> Document:
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         line = mark.line + 1 if mark else 1
-        raise StoryboardError(f"{source}:{line}: {_yaml_sentence(error.problem or '')}") from error
+        typed = text.split("\n")[line - 1 : line] if mark else []
+        sentence = _yaml_sentence(error.problem or "", "".join(typed), mark.column if mark else 0)
+        raise StoryboardError(f"{source}:{line}: {sentence}") from error
     except yaml.reader.ReaderError as error:
         line = text.count("\n", 0, error.position) + 1
         raise StoryboardError(f"{source}:{line}: this holds a character that is not text; remove it") from error
     if node is None:
         raise StoryboardError(f"{source}:1: this file is empty; it needs 'chunks:' and captions under it")
     document = Document(source, None, {})
-    document.data = _NodeReader(document, loader).value(node, ())
+    document.data = _NodeReader(document).value(node, ())
     return document
-
-
-def read_scalar(text: str) -> object:
-    """Returns what YAML makes of one word or number; a text in quotes is the text itself.
-
-    Raises:
-        ValueError: it looks like a number, a date or a truth value, and is none.
-    """
-    if len(text) > 1 and text[0] == text[-1] and text[0] in "'\"":
-        return text[1:-1]
-    loader = yaml.SafeLoader("")
-    tag = loader.resolve(yaml.ScalarNode, text, (True, False))
-    return _scalar(loader, yaml.ScalarNode(tag, text))
-
-
-def read_collection(text: str) -> object:
-    """Returns a list or a mapping that is written on one line: ``[1, 2]`` or ``{name: window, sink: 3}``.
-
-    Raises:
-        ValueError: it is neither, or it holds something that no field may hold.
-    """
-    try:
-        document = read_yaml(text, Path("--set"))
-    except StoryboardError as error:
-        raise ValueError(
-            f"'{shorten(text)}' cannot be read as a list or a mapping; check brackets and colons"
-        ) from error
-    if document.problems:
-        raise ValueError(document.problems[0].sentence)
-    return document.data
 
 
 class LimitedLoader(yaml.SafeLoader):
     """Composes nodes with their marks; stops at a document that nests, or refers back, too much."""
 
+    yaml_implicit_resolvers: ClassVar = {
+        first: [pair for pair in pairs if pair[0].removeprefix(YAML_TAG) not in ("int", "float", "timestamp")]
+        for first, pairs in yaml.SafeLoader.yaml_implicit_resolvers.items()
+    }
     depth = 0
     aliases = 0
     values = 0
 
     def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
-        """Counts values, aliases and levels on the way.
+        """Counts values, aliases, levels and the entries of a list (``index``) on the way.
 
         Raises:
             yaml.MarkedYAMLError: there are too many of them.
@@ -196,6 +187,7 @@ class LimitedLoader(yaml.SafeLoader):
             (self.aliases, MAX_ALIASES, "aliases"),
             (self.values, MAX_VALUES, "values"),
             (self.depth, MAX_DEPTH, "levels"),
+            (index + 1 if isinstance(index, int) else 0, MAX_CHUNKS, "entries in one list"),
         ):
             if count > limit:
                 raise yaml.MarkedYAMLError(
@@ -206,12 +198,15 @@ class LimitedLoader(yaml.SafeLoader):
         return node
 
 
+LimitedLoader.add_implicit_resolver(f"{YAML_TAG}int", INTEGER, list("-+0123456789"))
+LimitedLoader.add_implicit_resolver(f"{YAML_TAG}float", FLOAT, list("-+.0123456789"))
+
+
 class _NodeReader:
     """Turns YAML nodes into values, and notes lines and problems on the way."""
 
-    def __init__(self, document: Document, loader: yaml.SafeLoader) -> None:
+    def __init__(self, document: Document) -> None:
         self.document = document
-        self.loader = loader
         self.count = 0
 
     def value(self, node: yaml.Node, path: FieldPath) -> object:
@@ -226,7 +221,7 @@ class _NodeReader:
         if isinstance(node, yaml.SequenceNode) and node.tag == f"{YAML_TAG}seq":
             return [self.value(item, (*path, index)) for index, item in enumerate(node.value)]
         try:
-            return _scalar(self.loader, node)
+            return scalar_value(node)
         except ValueError as error:
             self.document.problems.append(Problem(path, str(error)))
             return None
@@ -239,8 +234,12 @@ class _NodeReader:
                 self._problem(path, "a field's name must be a word, not a list or a mapping", line)
             elif key.tag == f"{YAML_TAG}merge":
                 self._problem(path, "'<<' is not followed here; write the fields out", line)
+            elif len(key.value) > MAX_NAME:
+                self._problem(path, f"'{shorten(key.value)}' is too long for a field's name; check the colons", line)
             elif key.value in values:
-                self._problem((*path, key.value), "this field is given twice; keep one of them", line)
+                first = self.document.lines[(*path, key.value)]
+                sentence = f"this field is given twice, first on line {first}; keep one of them"
+                self._problem((*path, key.value), sentence, line)
             else:
                 self.document.lines[(*path, key.value)] = line
                 values[key.value] = self.value(child, (*path, key.value))
@@ -250,26 +249,31 @@ class _NodeReader:
         self.document.problems.append(Problem(path, sentence, line))
 
 
-def _scalar(loader: yaml.SafeLoader, node: yaml.Node) -> object:
+def scalar_value(node: yaml.Node) -> object:
     """Returns a text, a number, a truth value or nothing.
 
     Raises:
-        ValueError: it is anything else (a date, an infinite number, a custom tag).
+        ValueError: it is anything else (an infinite number, a custom tag), or far too long.
     """
     name = node.tag.removeprefix(YAML_TAG)
-    if name == "timestamp":
-        raise ValueError(f"{shorten(str(node.value))} is read as a date; put it in quotes to make it text")
     if not isinstance(node, yaml.ScalarNode) or name not in ("str", "value", "null", "bool", "int", "float"):
         raise ValueError(f"the tag '{shorten(node.tag)}' is not known here; remove it")
+    text = node.value
+    if name == "null":
+        return None
+    if len(text) > MAX_TEXT:
+        raise ValueError(f"'{shorten(text)}' has {len(text)} characters, which no field may have; write less")
     if name in ("str", "value"):
-        return _join_surrogates(node.value)
-    try:
-        value = loader.construct_object(node)
-    except (ValueError, LookupError) as error:
-        raise ValueError(f"'{shorten(node.value)}' cannot be read as a number or a truth value") from error
-    if name in ("int", "float") and not -MAX_NUMBER < value < MAX_NUMBER:  # nan is neither
-        raise ValueError(f"{shorten(node.value)} is no number that means anything here; write a smaller one")
-    return value
+        return _join_surrogates(text)
+    if name == "bool" and text.lower() in TRUTH:
+        return TRUTH[text.lower()]
+    if name == "bool" or not (INTEGER if name == "int" else FLOAT).match(text):
+        raise ValueError(f"'{shorten(text)}' cannot be read as a number or a truth value; write it plainly, like 12")
+    endless = text[-1] in "fFnN"  # .inf and .nan
+    number = inf if endless or len(text) > MAX_NAME else int(text) if name == "int" else float(text)
+    if not -MAX_NUMBER < number < MAX_NUMBER:
+        raise ValueError(f"{shorten(text)} is no number that means anything here; write a smaller one")
+    return number
 
 
 def _join_surrogates(text: str) -> str:
@@ -280,10 +284,29 @@ def _join_surrogates(text: str) -> str:
         raise ValueError("half a character stands in this text; remove the escape") from error
 
 
-def _yaml_sentence(problem: str) -> str:
+def _yaml_sentence(problem: str, line: str, column: int) -> str:
+    """Says what YAML's parser found wrong at ``column`` of a ``line``, and what would be right."""
     if "another document" in problem:
         return "a second document begins; a storyboard is one document, so remove the '---'"
     if problem.startswith("more than"):
         return f"this has {problem}; write less, and plainly"
-    hint = "indent with spaces, not with tabs" if "\\t" in problem else "check indentation, colons and quotes"
-    return f"this is not YAML that can be read ({shorten(problem, 100)}); {hint}"
+    if "mapping values are not allowed" in problem or "but got ':'" in problem:
+        return _colon_sentence(line, column)
+    remedy = "check indentation, colons and quotes"
+    if "\\t" in problem:
+        remedy = "indent with spaces, not with tabs"
+    elif any(sign in problem for sign in ("cannot start any token", "alias", "anchor")):
+        remedy = "a text that begins with a sign like @, %, * or & must be put in quotes"
+    return f"this is not YAML that can be read ({shorten(problem, 100)}); {remedy}"
+
+
+def _colon_sentence(line: str, column: int) -> str:
+    """Says what a colon means where none may stand: most often it belongs to a caption without quotes."""
+    match = re.match(r"(?:[\s{,]|- )*([^:{}\[\],]{1,40}): +(\S.*)", line[:1000]) if line[:column].count(": ") else None
+    if match is None:
+        return (
+            "a field begins here, inside a text; quote the caption if the colon belongs to it, else check indentation"
+        )
+    value = shorten(match[2].rstrip(" }],"), 80)
+    quote = "'" if '"' in value else '"'
+    return f"a colon stands inside the text of '{match[1]}'; quote the caption: {match[1]}: {quote}{value}{quote}"

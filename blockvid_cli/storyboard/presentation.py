@@ -15,6 +15,7 @@ from pathlib import Path
 
 from blockvid_cli.storyboard.parse import FieldPath, Problem
 from blockvid_cli.storyboard.schema import AudioForm, StoryboardForm, TitleCardForm
+from blockvid_cli.storyboard.seconds import shorten
 
 TRANSITION_SECONDS = 0.5
 
@@ -74,13 +75,18 @@ class Folder:
             inside = file.is_relative_to(self.root)
             exists = file.is_file()
         except (OSError, RuntimeError, ValueError):  # too long a name, links in a circle
-            problems.append(Problem(path, f"'{name[:80]}' cannot be a path; name a file beside the storyboard"))
+            problems.append(Problem(path, f"'{shorten(name, 80)}' cannot be a path; name a file beside the storyboard"))
             return self.root
+        name = shorten(name, 200)
         if not inside and not self.allow_outside:
             what = f"'{name}' lies outside the storyboard's folder"
             problems.append(Problem(path, f"{what}; move the file there, or allow it with --allow-outside"))
         elif not exists:
-            what = "is a folder, not a file" if file.is_dir() else "is not there"
+            what = "is not there"
+            if file.is_dir():
+                what = "is a folder, not a file"
+            elif file.exists():  # opening a pipe or a device could wait for ever
+                what = "is no regular file but a pipe, a device or a socket"
             problems.append(Problem(path, f"'{name}' {what}; name a file relative to {self.root}"))
         return file
 
@@ -105,8 +111,8 @@ def find_presentation(
             problems.extend(_audio_problems(audio, path, span, lead))
     problems.extend(_transition_problems(form, spans))
     return Presentation(
-        audio=_audio(form.audio, ("audio",), folder, problems),
-        chunks=tuple(_audio(audio, path, folder, problems) for audio, path in sounds),
+        audio=_audio(form.audio, ("audio",), lead, folder, problems),
+        chunks=tuple(_audio(audio, path, lead, folder, problems) for audio, path in sounds),
         font=folder.find(form.font, ("font",), problems) if form.font else None,
     )
 
@@ -118,14 +124,16 @@ def title_card(form: TitleCardForm | None) -> TitleCard | None:
     return TitleCard(text=form.text, seconds=form.seconds, colour=form.colour, background=form.background)
 
 
-def _audio(form: AudioForm | None, path: FieldPath, folder: Folder, problems: list[Problem]) -> Audio | None:
+def _audio(
+    form: AudioForm | None, path: FieldPath, lead: float, folder: Folder, problems: list[Problem]
+) -> Audio | None:
     if form is None:
         return None
     return Audio(
         file=folder.find(form.file, (*path, "file"), problems),
-        start=form.start,
+        start=form.offset,
         end=form.end,
-        at=form.at,
+        at=form.delay(lead),
         duration=form.duration,
         loop=form.loop,
         fade_in=form.fade_in,
@@ -137,19 +145,24 @@ def _audio(form: AudioForm | None, path: FieldPath, folder: Folder, problems: li
 
 def _audio_problems(audio: AudioForm, path: FieldPath, span: Span, lead: float) -> Iterator[Problem]:
     """What is wrong with the times of a sound under ``span``, before which a title card lasts ``lead`` seconds."""
-    if audio.end is not None and audio.end <= audio.start:
-        what = f"the sound ends at {audio.end:g} s, which is not after its start at {audio.start:g} s"
+    of_film = path == ("audio",)
+    if isinstance(audio.start, str) and not of_film:
+        sentence = f"a chunk's sound begins with its chunk, not with the {audio.start}; remove this, or write 'at'"
+        yield Problem((*path, "start"), sentence)
+    if audio.end is not None and audio.end <= audio.offset:
+        what = f"the sound ends at {audio.end:g} s, which is not after its start at {audio.offset:g} s"
         yield Problem((*path, "end"), f"{what}; write a later end, or an earlier start")
     if audio.end is not None and audio.duration is not None and not audio.loop:
         sentence = "'end' and 'duration' are both given; keep one of them, or add 'loop: true'"
         yield Problem((*path, "duration"), sentence)
     start, end = (float(moment) for moment in span)
-    begin = start + audio.at
+    begin = start + audio.delay(lead)
     if begin < -lead:
-        remedy = f"write {-lead - start:g} or more" if start or lead else "write 0 or more"
+        least = audio.at - lead - begin
+        remedy = f"write {least:g} or more"
         yield Problem((*path, "at"), f"the sound would begin {-lead - begin:g} s before the film; {remedy}")
-    elif audio.at >= end - start:
-        what = "film" if path == ("audio",) else "chunk"
+    elif audio.delay(lead) >= end - start:
+        what = "film" if of_film else "chunk"
         yield Problem((*path, "at"), f"the {what} lasts {end - start:g} s; let the sound begin before its end")
 
 

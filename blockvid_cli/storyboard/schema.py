@@ -20,6 +20,7 @@ from blockvid_cli.storyboard.field_types import (
     Seconds,
     Seed,
     Size,
+    SoundStart,
     Stretch,
     Subtitles,
     Switch,
@@ -29,7 +30,7 @@ from blockvid_cli.storyboard.field_types import (
     Version,
     Volume,
 )
-from blockvid_cli.storyboard.parse import FieldPath
+from blockvid_cli.storyboard.parse import MAX_CHUNKS, FieldPath
 from blockvid_cli.storyboard.seconds import describe, shorten
 
 
@@ -56,15 +57,35 @@ class AudioForm(_Form):
     bare = "file"
 
     file: NonemptyText = Field(description="sound file, relative to the storyboard")
-    start: Seconds = Field(0.0, description="seconds into the file at which the sound begins")
-    end: Stretch | None = Field(None, description="seconds into the file at which it ends; else the file's end")
-    at: Moment = Field(0.0, description="seconds after the first frame (of the chunk) at which it is heard")
-    duration: Stretch | None = Field(None, description="seconds it is heard; else to its end, or the film's or chunk's")
-    loop: Switch = Field(False, description="begins again when it ends")
-    fade_in: Seconds = Field(0.0, description="seconds")
-    fade_out: Seconds = Field(0.0, description="seconds")
-    volume: Volume = Field(1.0, description="1 is as recorded, or as loudness makes it")
-    loudness: Loudness = Field(None, description="LUFS (EBU R128) it is brought to, like -16; none leaves it as it is")
+    start: SoundStart = Field(
+        0.0,
+        description="seconds into the file at which the sound begins; or whether the film's sound begins with the film "
+        "(its title card) or with the story (its first chunk), which is the default",
+    )
+    end: Stretch | None = Field(
+        None, description="seconds into the file at which the sound ends; without this, the file's end"
+    )
+    at: Moment = Field(
+        0.0,
+        description="seconds after the first frame of the story or chunk at which it is heard; may be negative",
+    )
+    duration: Stretch | None = Field(
+        None, description="seconds it is heard; without this, to its end, or to the end of the film or chunk"
+    )
+    loop: Switch = Field(False, description="whether the sound begins again when it ends")
+    fade_in: Seconds = Field(0.0, description="seconds until it has its full volume")
+    fade_out: Seconds = Field(0.0, description="seconds in which it dies away at its end")
+    volume: Volume = Field(1.0, description="factor; 1 is as recorded, or as loudness makes it")
+    loudness: Loudness = Field(None, description="loudness that the sound is brought to, in LUFS (EBU R128), like -16")
+
+    @property
+    def offset(self) -> float:
+        """Seconds into the file at which the sound begins."""
+        return self.start if isinstance(self.start, float) else 0.0
+
+    def delay(self, lead: float) -> float:
+        """Seconds after the first frame of the chunks at which it is heard; ``lead`` is the title card's length."""
+        return self.at - (lead if self.start == "film" else 0.0)
 
 
 class TitleCardForm(_Form):
@@ -73,9 +94,9 @@ class TitleCardForm(_Form):
     bare = "text"
 
     text: NonemptyLines = Field(description="the words; line breaks are kept")
-    seconds: Stretch = Field(3.0, description="how long it is seen; the film is so much longer")
-    colour: Colour = Field("white", description="of the words")
-    background: Colour = Field("black", description="behind the words")
+    seconds: Stretch = Field(3.0, description="how long the card is shown; it makes the film that much longer")
+    colour: Colour = Field("white", description="colour of the words")
+    background: Colour = Field("black", description="colour behind the words")
 
 
 class ChunkForm(_Form):
@@ -83,14 +104,22 @@ class ChunkForm(_Form):
 
     bare = "caption"
 
-    caption: NonemptyText = Field(description="what is seen")
-    at: TimeSpan | None = Field(None, description="start and end, like 00:03-00:06; or give a duration")
-    duration: ChunkLength | None = Field(None, description="4s, 2.5 (seconds) or 48f (frames); else as chunk says")
-    seed: Seed | None = Field(None, description="replaces the seed made from film seed and chunk number")
-    cut: Switch = Field(False, description="a new shot begins here")
-    image: NonemptyText | None = Field(None, description="image to begin with, relative to the storyboard")
-    end_image: NonemptyText | None = Field(None, description="image to end with, relative to the storyboard")
-    negative: Text | None = Field(None, description="replaces the storyboard's negative")
+    caption: NonemptyText = Field(description="what the chunk shows")
+    at: TimeSpan | None = Field(None, description="start and end of the chunk; or give its duration")
+    duration: ChunkLength | None = Field(
+        None, description="length in seconds, minutes (2 min) or frames (48f); without this, as chunk says"
+    )
+    seed: Seed | None = Field(
+        None, description="replaces the seed that is made from the film's seed and the chunk's number"
+    )
+    cut: Switch = Field(False, description="whether a new shot begins here")
+    image: NonemptyText | None = Field(
+        None, description="image file that the chunk begins with, relative to the storyboard"
+    )
+    end_image: NonemptyText | None = Field(
+        None, description="image file that the chunk ends with, relative to the storyboard"
+    )
+    negative: Text | None = Field(None, description="replaces the storyboard's negative for this chunk")
     recipe: Recipe | None = Field(None, description="changes of the recipe for this chunk")
     audio: AudioForm | None = Field(
         None, description="a sound that begins with the chunk and ends with it, unless it says otherwise"
@@ -99,7 +128,9 @@ class ChunkForm(_Form):
     transition: Transition | None = Field(
         None, description="how the new shot begins: cut, fade (through black) or dissolve"
     )
-    transition_seconds: Stretch | None = Field(None, description="how long a fade or dissolve lasts; else 0.5")
+    transition_seconds: Stretch | None = Field(
+        None, description="how long a fade or dissolve lasts; without this, 0.5 seconds"
+    )
 
     @model_validator(mode="after")
     def _one_length(self) -> ChunkForm:
@@ -111,22 +142,24 @@ class ChunkForm(_Form):
 class StoryboardForm(_Form):
     """A storyboard as it is written."""
 
-    version: Version = Field(1, description="of this form")
-    title: Text = Field("", description="of the film")
-    model: NonemptyText | None = Field(None, description="a bundled model's name, or a folder that holds a card.yaml")
-    size: Size | None = Field(None, description="WIDTHxHEIGHT in pixels; else the model's")
-    fps: Fps | None = Field(None, description="frames a second; else the model's")
+    version: Version = Field(1, description="version of the storyboard format")
+    title: Text = Field("", description="title of the film")
+    model: NonemptyText | None = Field(None, description="name of a bundled model, or a folder that holds a card.yaml")
+    size: Size | None = Field(None, description="WIDTHxHEIGHT in pixels; without this, the model's")
+    fps: Fps | None = Field(None, description="frames a second; without this, the model's")
     seed: Seed = Field(0, description="the same seed gives the same film")
-    style: Text = Field("", description="set before every caption")
+    style: Text = Field("", description="text that is set before every caption")
     negative: Text = Field("", description="what guidance steers away from")
-    chunk: ChunkLength | None = Field(None, description="length of a chunk that names none; else 4 s")
+    chunk: ChunkLength | None = Field(None, description="length of a chunk that names none; without this, 4 seconds")
     recipe: Recipe | None = Field(None, description="changes of the model's default recipe")
     audio: AudioForm | None = Field(None, description="the sound of the film")
-    subtitles: Subtitles = Field("beside", description="beside (an .srt), none, soft (inside too) or burned (drawn in)")
+    subtitles: Subtitles = Field(
+        "beside", description="beside the film as .srt, none, soft (inside it too), or burned into its frames"
+    )
     title_card: TitleCardForm | None = Field(None, description="a still image with words before the film")
     end_card: TitleCardForm | None = Field(None, description="a still image with words after the film")
-    font: NonemptyText | None = Field(None, description="font file for words in frames; else DejaVu Sans")
-    chunks: list[ChunkForm] = Field(min_length=1, description="what is seen, in order")
+    font: NonemptyText | None = Field(None, description="font file for words in frames; without this, DejaVu Sans")
+    chunks: list[ChunkForm] = Field(min_length=1, max_length=MAX_CHUNKS, description="what the film shows, in order")
 
 
 INNER: dict[str | int, type[_Form]] = {"audio": AudioForm, "title_card": TitleCardForm, "end_card": TitleCardForm}
@@ -149,8 +182,10 @@ def fields_at(path: FieldPath) -> list[str]:
 
 def unknown_field(name: str, known: list[str]) -> str:
     """Returns a sentence that there is no such field, and which one may have been meant."""
-    guess = closest_name(name, known)
+    guess = closest_name(name, known) if " " not in name.strip() else None
     remedy = f"did you mean '{guess}'?" if guess else f"there are {', '.join(known)}"
+    if not guess and "caption" in known:  # '- Night: rain falls' is a field 'Night' to YAML
+        remedy = f"if a colon belongs to the caption, put the caption in quotes; {remedy}"
     return f"there is no field '{shorten(name)}'; {remedy}"
 
 
@@ -160,6 +195,8 @@ def sentence(error: str, path: FieldPath, value: object, message: str) -> str:
         return unknown_field(str(path[-1]), fields_at(path[:-1]))
     if error == "missing":
         return f"'{path[-1]}' is missing or empty; write '{path[-1]}: ...'"
+    if error == "too_long":
+        return f"there are more than {MAX_CHUNKS} chunks; split the film into several storyboards"
     if error == "too_short":
         return "there are no chunks; write at least one caption"
     if error == "list_type":
@@ -181,3 +218,55 @@ def json_schema() -> dict[str, Any]:
         "$schema": "https://json-schema.org/draft/2020-12/schema",
         "title": "blockvid storyboard",
     }
+
+
+def keys_table() -> str:
+    """Returns all keys of a storyboard as one Markdown table: what each may hold, its default and its meaning."""
+    schema = json_schema()
+    parts = {
+        "": schema,
+        "audio.": schema["$defs"]["AudioForm"],
+        "title_card.": schema["$defs"]["TitleCardForm"],
+        "chunks[].": schema["$defs"]["ChunkForm"],
+    }
+    rows = ["| key | value | default | meaning |", "|---|---|---|---|"]
+    for prefix, part in parts.items():
+        for name, field in part["properties"].items():
+            default = field.get("default")
+            cells = (
+                f"`{prefix}{name}`",
+                _value_in_words(field),
+                "required" if name in part["required"] else f"`{_yaml(default)}`" if default not in (None, "") else "",
+                field["description"],
+            )
+            rows.append(f"| {' | '.join(cells)} |")
+    return "\n".join(rows) + "\n"
+
+
+def _value_in_words(field: dict[str, Any]) -> str:
+    """Returns what a field of the JSON schema may hold: ``a number from 0 to 4``, ``like `4s` or `48f```."""
+    if "anyOf" in field:
+        choices = [_value_in_words(choice) for choice in field["anyOf"] if choice.get("type") != "null"]
+        return " or ".join(choices)
+    if "$ref" in field:
+        keys = {"AudioForm": "`audio.`", "TitleCardForm": "`title_card.`", "ChunkForm": "`chunks[].`"}
+        return f"the {keys[field['$ref'].rsplit('/')[-1]]} keys below"
+    if field.get("type") == "array":
+        return f"a list, each {_value_in_words(field['items'])}"
+    words = field.get("enum") or ([field["const"]] if "const" in field else [])
+    if words or "examples" in field:
+        return ("" if words else "like ") + ", ".join(f"`{_yaml(word)}`" for word in words or field["examples"])
+    kinds = {"boolean": "`true`, `false`", "integer": "whole number", "number": "number", "object": "names and values"}
+    bounds = [
+        f"{word} {field[key]}"
+        for key, word in (("minimum", "from"), ("exclusiveMinimum", "above"), ("maximum", "to"))
+        if key in field
+    ]
+    return " ".join((kinds.get(field["type"], "text"), *bounds))
+
+
+def _yaml(value: object) -> str:
+    """Returns a value as it is written in a storyboard."""
+    if isinstance(value, bool):
+        return str(value).lower()
+    return f"{value:g}" if isinstance(value, float) else str(value)

@@ -149,7 +149,6 @@ def describe(value: object) -> str:
 
 def shorten(text: str, longest: int = 40) -> str:
     """Returns one line of at most ``longest`` characters."""
-    line = " ".join(text[: 20 * longest].split())
-    if len(text) > 20 * longest:
-        line = line.ljust(longest + 1)
-    return line if len(line) <= longest else line[: longest - 1] + "…"
+    beginning = text[: 20 * longest]  # enough of a text of megabytes
+    line = " ".join(beginning.split())
+    return line if len(line) <= longest and len(beginning) == len(text) else line[: longest - 1] + "…"

@@ -21,7 +21,7 @@ from pydantic import ValidationError
 from blockvid_cli.storyboard.field_types import LARGEST_FPS
 from blockvid_cli.storyboard.imports import is_caption_file, read_captions
 from blockvid_cli.storyboard.overrides import apply_overrides
-from blockvid_cli.storyboard.parse import Document, Problem, read_text, read_yaml
+from blockvid_cli.storyboard.parse import MAX_PROBLEMS, Document, Problem, read_text, read_yaml
 from blockvid_cli.storyboard.presentation import (
     TRANSITION_SECONDS,
     Audio,
@@ -170,12 +170,14 @@ def _form(document: Document) -> StoryboardForm:
         return StoryboardForm.model_validate(document.data)
     except ValidationError as error:
         known = {problem.field for problem in document.problems}
+        items = [item for item in error.errors(include_url=False) if item["loc"] not in known]
+        items.sort(key=lambda item: (document.location(item["loc"])[0], item["type"] == "missing"))
         problems = list(document.problems)
-        for item in error.errors(include_url=False):
+        for number, item in enumerate(items):
             path = item["loc"]
             message = str(item.get("ctx", {}).get("error", item["msg"]))
-            if path not in known:
-                problems.append(Problem(path, sentence(item["type"], path, item["input"], message)))
+            shown = number < MAX_PROBLEMS  # a sentence for each of 50,000 would take minutes
+            problems.append(Problem(path, sentence(item["type"], path, item["input"], message) if shown else message))
         raise document.error(problems) from error
 
 
