@@ -52,7 +52,7 @@ class TextEncoderFiles(FileRef):
 class Weights(FileRef):
     """A trained module: its file, and the sizes it is built with."""
 
-    file: str
+    file: str = Field()
     sha256: str | None = None  # of the file, where the card knows it
     config: dict[str, Any] = Field(default_factory=dict)
 
@@ -60,7 +60,7 @@ class Weights(FileRef):
 class LoraRef(FileRef):
     """A LoRA that is merged into the transformer's weights when they are read."""
 
-    file: str
+    file: str = Field()
     scale: float = 1.0
 
 

@@ -20,7 +20,7 @@ Quantize = Callable[[nn.Linear, torch.Tensor], nn.Linear]
 
 @dataclass(frozen=True)
 class Precision:
-    """The computation's format, and how the blocks' linear layers are quantized: their bytes a weight (0: ``dtype``'s)."""
+    """The format of computation, and how linear layers are quantized: to how many bytes a weight (0: as ``dtype``)."""
 
     name: str
     dtype: torch.dtype

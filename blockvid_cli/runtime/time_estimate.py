@@ -93,7 +93,7 @@ def count_flops(card: ModelCard, plan: Plan, recipe: Recipe, rows: int) -> dict[
 
 
 def _pass_flops(sizes: ModelSizes, new: int, cached: int) -> float:
-    """Operations of a pass over ``new`` tokens that attend to ``cached`` ones too: two a weight and token, four a pair."""
+    """Operations of a pass over ``new`` tokens that attend to ``cached`` ones: two a weight and token, four a pair."""
     return 2.0 * sizes.transformer_params * new + 4.0 * sizes.layers * sizes.channels * new * (new + cached)
 
 

@@ -8,7 +8,8 @@ from diffusers.utils import import_utils
 
 import_utils._bitsandbytes_available = False
 
-from diffusers import AutoencoderKLWan, SkyReelsV2Transformer3DModel, WanTransformer3DModel  # noqa: E402
-from diffusers.models.autoencoders.autoencoder_kl_wan import WanCausalConv3d  # noqa: E402
+from diffusers.models.autoencoders.autoencoder_kl_wan import AutoencoderKLWan, WanCausalConv3d  # noqa: E402
+from diffusers.models.transformers.transformer_skyreels_v2 import SkyReelsV2Transformer3DModel  # noqa: E402
+from diffusers.models.transformers.transformer_wan import WanTransformer3DModel  # noqa: E402
 
 __all__ = ["AutoencoderKLWan", "SkyReelsV2Transformer3DModel", "WanCausalConv3d", "WanTransformer3DModel"]
