@@ -8,6 +8,7 @@ import stat
 from pathlib import Path
 from typing import BinaryIO
 
+PART = 1 << 20  # bytes read at once, so that a small file costs little memory whatever the limit is
 KINDS = {
     stat.S_IFIFO: "a pipe",
     stat.S_IFCHR: "a device",
@@ -55,14 +56,14 @@ def read_regular_file(path: Path, limit: int) -> bytes:
         NotRegularFileError: it is a pipe, a device or a socket.
         OSError: it is missing, a folder, cannot be read, or has a name that no file can have.
     """
+    content = bytearray()
     with open_regular_file(path) as file:
-        content = file.read(limit + 1)
-    if content is None:  # a file of the system's that has nothing to give yet
-        raise NotRegularFileError(errno.EINVAL, "not a regular file", str(path))
+        while part := file.read(min(limit + 1 - len(content), PART)):  # None: a file of the kernel's that would wait
+            content += part
     if len(content) > limit:
         size = f"{limit / 1e6:g} MB" if limit >= 100_000 else f"{limit} bytes"
         raise FileTooLargeError(errno.EINVAL, f"larger than {size}", str(path))
-    return content
+    return bytes(content)
 
 
 def _check_kind(path: Path, mode: int) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import struct
 import zlib
@@ -22,8 +23,8 @@ from blockvid_cli.render import render
 from blockvid_cli.rollout.conditioning import NO_CONDITIONING, FrameConditioning, encode_frames
 from blockvid_cli.rollout.guidance import GuidedDenoiser
 from blockvid_cli.rollout.rollout import Rollout, RolloutSegment
-from blockvid_cli.storyboard.storyboard import read_storyboard
 from blockvid_cli.storyboard.exports import dump_storyboard
+from blockvid_cli.storyboard.storyboard import read_storyboard
 from blockvid_cli.video.reference_images import ReferenceImage, read_reference_image
 from tests import small
 
@@ -143,7 +144,9 @@ SCHEDULES = [
 def test_given_frames_are_held_and_resumed_by_every_schedule_and_solver(schedule, solver, rows):
     film, how, inner = small.plan((1, 2)), small.recipe(schedule=schedule, solver=solver, steps=2), small.denoiser()
     drawn_by = GuidedDenoiser(inner, 2.0) if rows == 2 else inner
-    given = FrameConditioning({n: torch.randn(small.LATENT, generator=torch.Generator().manual_seed(n)) for n in (2, 5)})
+    given = FrameConditioning(
+        {n: torch.randn(small.LATENT, generator=torch.Generator().manual_seed(n)) for n in (2, 5)}
+    )
 
     @torch.inference_mode()
     def drawn(done, held=given):
@@ -237,6 +240,7 @@ def cut_short(file: Path) -> None:
 
 
 BAD = {
+    "pipe.png": (os.mkfifo, "a pipe, not a regular file"),
     "empty.png": (lambda file: file.write_bytes(b""), "is empty"),
     "text.png": (lambda file: file.write_text("a cat"), "is not a picture"),
     "drawing.eps": (lambda file: file.write_text("%!PS-Adobe-3.0 EPSF-3.0\n"), "is not a picture"),

@@ -14,13 +14,14 @@ import numpy as np
 from PIL import Image, ImageOps
 
 from blockvid_cli.errors import UsageError, error_prefix
+from blockvid_cli.files import FileTooLargeError, read_regular_file
 from blockvid_cli.models.card import ModelCard
 from blockvid_cli.storyboard.plan import Plan
 from blockvid_cli.storyboard.storyboard import Storyboard
 
 FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", "PPM")  # none that runs a program of its own
 MAX_PIXELS = 64_000_000  # a small file may claim many more
-MAX_BYTES = 256 * 2**20
+MAX_BYTES = 256_000_000
 CROP_NOTE = 0.005  # a smaller share may be cropped without a note
 ENLARGE_NOTE = 1.5  # a larger factor is noted
 DEEP = 257  # 65535 / 255
@@ -70,13 +71,13 @@ def read_reference_image(file: Path, size: tuple[int, int]) -> ReferenceImage:
         UsageError: it cannot be read, is no still image, or is too large.
     """
     try:
-        too_large = file.stat().st_size > MAX_BYTES
-        data = b"" if too_large else file.read_bytes()
+        data = read_regular_file(file, MAX_BYTES)
+    except FileTooLargeError as error:
+        raise UsageError(f"{file.name} is {error.strerror}; give a picture like a PNG or JPEG.") from error
     except OSError as error:
         raise UsageError(f"{file.name} cannot be read ({error.strerror}).") from error
-    if too_large or not data:
-        what = f"is larger than {MAX_BYTES >> 20} MiB" if too_large else "is empty"
-        raise UsageError(f"{file.name} {what}; give a picture like a PNG or JPEG.")
+    if not data:
+        raise UsageError(f"{file.name} is empty; give a picture like a PNG or JPEG.")
     image = _decode(data, file.name)
     transparent = image.has_transparency_data
     rgb = _on_white(image) if transparent else image.convert("RGB")
