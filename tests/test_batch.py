@@ -35,7 +35,7 @@ def test_what_is_no_seeds_gets_a_sentence(text):
         parse_seeds(text)
 
 
-def test_every_storyboard_is_drawn_with_every_seed(story, other, model, blockvid):
+def test_every_storyboard_is_rendered_with_every_seed(story, other, model, blockvid):
     done = blockvid("render", story, other, "--model", model, "--seeds", "1..2", "--json", "--progress", "json")
     assert done.code == 0, done.err
     films = json.loads(done.out)["films"]
@@ -90,8 +90,8 @@ def test_what_fails_does_not_stop_the_rest_and_gives_the_exit_code(story, other,
     }
     assert done.code == 4  # of the first in the table
     assert films == ["other-seed-1.mp4", "other-seed-2.mp4", "story-seed-1.mp4", "story-seed-2.mp4"]
-    told = done.err.splitlines()
-    assert "wrong.yaml:2: sed" in told[0] and len(told) == 2  # once, and before an hour has gone
+    lines = done.err.splitlines()
+    assert "wrong.yaml:2: sed" in lines[0] and len(lines) == 2  # once, and before an hour has gone
     assert not story.with_name("wrong-seed-1.blockvid").exists()
 
 
@@ -113,7 +113,7 @@ def test_several_films_go_into_a_folder(story, other, model, blockvid, tmp_path)
         (["{story}", "{twin}", "-o", "films"], "would both become"),
     ],
 )
-def test_what_does_not_go_together_is_refused_before_anything_is_drawn(
+def test_what_does_not_go_together_is_refused_before_anything_is_rendered(
     story, other, model, blockvid, tmp_path, arguments, said
 ):
     (tmp_path / "deep").mkdir()

@@ -1,4 +1,4 @@
-"""Renders are recorded however they end, and any one can be drawn again as it was."""
+"""Renders are recorded however they end, and any one can be rendered again as it was."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from blockvid_cli.commands.display import ProgressForm
 from blockvid_cli.commands.film import render_film
 from blockvid_cli.errors import OutOfMemoryError
 from blockvid_cli.job import RenderRequest, prepare
-from blockvid_cli.project.history import append_record, save_storyboard_text, read_storyboard_text, read_history
+from blockvid_cli.project.history import append_record, read_history, read_storyboard_text, save_storyboard_text
 from tests.conftest import STORY
 
 
@@ -29,23 +29,25 @@ def renders(film: Path):
 
 
 @pytest.fixture(scope="module")
-def drawn_once(model, tmp_path_factory) -> Path:
-    """A folder with a story drawn with seed 5, other numbers of a recipe and a changed field."""
-    folder = tmp_path_factory.mktemp("drawn")
+def rendered_once(model, tmp_path_factory) -> Path:
+    """A folder with a story rendered with seed 5, other numbers of a recipe and a changed field."""
+    folder = tmp_path_factory.mktemp("rendered")
     (folder / "story.yaml").write_text(STORY)
     recipe = {"steps": 2, "kv_cache": {"name": "window", "window": 6}}
-    order = RenderRequest(folder / "story.yaml", model=str(model), seed=5, recipe=recipe, overrides=("chunks.2.seed=9",))
+    order = RenderRequest(
+        folder / "story.yaml", model=str(model), seed=5, recipe=recipe, overrides=("chunks.2.seed=9",)
+    )
     render_film(prepare(order), ProgressForm.NONE)
     return folder
 
 
 @pytest.fixture
-def rendered(drawn_once, tmp_path) -> Path:
+def rendered(rendered_once, tmp_path) -> Path:
     """That story, in a folder of its own."""
-    return shutil.copytree(drawn_once, tmp_path, dirs_exist_ok=True) / "story.yaml"
+    return shutil.copytree(rendered_once, tmp_path, dirs_exist_ok=True) / "story.yaml"
 
 
-def test_a_render_is_recorded_with_all_it_takes_to_draw_it_again(rendered, model):
+def test_a_render_is_recorded_with_all_it_takes_to_render_it_again(rendered, model):
     (render,) = renders(rendered).values()
     assert (render.seed, render.size, render.fps, render.result) == (5, (64, 32), 12.0, "done")
     assert (render.film, render.storyboard, render.model) == ("story.mp4", "story.yaml", "random")
@@ -58,7 +60,10 @@ def test_a_render_is_recorded_with_all_it_takes_to_draw_it_again(rendered, model
     assert render.recipe["steps"] == 2 and render.recipe["solver"] == "euler"
     assert (render.chunks, render.rendered, render.resumed) == (3, 3, 0) and render.seconds > 0
     assert render.weights == hashlib.sha256((model / "transformer.safetensors").read_bytes()).hexdigest()
-    assert render.time.endswith("Z") and read_storyboard_text(rendered.with_suffix(".blockvid"), render) == rendered.read_bytes()
+    assert (
+        render.time.endswith("Z")
+        and read_storyboard_text(rendered.with_suffix(".blockvid"), render) == rendered.read_bytes()
+    )
 
 
 def test_a_storyboard_is_kept_once_and_an_edit_beside_it(rendered, model, blockvid):
@@ -69,18 +74,18 @@ def test_a_storyboard_is_kept_once_and_an_edit_beside_it(rendered, model, blockv
     rendered.write_text(rendered.read_text().replace("hops up and down", "rests"))
     assert blockvid(*arguments).code == 0
     assert len(list(rendered.with_suffix(".blockvid").glob("history/*.yaml"))) == 2
-    told = [(render.rendered, render.resumed) for render in renders(rendered).values()]
-    assert told == [(3, 0), (3, 0), (0, 3), (1, 2)]
+    counts = [(render.rendered, render.resumed) for render in renders(rendered).values()]
+    assert counts == [(3, 0), (3, 0), (0, 3), (1, 2)]
 
 
-def test_any_render_is_drawn_again_after_all_was_changed(rendered, model, blockvid):
+def test_any_render_is_rendered_again_after_all_was_changed(rendered, model, blockvid):
     before, text = takes(rendered.with_suffix(".mp4")), rendered.read_bytes()
     rendered.write_text("version: 1\nchunks: [Nothing as it was.]\n")
     assert blockvid("render", rendered, "--model", model, "--fresh").code == 0
     done = blockvid("history", rendered, "--rerender", "1", "--json")
     assert done.code == 0, done.err
     again = rendered.with_name("story-1.mp4")
-    assert json.loads(done.out)["film"] == str(again) and "story-1.yaml: the storyboard as it was" in done.err
+    assert json.loads(done.out)["film"] == str(again) and "story-1.yaml: the storyboard of render 1" in done.err
     assert takes(again) == before and rendered.with_name("story-1.yaml").read_bytes() == text
     assert renders(again)[1].options == renders(rendered)[1].options
     assert rendered.read_text().endswith("[Nothing as it was.]\n")
@@ -89,7 +94,7 @@ def test_any_render_is_drawn_again_after_all_was_changed(rendered, model, blockv
 def test_a_rerender_overwrites_nothing_and_goes_on_where_one_broke_off(rendered, blockvid, tmp_path):
     own = rendered.with_name("story-1.yaml")
     own.write_text("mine")
-    rendered.with_name("story-1-2.yaml").write_bytes(rendered.read_bytes())  # of a redraw that broke off
+    rendered.with_name("story-1-2.yaml").write_bytes(rendered.read_bytes())  # of a render again that broke off
     assert blockvid("history", rendered, "--rerender", "1").code == 0
     assert own.read_text() == "mine" and rendered.with_name("story-1-2.mp4").exists()
     other = tmp_path / "other.mp4"
@@ -158,8 +163,8 @@ def test_a_line_that_was_torn_is_passed_over_and_keeps_its_number(rendered, bloc
 def test_any_line_may_stand_in_a_history(rendered, line):
     folder = rendered.with_suffix(".blockvid")
     (folder / "history.jsonl").write_bytes(line + b"\n" + (folder / "history.jsonl").read_bytes())
-    found = read_history(folder)
-    assert list(found.renders) == [2] and len(found.notes) == 1
+    history = read_history(folder)
+    assert list(history.renders) == [2] and len(history.notes) == 1
 
 
 def test_a_history_is_asked_for_by_storyboard_film_project_or_folder(rendered, model, blockvid, tmp_path):
@@ -219,7 +224,7 @@ def test_other_weights_are_told(rendered, blockvid):
     weights = renders(rendered)[1].weights
     file.write_text(file.read_text().replace(weights, "0" * 64))
     done = blockvid("history", rendered, "--rerender", "1")
-    assert done.code == 0 and "weights of 'random' are others" in done.err
+    assert done.code == 0 and "weights of 'random' have changed" in done.err
 
 
 def test_a_history_that_cannot_be_written_costs_no_film(story, model, blockvid):

@@ -28,7 +28,7 @@ from blockvid_cli.storyboard.storyboard import read_storyboard
 from blockvid_cli.video.reference_images import ReferenceImage, read_reference_image
 from tests import small
 
-SIZE = (64, 32)  # of the films drawn here
+SIZE = (64, 32)  # of the films rendered here
 
 
 @pytest.fixture(scope="module")
@@ -54,7 +54,7 @@ def with_picture(story: Path, chunk: int, name: str, field: str = "image") -> No
     story.write_text(yaml.safe_dump(board, sort_keys=False))
 
 
-def draw(story: Path, model: Path, **options) -> list:
+def render_story(story: Path, model: Path, **options) -> list:
     """Renders; returns what was told."""
     events = []
     render(prepare(RenderRequest(story, model=str(model), **options)), events.append)
@@ -67,7 +67,7 @@ def latents(story: Path) -> list[torch.Tensor]:
     return [load_file(file)["latents"] for file in files]
 
 
-def drawn_chunks(events) -> set[int]:
+def rendered_chunks(events) -> set[int]:
     return {b.chunk for e in events if e.step and not e.step.resumed for b, _ in e.step.finished}
 
 
@@ -81,12 +81,12 @@ def latent(guide: ReferenceImage, model: Path, first: bool) -> torch.Tensor:
 
 @pytest.mark.parametrize("chunk", [1, 3])
 def test_a_chunk_begins_with_its_picture_and_those_before_stay_as_they_are(story, guided, chunk):
-    draw(story, guided)
+    render_story(story, guided)
     plain = latents(story)
     with_picture(story, chunk, picture(story.parent / "a.png").name)
-    events = draw(story, guided)
+    events = render_story(story, guided)
     after = latents(story)
-    assert drawn_chunks(events) == set(range(chunk, 4))
+    assert rendered_chunks(events) == set(range(chunk, 4))
     assert all(torch.equal(a, b) for a, b in zip(plain[: chunk - 1], after, strict=False))
     held = latent(read_reference_image(story.parent / "a.png", SIZE), guided, first=chunk == 1)
     assert torch.equal(after[chunk - 1][0], held)
@@ -96,14 +96,14 @@ def test_a_chunk_begins_with_its_picture_and_those_before_stay_as_they_are(story
 def test_a_chunk_ends_with_its_picture(story, guided):
     with_picture(story, 2, picture(story.parent / "a.png").name, "end_image")
     with_picture(story, 3, picture(story.parent / "b.png", 1).name, "image")
-    draw(story, guided)
+    render_story(story, guided)
     after = latents(story)
     assert torch.equal(after[1][-1], latent(read_reference_image(story.parent / "a.png", SIZE), guided, first=False))
     assert torch.equal(after[2][0], latent(read_reference_image(story.parent / "b.png", SIZE), guided, first=False))
 
 
-def test_the_last_picture_is_one_that_is_seen(story, guided):
-    """The film's last block is drawn whole and its end trimmed off: the picture stands before that."""
+def test_the_last_picture_is_one_that_is_shown(story, guided):
+    """The film's last block is rendered whole and its end trimmed off: the picture stands before that."""
     story.write_text(story.read_text().replace("up and down.\n    duration: 2s", "up and down.\n    duration: 1.8s"))
     with_picture(story, 3, picture(story.parent / "a.png").name, "end_image")
     job = prepare(RenderRequest(story, model=str(guided)))
@@ -111,15 +111,15 @@ def test_the_last_picture_is_one_that_is_seen(story, guided):
     assert 4 * number - 3 <= job.plan.frames - 1 <= 4 * number and number < job.plan.blocks[-1].frame_indices[-1]
 
 
-def test_another_picture_redraws_from_its_chunk_on_and_the_same_elsewhere_nothing(story, guided):
+def test_another_picture_rerenders_from_its_chunk_on_and_the_same_elsewhere_nothing(story, guided):
     with_picture(story, 2, picture(story.parent / "a.png").name)
-    draw(story, guided)
+    render_story(story, guided)
     before = latents(story)
     shutil.copy(story.parent / "a.png", story.parent / "moved.png")
     with_picture(story, 2, "moved.png")
-    assert drawn_chunks(draw(story, guided)) == set()
+    assert rendered_chunks(render_story(story, guided)) == set()
     picture(story.parent / "moved.png", 7)
-    assert drawn_chunks(draw(story, guided)) == {2, 3}
+    assert rendered_chunks(render_story(story, guided)) == {2, 3}
     assert torch.equal(latents(story)[0], before[0]) and not torch.equal(latents(story)[1], before[1])
     identities = json.loads((story.with_suffix(".blockvid") / "manifest.json").read_text())["identities"]
     sha256 = read_reference_image(story.parent / "moved.png", SIZE).sha256
@@ -143,27 +143,27 @@ SCHEDULES = [
 @pytest.mark.parametrize(("solver", "rows"), [("euler", 2), ("renoise", 1), ("unipc", 1)])
 def test_given_frames_are_held_and_resumed_by_every_schedule_and_solver(schedule, solver, rows):
     film, how, inner = small.plan((1, 2)), small.recipe(schedule=schedule, solver=solver, steps=2), small.denoiser()
-    drawn_by = GuidedDenoiser(inner, 2.0) if rows == 2 else inner
+    rendered_by = GuidedDenoiser(inner, 2.0) if rows == 2 else inner
     given = FrameConditioning(
         {n: torch.randn(small.LATENT, generator=torch.Generator().manual_seed(n)) for n in (2, 5)}
     )
 
     @torch.inference_mode()
-    def drawn(done, held=given):
+    def rendered(done, held=given):
         rollout = Rollout(film, how.kv_cache(), inner.rope, (1, 2, 2), lambda b: small.read(b, rows), conditioning=held)
-        moments = rollout.run([RolloutSegment(film.blocks, how, drawn_by)], done)
-        return {block.number: values for moment in moments for block, values in moment.finished}
+        results = rollout.run([RolloutSegment(film.blocks, how, rendered_by)], done)
+        return {block.number: values for result in results for block, values in result.finished}
 
-    whole, plain = drawn({}), drawn({}, NO_CONDITIONING)
+    whole, plain = rendered({}), rendered({}, NO_CONDITIONING)
     frames, free = (torch.cat([x[n] for n in sorted(x)]) for x in (whole, plain))
     assert all(torch.equal(frames[n], given.latents[n]) for n in given.latents)
     assert not torch.allclose(frames[3], free[3], atol=1e-3) and torch.isfinite(frames).all()
     for kept in (1, 2):
-        again = drawn({n: whole[n] for n in range(kept)})
+        again = rendered({n: whole[n] for n in range(kept)})
         assert all(torch.equal(whole[n], again[n]) for n in whole), kept
 
 
-def test_a_given_frame_is_at_level_0_while_its_block_is_drawn():
+def test_a_given_frame_is_at_level_0_while_its_block_is_rendered():
     film, fake = small.plan((1, 1)), small.FakeDenoiser()
     rollout = Rollout(film, small.recipe().kv_cache(), small.denoiser().rope, (1, 2, 2), small.read)
     rollout.conditioning = FrameConditioning({2: torch.zeros(small.LATENT)})
@@ -174,12 +174,12 @@ def test_a_given_frame_is_at_level_0_while_its_block_is_drawn():
 def test_a_film_stopped_within_the_chunk_goes_on_to_the_same_film(story, guided):
     with_picture(story, 1, picture(story.parent / "a.png").name)
     with_picture(story, 3, picture(story.parent / "b.png", 1).name, "end_image")
-    draw(story, guided)
+    render_story(story, guided)
     whole = latents(story)
     folder = story.with_suffix(".blockvid") / "chunks"
     shutil.rmtree(folder / "003")
     shutil.rmtree(folder / "002")
-    assert drawn_chunks(draw(story, guided)) == {2, 3}
+    assert rendered_chunks(render_story(story, guided)) == {2, 3}
     assert all(torch.equal(a, b) for a, b in zip(whole, latents(story), strict=True))
 
 
@@ -198,9 +198,9 @@ def test_a_model_that_cannot_be_given_it_says_so_with_file_and_line(story, model
     card = yaml.safe_load((folder / "card.yaml").read_text())
     (folder / "card.yaml").write_text(yaml.safe_dump({**card, "frame_conditioning": allowed}))
     with_picture(story, 2, picture(story.parent / "a.png").name, field)
-    with pytest.raises(StoryboardError, match=rf"story\.yaml:\d+: {field}: the model 'random' cannot") as told:
+    with pytest.raises(StoryboardError, match=rf"story\.yaml:\d+: {field}: the model 'random' cannot") as caught:
         prepare(RenderRequest(story, model=str(folder)))
-    assert told.value.exit_code == 2
+    assert caught.value.exit_code == 2
 
 
 def test_two_pictures_need_two_frames(story, model, tmp_path):
@@ -258,9 +258,9 @@ BAD = {
 def test_a_bad_picture_gets_one_sentence(tmp_path, name):
     make, said = BAD[name]
     make(tmp_path / name)
-    with pytest.raises(UsageError, match=said) as told:
+    with pytest.raises(UsageError, match=said) as caught:
         read_reference_image(tmp_path / name, SIZE)
-    assert name in str(told.value) and "\n" not in str(told.value) and told.value.exit_code == 2
+    assert name in str(caught.value) and "\n" not in str(caught.value) and caught.value.exit_code == 2
 
 
 def test_a_picture_that_is_not_there_is_a_fault_of_the_storyboard(story, guided):
@@ -272,7 +272,7 @@ def test_a_picture_that_is_not_there_is_a_fault_of_the_storyboard(story, guided)
         prepare(RenderRequest(story, model=str(guided)))
 
 
-def test_a_picture_of_the_films_size_is_taken_as_it_is_and_others_are_told_of(tmp_path):
+def test_a_picture_of_the_films_size_is_taken_as_it_is_and_others_are_noted(tmp_path):
     own = read_reference_image(picture(tmp_path / "own.png"), SIZE)
     assert np.array_equal(own.pixels, np.asarray(Image.open(tmp_path / "own.png"))) and not own.notes
     wide = read_reference_image(picture(tmp_path / "wide.png", size=(256, 64)), SIZE)
@@ -284,7 +284,7 @@ def test_a_picture_of_the_films_size_is_taken_as_it_is_and_others_are_told_of(tm
 
 def test_the_crop_is_told_of_while_rendering(story, guided):
     with_picture(story, 2, picture(story.parent / "wide.png", size=(256, 64)).name)
-    assert any("wide.png: 256x64 is cropped" in event.note for event in draw(story, guided))
+    assert any("wide.png: 256x64 is cropped" in event.note for event in render_story(story, guided))
 
 
 def shades(levels: int, dtype: type) -> Image.Image:
@@ -308,7 +308,7 @@ def test_grey_deep_and_printed_pictures_keep_their_shades(tmp_path, name, image)
     assert np.abs(pixels - np.linspace(0, 255, 64)[None, :, None]).max() <= 1
 
 
-def test_transparent_parts_are_white_and_told_of(tmp_path):
+def test_transparent_parts_are_white_and_noted(tmp_path):
     clear = np.zeros((32, 64, 4), np.uint8)
     clear[:, 32:, 0], clear[:, 32:, 3] = 200, 255
     Image.fromarray(clear).save(tmp_path / "clear.png")

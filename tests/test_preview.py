@@ -1,4 +1,4 @@
-"""``blockvid preview`` and the redo options of ``render``: what is looked at is what is drawn later."""
+"""``blockvid preview`` and the retake options of ``render``: a preview is what is rendered later."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from blockvid_cli.errors import UsageError
 from blockvid_cli.job import RenderRequest, prepare
 from blockvid_cli.preview import PreviewOptions, preview_chunk, preview_stills
 from blockvid_cli.project.identity import read_take_choices
-from blockvid_cli.render import stream_frames, render
+from blockvid_cli.render import render, stream_frames
 from blockvid_cli.video.reader import read_frames
 
 
@@ -24,53 +24,55 @@ def job_of(story: Path, model: Path, **options):
     return prepare(RenderRequest(story, model=str(model), **options))
 
 
-def drawn_by(call) -> list[int]:
-    """The chunks that were drawn, not resumed."""
+def rendered_by(call) -> list[int]:
+    """The chunks that were rendered, not resumed."""
     events = []
     call(events.append)
-    moments = [event.step for event in events if event.step and not event.step.resumed]
-    return sorted({block.chunk for moment in moments for block, _ in moment.finished})
+    results = [event.step for event in events if event.step and not event.step.resumed]
+    return sorted({block.chunk for result in results for block, _ in result.finished})
 
 
-def test_a_look_is_the_later_render_bit_for_bit(story, model):
+def test_a_preview_is_the_later_render_bit_for_bit(story, model):
     job = job_of(story, model)
-    (seen,) = preview_chunk(job, 2)
+    (preview,) = preview_chunk(job, 2)
     whole = np.concatenate([(f.clamp(0, 1) * 255).round().byte().permute(0, 2, 3, 1) for f in stream_frames(job)])
     chunk = job.plan.chunks[1]
-    assert np.array_equal(np.stack(seen.frames), whole[chunk.first_frame : chunk.end_frame])
-    assert drawn_by(lambda tell: render(job, tell)) == [3]  # what was looked at is there
+    assert np.array_equal(np.stack(preview.frames), whole[chunk.first_frame : chunk.end_frame])
+    assert rendered_by(lambda notify: render(job, notify)) == [3]  # the preview is used
 
 
-def test_the_options_of_a_render_are_those_of_a_look(blockvid, story, model):
+def test_the_options_of_a_render_are_those_of_a_preview(blockvid, story, model):
     options = ("--model", str(model), "--steps", "2", "--size", "32x32", "--fps", "8", "--seed", "9")
     done = blockvid("preview", str(story), "--chunk", "2", *options, "--progress", "none")
     assert done.code == 0, done.err
     assert blockvid("render", str(story), *options, "--quiet").code == 0
-    (told,) = json.loads(blockvid("history", str(story), "--json").out)
-    assert (told["drawn"], told["resumed"]) == (1, 2)  # what was looked at is there
+    (record,) = json.loads(blockvid("history", str(story), "--json").out)
+    assert (record["rendered"], record["resumed"]) == (1, 2)  # the preview is used
 
 
-def test_what_is_final_is_not_drawn_for_a_look(story, model):
+def test_what_is_final_is_not_rendered_for_a_preview(story, model):
     job = job_of(story, model)
     render(job)
-    assert drawn_by(lambda tell: preview_chunk(job, 2, notify=tell)) == []
-    assert drawn_by(lambda tell: preview_chunk(job, 2, takes=3, notify=tell)) == [2]
-    assert read_take_choices(story.with_suffix(".blockvid")) == {}  # looking chooses nothing
-    assert drawn_by(lambda tell: render(job, tell)) == []
+    assert rendered_by(lambda notify: preview_chunk(job, 2, notify=notify)) == []
+    assert rendered_by(lambda notify: preview_chunk(job, 2, takes=3, notify=notify)) == [2]
+    assert read_take_choices(story.with_suffix(".blockvid")) == {}  # a preview chooses nothing
+    assert rendered_by(lambda notify: render(job, notify)) == []
 
 
 def test_takes_differ_from_each_other(story, model):
     one, two, three = preview_chunk(job_of(story, model), 1, takes=3)
-    assert [seen.take for seen in (one, two, three)] == [1, 2, 3]
+    assert [preview.take for preview in (one, two, three)] == [1, 2, 3]
     assert not np.array_equal(one.frames, two.frames) and not np.array_equal(two.frames, three.frames)
 
 
 def test_a_draft_uses_what_is_final_and_leaves_no_trace_in_the_film(story, model):
     job = job_of(story, model)
     preview_chunk(job, 1)
-    assert drawn_by(lambda tell: preview_chunk(job, 2, options=PreviewOptions(draft=True), notify=tell)) == [2]
-    assert drawn_by(lambda tell: preview_chunk(job, 2, options=PreviewOptions(draft=True), notify=tell)) == []  # drafts are kept too
-    assert drawn_by(lambda tell: render(job, tell)) == [2, 3]
+    assert rendered_by(lambda notify: preview_chunk(job, 2, options=PreviewOptions(draft=True), notify=notify)) == [2]
+    assert (
+        rendered_by(lambda notify: preview_chunk(job, 2, options=PreviewOptions(draft=True), notify=notify)) == []
+    )  # drafts are saved too
+    assert rendered_by(lambda notify: render(job, notify)) == [2, 3]
     fresh = story.with_name("fresh.yaml")
     fresh.write_text(story.read_text())
     other = render(job_of(fresh, model))
@@ -78,8 +80,8 @@ def test_a_draft_uses_what_is_final_and_leaves_no_trace_in_the_film(story, model
 
 
 def test_the_whole_film_in_stills(story, model):
-    found = preview_stills(job_of(story, model))
-    assert list(found) == [1, 2, 3] and found[1].shape == (32, 64, 3)
+    stills = preview_stills(job_of(story, model))
+    assert list(stills) == [1, 2, 3] and stills[1].shape == (32, 64, 3)
 
 
 def test_preview_writes_a_film_and_a_sheet_and_says_where(blockvid, story, model, monkeypatch):
@@ -103,11 +105,11 @@ def test_preview_writes_a_film_and_a_sheet_and_says_where(blockvid, story, model
     [
         (("--chunk", "9"), "there is no chunk 9; the storyboard has 3"),
         (("--takes", "3"), "--takes: of which chunk?"),
-        (("--chunk", "2", "--pull"), "needs no quick decoder"),
+        (("--chunk", "2", "--pull"), "needs no fast decoder"),
         (("--chunk", "2", "--set", "chunks.9.seed=1"), "chunks.9"),
     ],
 )
-def test_what_cannot_be_looked_at(blockvid, story, model, arguments, sentence):
+def test_what_cannot_be_previewed(blockvid, story, model, arguments, sentence):
     done = blockvid("preview", str(story), "--model", str(model), *arguments)
     assert done.code == 2 and sentence in done.err
 
@@ -135,7 +137,7 @@ def test_which_storyboard_is_meant(tmp_path, monkeypatch):
     assert options.default_storyboard(elsewhere) == one
 
 
-def test_render_draws_again_what_is_asked_for(blockvid, story, model):
+def test_render_renders_again_what_is_asked_for(blockvid, story, model):
     def ask(*arguments: str):
         done = blockvid("render", str(story), "--model", str(model), "--json", *arguments)
         return done, read_take_choices(story.with_suffix(".blockvid"))
@@ -143,9 +145,9 @@ def test_render_draws_again_what_is_asked_for(blockvid, story, model):
     assert ask()[0].code == 0
     assert ask("--chunk", "2")[1][2].take == 2
     assert ask("--chunk", "2", "--take", "5")[1][2].take == 5
-    choices = ask("--only", "3")[1]
-    assert choices[3].between and choices[3].take == 2 and choices[2].take == 5
-    assert {n: choice.take for n, choice in ask("--from-chunk", "2")[1].items()} == {2: 6, 3: 3}
+    choices = ask("--only", "1")[1]
+    assert choices[1].between and choices[1].take == 2 and choices[2].take == 5
+    assert {n: choice.take for n, choice in ask("--from-chunk", "2")[1].items()} == {1: 2, 2: 6, 3: 2}
 
 
 @pytest.mark.parametrize(
@@ -154,26 +156,26 @@ def test_render_draws_again_what_is_asked_for(blockvid, story, model):
         (("--chunk", "2", "--only", "3"), "do not go together"),
         (("--take", "2"), "--take: of which chunk?"),
         (("--from-chunk", "2", "--take", "2"), "--take: of which chunk?"),
-        (("--only", "2", "--fresh"), "--fresh draws everything again"),
+        (("--only", "2", "--fresh"), "--fresh renders everything again"),
         (("--only", "2", "--seeds", "1..3"), "name one storyboard and one seed"),
-        (("--only", "2"), "never drawn"),
+        (("--only", "2"), "never rendered"),
         (("--chunk", "7"), "there is no chunk 7"),
     ],
 )
-def test_redo_options_that_make_no_sense(blockvid, story, model, arguments, sentence):
+def test_retake_options_that_make_no_sense(blockvid, story, model, arguments, sentence):
     done = blockvid("render", str(story), "--model", str(model), *arguments)
     assert done.code == 2 and sentence in done.err
 
 
-def test_an_edit_of_sound_and_words_draws_nothing(blockvid, story, model, tmp_path):
+def test_an_edit_of_sound_and_words_renders_nothing(blockvid, story, model, tmp_path):
     assert blockvid("render", str(story), "--model", str(model), "--quiet").code == 0
     pictures = story.with_suffix(".blockvid") / "pictures.mp4"
     before = pictures.read_bytes()
     story.write_text(
-        story.read_text().replace("title: Three moments", "title: Boats\nsubtitles: burned\nend_card: End")
+        story.read_text().replace("title: Three results", "title: Boats\nsubtitles: burned\nend_card: End")
     )
     done = blockvid("render", str(story), "--model", str(model), "--json")
-    assert done.code == 0 and "draw" not in json.loads(done.out)["phases"]
+    assert done.code == 0 and "denoise" not in json.loads(done.out)["phases"]
     assert pictures.read_bytes() == before
     assert json.loads(done.out)["seconds"] == 8.0  # five, and three of the card
 
@@ -183,10 +185,10 @@ def test_kept_pictures_that_are_damaged_are_made_anew(story, model):
     pictures = story.with_suffix(".blockvid") / "pictures.mp4"
     whole = pictures.read_bytes()
     pictures.write_bytes(whole[:-100])
-    assert drawn_by(lambda tell: render(job_of(story, model), tell)) == []
+    assert rendered_by(lambda notify: render(job_of(story, model), notify)) == []
     assert pictures.read_bytes() == whole
     shutil.rmtree(story.with_suffix(".blockvid") / "chunks")
-    assert drawn_by(lambda tell: render(job_of(story, model), tell)) == [1, 2, 3]
+    assert rendered_by(lambda notify: render(job_of(story, model), notify)) == [1, 2, 3]
 
 
 def test_takes_are_listed_chosen_and_dropped(blockvid, story, model):
@@ -202,7 +204,7 @@ def test_takes_are_listed_chosen_and_dropped(blockvid, story, model):
         False,
     ]
     done = blockvid("takes", "choose", str(story), "2", "1", allow)
-    assert done.code == 0 and "take 1 of chunk 2 is in the film" in done.out
+    assert done.code == 0 and "take 1 of chunk 2 is chosen" in done.out
     assert blockvid("takes", "drop", str(story), "2", "1", allow).code == 2
     assert blockvid("takes", "drop", str(story), "2", "2", allow).code == 0
-    assert json.loads(blockvid("storyboard", "diff", str(story), allow, "--json").out)[1]["what"] == "kept"
+    assert json.loads(blockvid("storyboard", "diff", str(story), allow, "--json").out)[1]["action"] == "keep"

@@ -1,4 +1,4 @@
-"""The project folder: nothing half-written is seen, nothing damaged is used, nothing finished is lost."""
+"""The project folder: nothing half-written is read, nothing damaged is used, nothing finished is lost."""
 
 from __future__ import annotations
 
@@ -52,18 +52,18 @@ def no_room(*_: object) -> None:
 
 
 def test_a_take_comes_back_as_it_was(project):
-    drawn = latents(6)
-    project.save_take(5, drawn, "key", frames=6)
+    rendered = latents(6)
+    project.save_take(5, rendered, "key", frames=6)
     assert project.take_path(5).relative_to(project.folder).as_posix() == "chunks/005/take-1.safetensors"
-    assert torch.equal(load(project, "key", chunk=5), drawn)
+    assert torch.equal(load(project, "key", chunk=5), rendered)
     assert project.notes == []
 
 
 def test_a_take_grows_block_by_block(project):
-    drawn = latents(9)
+    rendered = latents(9)
     for frames in (3, 6, 9):
-        project.save_take(1, drawn[:frames], "key", frames=9)
-        assert torch.equal(load(project, "key"), drawn[:frames])
+        project.save_take(1, rendered[:frames], "key", frames=9)
+        assert torch.equal(load(project, "key"), rendered[:frames])
     assert [path.name for path in project.take_path(1).parent.iterdir()] == ["take-1.safetensors"]
 
 
@@ -97,10 +97,10 @@ def test_a_project_of_an_older_version_is_rendered_again_and_keeps_its_takes(fol
 
 
 def test_low_precision_is_kept_exactly_as_float32(project):
-    drawn = latents().to(torch.bfloat16)
-    project.save_take(1, drawn, "key", frames=3)
+    rendered = latents().to(torch.bfloat16)
+    project.save_take(1, rendered, "key", frames=3)
     loaded = load(project, "key")
-    assert loaded.dtype == torch.float32 and torch.equal(loaded, drawn.float())
+    assert loaded.dtype == torch.float32 and torch.equal(loaded, rendered.float())
 
 
 def test_takes_of_a_chunk_do_not_touch_each_other(project):

@@ -1,4 +1,4 @@
-"""The whole way: films of the right length, resumed = uninterrupted, edits that redraw only what they must."""
+"""The whole way: films of the right length, resumed = uninterrupted, edits that render again only what they must."""
 
 from __future__ import annotations
 
@@ -35,8 +35,8 @@ from blockvid_cli.video.metadata import read_metadata
 from blockvid_cli.video.mux import uint8_frames
 
 
-def draw(story: Path, model: Path, **options) -> tuple[list, Path]:
-    """Renders; returns the moments and the film."""
+def render_story(story: Path, model: Path, **options) -> tuple[list, Path]:
+    """Renders; returns the results and the film."""
     events = []
     film = render(prepare(RenderRequest(story, model=str(model), **options)), events.append)
     return events, film.path
@@ -49,8 +49,8 @@ def takes(story: Path) -> dict[str, str]:
     return {chunk: hashlib.sha256(values.numpy().tobytes()).hexdigest() for chunk, values in latents.items()}
 
 
-def drawn_blocks(events) -> list[int]:
-    """Blocks that were drawn, not resumed."""
+def rendered_blocks(events) -> list[int]:
+    """Blocks that were rendered, not resumed."""
     return [
         block.number for event in events if event.step and not event.step.resumed for block, _ in event.step.finished
     ]
@@ -63,7 +63,7 @@ def pictures(film: Path) -> np.ndarray:
 
 
 def test_a_storyboard_becomes_a_film(story, model):
-    events, film = draw(story, model)
+    events, film = render_story(story, model)
     frames, seconds = count_frames_and_secs(str(film))
     assert frames == 60 and seconds == pytest.approx(5.0, abs=0.01)
     assert film == story.with_suffix(".mp4") and film.with_suffix(".srt").read_text().count("-->") == 3
@@ -71,29 +71,29 @@ def test_a_storyboard_becomes_a_film(story, model):
     manifest = json.loads((folder / "manifest.json").read_text())
     assert manifest["seed"] == 3 and [c["seed"] for c in manifest["chunks"]] and manifest["recipe"]["steps"] == 3
     assert (folder / "sheet.png").is_file() and set(takes(story)) == {"001", "002", "003"}
-    assert drawn_blocks(events) == [0, 1, 2, 3, 4, 5]
+    assert rendered_blocks(events) == [0, 1, 2, 3, 4, 5]
     assert read_metadata(film)["recipe"] == manifest["recipe"]
 
 
-def test_rendering_again_draws_nothing_and_gives_the_same_film(story, model):
-    _, film = draw(story, model)
+def test_rendering_again_renders_nothing_and_gives_the_same_film(story, model):
+    _, film = render_story(story, model)
     before, frames = takes(story), pictures(film)
-    events, film = draw(story, model)
-    assert drawn_blocks(events) == [] and takes(story) == before
+    events, film = render_story(story, model)
+    assert rendered_blocks(events) == [] and takes(story) == before
     assert np.array_equal(pictures(film), frames)
 
 
 def test_one_seed_one_film_another_seed_another(story, model, tmp_path):
-    draw(story, model)
+    render_story(story, model)
     first = takes(story)
-    draw(story, model, fresh=True)
+    render_story(story, model, fresh=True)
     assert takes(story) == first
-    events, _ = draw(story, model, seed=4)
-    assert drawn_blocks(events) == [0, 1, 2, 3, 4, 5] and not set(takes(story).values()) & set(first.values())
+    events, _ = render_story(story, model, seed=4)
+    assert rendered_blocks(events) == [0, 1, 2, 3, 4, 5] and not set(takes(story).values()) & set(first.values())
 
 
 EDITS = [
-    ("title: Three moments", "title: Another", []),
+    ("title: Three results", "title: Another", []),
     ("seed: 3", "seed: 3\nstyle: in watercolour", [0, 1, 2, 3, 4, 5]),
     ("hops up and down", "rests", [3, 4, 5]),
     ("glides to the left.", "glides to the right.", [2, 3, 4, 5]),
@@ -102,46 +102,46 @@ EDITS = [
 ]
 
 
-@pytest.mark.parametrize(("old", "new", "redrawn"), EDITS)
-def test_an_edit_redraws_what_it_must(story, model, old, new, redrawn):
-    draw(story, model)
+@pytest.mark.parametrize(("old", "new", "rerendered"), EDITS)
+def test_an_edit_rerenders_what_it_must(story, model, old, new, rerendered):
+    render_story(story, model)
     before = takes(story)
     assert old in story.read_text()
     story.write_text(story.read_text().replace(old, new))
-    events, _ = draw(story, model)
-    assert drawn_blocks(events) == redrawn
-    untouched = [chunk for chunk, blocks in (("001", 0), ("002", 2), ("003", 3)) if blocks not in redrawn]
+    events, _ = render_story(story, model)
+    assert rendered_blocks(events) == rerendered
+    untouched = [chunk for chunk, blocks in (("001", 0), ("002", 2), ("003", 3)) if blocks not in rerendered]
     assert all(takes(story)[chunk] == before[chunk] for chunk in untouched)
 
 
 def test_appended_and_removed_chunks(story, model):
-    draw(story, model)
+    render_story(story, model)
     before = takes(story)
     story.write_text(story.read_text() + "  - caption: Night falls.\n    duration: 1s\n")
-    events, film = draw(story, model)
-    assert drawn_blocks(events) == [5, 6]
+    events, film = render_story(story, model)
+    assert rendered_blocks(events) == [5, 6]
     assert takes(story)["001"] == before["001"] and takes(story)["002"] == before["002"]
     assert count_frames_and_secs(str(film))[0] == 72
     story.write_text(story.read_text().rsplit("  - caption", 2)[0])
-    events, film = draw(story, model)
-    assert min(drawn_blocks(events), default=3) >= 3 and count_frames_and_secs(str(film))[0] == 36
+    events, film = render_story(story, model)
+    assert min(rendered_blocks(events), default=3) >= 3 and count_frames_and_secs(str(film))[0] == 36
 
 
 def test_a_damaged_take_is_named_and_redrawn(story, model):
-    draw(story, model)
+    render_story(story, model)
     before = takes(story)
     file = story.with_suffix(".blockvid") / "chunks" / "002" / "take-1.safetensors"
     data = bytearray(file.read_bytes())
     data[-100] ^= 4
     file.write_bytes(data)
-    events, _ = draw(story, model)
+    events, _ = render_story(story, model)
     notes = [event.note for event in events if event.note]
     assert any("chunks/002/take-1.safetensors" in note and "chunk 2" in note for note in notes)
-    assert drawn_blocks(events)[0] == 2 and takes(story) == before
+    assert rendered_blocks(events)[0] == 2 and takes(story) == before
 
 
 def test_a_full_disk_ends_with_a_sentence_and_can_be_resumed(story, model, monkeypatch, tmp_path):
-    draw(story, model)
+    render_story(story, model)
     whole = takes(story)
     real, calls = os.replace, []
 
@@ -154,10 +154,10 @@ def test_a_full_disk_ends_with_a_sentence_and_can_be_resumed(story, model, monke
 
     monkeypatch.setattr(os, "replace", full)
     with pytest.raises(PartialError, match=r"full|space"):
-        draw(story, model, fresh=True)
+        render_story(story, model, fresh=True)
     monkeypatch.setattr(os, "replace", real)
-    events, _ = draw(story, model)
-    assert drawn_blocks(events) == [3, 4, 5] and takes(story) == whole
+    events, _ = render_story(story, model)
+    assert rendered_blocks(events) == [3, 4, 5] and takes(story) == whole
 
 
 @pytest.mark.parametrize(
@@ -171,33 +171,33 @@ def test_a_full_disk_ends_with_a_sentence_and_can_be_resumed(story, model, monke
         {"steps": [1.0, 0.9375, 0.625]},
     ],
 )
-def test_every_part_of_a_recipe_draws_a_film(story, model, recipe):
-    _, film = draw(story, model, recipe=recipe)
+def test_every_part_of_a_recipe_renders_a_film(story, model, recipe):
+    _, film = render_story(story, model, recipe=recipe)
     assert count_frames_and_secs(str(film))[0] == 60
     assert read_metadata(film)["recipe"]["steps"] == recipe.get("steps", 3)
 
 
-def test_half_precision_draws_nearly_the_same(story, model):
-    _, film = draw(story, model)
+def test_half_precision_renders_nearly_the_same(story, model):
+    _, film = render_story(story, model)
     full = pictures(film).astype(float)
-    _, film = draw(story, model, runtime=RuntimeOptions(precision="bf16"), output=story.with_name("half.mp4"))
+    _, film = render_story(story, model, runtime=RuntimeOptions(precision="bf16"), output=story.with_name("half.mp4"))
     half = pictures(film).astype(float)
     assert 0 < np.abs(full - half).mean() < 4
 
 
-def test_a_later_caption_changes_earlier_chunks_where_blocks_are_drawn_together(story, model):
+def test_a_later_caption_changes_earlier_chunks_where_blocks_are_rendered_together(story, model):
     recipe = {"schedule": "joint"}
-    draw(story, model, recipe=recipe)
+    render_story(story, model, recipe=recipe)
     before = takes(story)
     story.write_text(story.read_text().replace("hops up and down", "rests"))
-    events, _ = draw(story, model, recipe=recipe)
-    assert drawn_blocks(events) == [0, 1, 2, 3, 4, 5] and takes(story)["001"] != before["001"]
+    events, _ = render_story(story, model, recipe=recipe)
+    assert rendered_blocks(events) == [0, 1, 2, 3, 4, 5] and takes(story)["001"] != before["001"]
 
 
 def test_a_chunk_may_have_a_recipe(story, model):
     text = story.read_text().replace("glides to the left.", "glides to the left.\n    recipe: {steps: 5}")
     story.write_text(text)
-    events, _ = draw(story, model)
+    events, _ = render_story(story, model)
     steps = [e.step.blocks[0].number for e in events if e.step]
     assert steps.count(2) == 5 and steps.count(1) == 3
 
@@ -228,7 +228,7 @@ KILLER = """
 
 def test_killed_at_twenty_random_moments_it_ends_with_the_same_film(story, model):
     """The killer only forks and never computes, so that its children may."""
-    draw(story, model)
+    render_story(story, model)
     whole, frames = takes(story), pictures(story.with_suffix(".mp4"))
     command = [sys.executable, "-c", textwrap.dedent(KILLER), str(story), str(model)]
     subprocess.run(command, check=True, timeout=600)
@@ -237,9 +237,9 @@ def test_killed_at_twenty_random_moments_it_ends_with_the_same_film(story, model
         copy = story.parent / f"kill-{number}" / "story.yaml"
         unfinished += not copy.with_suffix(".mp4").exists()
         kept = len(takes(copy))
-        events, film = draw(copy, model)
-        reused += len(drawn_blocks(events)) < 6
-        assert kept == 0 or len(drawn_blocks(events)) < 6, number
+        events, film = render_story(copy, model)
+        reused += len(rendered_blocks(events)) < 6
+        assert kept == 0 or len(rendered_blocks(events)) < 6, number
         assert takes(copy) == whole, number
         assert np.array_equal(pictures(film), frames), number
         assert not list(copy.parent.rglob("*.part*")), number
@@ -276,16 +276,16 @@ def test_interrupting_ends_with_130_and_a_resumable_project(story, model):
         ({"output": Path("/nowhere/film.avi")}, UsageError, "mp4"),
     ],
 )
-def test_a_wrong_order_gets_a_sentence(story, model, options, kind, said):
+def test_a_wrong_request_gets_a_sentence(story, model, options, kind, said):
     with pytest.raises(kind, match=said):
         render(prepare(RenderRequest(story, **{"model": str(model), **options})))
 
 
 def test_another_size_or_model_needs_another_project(story, model):
-    draw(story, model)
+    render_story(story, model)
     with pytest.raises(UsageError, match="size"):
-        draw(story, model, size="32x32")
-    draw(story, model, size="32x32", fresh=True)
+        render_story(story, model, size="32x32")
+    render_story(story, model, size="32x32", fresh=True)
 
 
 def test_a_picture_to_begin_from_is_refused_where_it_cannot_be_used(story, model):
@@ -308,7 +308,7 @@ def test_wrong_weights_get_a_sentence(story, model, tmp_path, damage):
     else:
         shutil.copy(folder / "vae.safetensors", file)
     with pytest.raises(MissingModelError, match=r"transformer\.safetensors"):
-        draw(story, folder)
+        render_story(story, folder)
 
 
 @pytest.mark.parametrize(
@@ -323,7 +323,7 @@ def test_running_out_of_memory_names_the_phase(story, model, monkeypatch, error,
 
     monkeypatch.setattr(f"blockvid_cli.models.{part}", starved)
     with pytest.raises(OutOfMemoryError, match=phase):
-        draw(story, model)
+        render_story(story, model)
 
 
 class Hungry:
@@ -351,13 +351,13 @@ def test_after_a_lower_preset_finished_chunks_stay_and_say_how_they_were_rendere
         job = prepare(again)
         assert list(job.keys.keys) == manifest["keys"] and job.preset.name == "24gb"
         assert {change.action for change in chunk_changes(job)} == {"keep"}
-        events, _ = draw(story, model, runtime=again.runtime)
-        assert drawn_blocks(events) == [] and takes(story) == before
+        events, _ = render_story(story, model, runtime=again.runtime)
+        assert rendered_blocks(events) == [] and takes(story) == before
     alone = retake(job, RetakeRequest(1, alone=True))
     assert [change.action for change in chunk_changes(alone)] == ["render", "keep", "keep"]
     events = []
     render(alone, events.append)
-    assert drawn_blocks(events) == [0, 1] and takes(story) == before
+    assert rendered_blocks(events) == [0, 1] and takes(story) == before
     assert [i.precision for i in prepare(job.request).keys.identities] == ["bf16", "fp32", "bf16"]
     other = prepare(replace(request, runtime=RuntimeOptions("h20", kv_dtype="int8")))
     assert other.preset.name == "h20" and {i.kv_dtype for i in other.keys.identities} == {"int8"}
@@ -395,9 +395,9 @@ class EvenFirst(Schedule):
 def test_blocks_that_finish_in_any_order_are_saved_by_index_and_handed_on_in_order(story, model, monkeypatch):
     monkeypatch.setitem(recipe_module.SCHEDULES, "even-first", EvenFirst)
     recipe = {"schedule": "even-first", "kv_cache": "full"}
-    events, film = draw(story, model, recipe=recipe)
+    events, film = render_story(story, model, recipe=recipe)
     whole, frames = takes(story), pictures(film)
-    assert drawn_blocks(events) == [0, 2, 4, 1, 3, 5]
+    assert rendered_blocks(events) == [0, 2, 4, 1, 3, 5]
     job = prepare(RenderRequest(story, model=str(model), recipe=recipe, fresh=True))
 
     def stop(event):
@@ -411,8 +411,8 @@ def test_blocks_that_finish_in_any_order_are_saved_by_index_and_handed_on_in_ord
         "keep",
         "finish",
     ]
-    events, film = draw(story, model, recipe=recipe)
-    assert drawn_blocks(events) == [3, 5]
+    events, film = render_story(story, model, recipe=recipe)
+    assert rendered_blocks(events) == [3, 5]
     assert takes(story) == whole and np.array_equal(pictures(film), frames)
 
 
@@ -454,7 +454,7 @@ def test_a_block_of_nothing_is_noticed(story, model, monkeypatch):
 
     monkeypatch.setattr(WanDenoiser, "__call__", broken)
     with pytest.raises(BlockvidError, match=r"chunk 1 .*not finite"):
-        draw(story, model)
+        render_story(story, model)
 
 
 def test_the_sheet_shows_the_middle_of_each_chunk(story, model):
@@ -469,5 +469,5 @@ def test_the_sheet_shows_the_middle_of_each_chunk(story, model):
 
 
 def test_without_metadata_the_film_tells_nothing(story, model):
-    _, film = draw(story, model, metadata=False)
+    _, film = render_story(story, model, metadata=False)
     assert not read_metadata(film)

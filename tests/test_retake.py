@@ -1,4 +1,4 @@
-"""Takes and edits: what is drawn again is exactly what must be, told before and checked by the latents' hashes."""
+"""Takes and edits: what is rendered again is exactly what must be, told before and checked by the latents' hashes."""
 
 from __future__ import annotations
 
@@ -42,23 +42,23 @@ def job_of(story: Path, model: Path, **options):
     return prepare(RenderRequest(story, model=str(model), **options))
 
 
-def draw(job) -> list[int]:
-    """Renders; returns the chunks that were drawn, not resumed."""
+def render_story(job) -> list[int]:
+    """Renders; returns the chunks that were rendered, not resumed."""
     events = []
     render(job, events.append)
-    moments = [event.step for event in events if event.step and not event.step.resumed]
-    return sorted({block.chunk for moment in moments for block, _ in moment.finished})
+    results = [event.step for event in events if event.step and not event.step.resumed]
+    return sorted({block.chunk for result in results for block, _ in result.finished})
 
 
 def latents(job) -> list[str]:
     """The hash of each chunk's latents in the film."""
-    folder, found = project_folder(job.output) / "chunks", []
+    folder, hashes = project_folder(job.output) / "chunks", []
     for chunk, key in zip(job.plan.chunks, job.keys.keys, strict=True):
         for path in (folder / f"{chunk.number:03d}").glob(f"take-{chunk.take}.*"):
             with suppress(SafetensorError), safe_open(path, "pt") as file:
                 if file.metadata()["key"] == key:
-                    found.append(hashlib.sha256(load_file(path)["latents"].numpy().tobytes()).hexdigest())
-    return found
+                    hashes.append(hashlib.sha256(load_file(path)["latents"].numpy().tobytes()).hexdigest())
+    return hashes
 
 
 def test_choices_survive_and_damaged_ones_are_none(tmp_path):
@@ -75,48 +75,48 @@ def test_choices_survive_and_damaged_ones_are_none(tmp_path):
 # Takes
 
 
-def test_another_take_redraws_its_chunk_and_what_follows_and_the_first_comes_back_at_once(story, model):
+def test_another_take_rerenders_its_chunk_and_what_follows_and_the_first_comes_back_at_once(story, model):
     job = job_of(story, model)
-    assert draw(job) == [1, 2, 3, 4]
+    assert render_story(job) == [1, 2, 3, 4]
     first = latents(job)
     again = retake(job, RetakeRequest(2))
     assert again.plan.chunks[1].take == 2 and again.plan.chunks[1].seed != job.plan.chunks[1].seed
-    assert draw(again) == [2, 3, 4]
+    assert render_story(again) == [2, 3, 4]
     second = latents(again)
     assert second[0] == first[0] and not set(second[1:]) & set(first)
-    assert draw(job_of(story, model)) == []  # the project remembers its choice
+    assert render_story(job_of(story, model)) == []  # the project remembers its choice
     back = choose_take(job_of(story, model), 2, 1)
-    assert draw(back) == [] and latents(back) == first
+    assert render_story(back) == [] and latents(back) == first
     forth = choose_take(back, 2, 2)
-    assert draw(forth) == [] and latents(forth) == second
+    assert render_story(forth) == [] and latents(forth) == second
 
 
 def test_from_a_chunk_to_the_end_all_are_new_takes(story, model):
     job = job_of(story, model)
-    draw(job)
+    render_story(job)
     again = retake(job, RetakeRequest(3, to_end=True))
     assert [chunk.take for chunk in again.plan.chunks] == [1, 1, 2, 2]
-    assert draw(again) == [3, 4]
+    assert render_story(again) == [3, 4]
 
 
-def test_a_take_can_be_named_and_is_the_same_whenever_it_is_drawn(story, model):
+def test_a_take_can_be_named_and_is_the_same_whenever_it_is_rendered(story, model):
     job = job_of(story, model)
-    draw(job)
+    render_story(job)
     third = retake(job, RetakeRequest(2, take=3))
-    draw(third)
+    render_story(third)
     one = latents(third)
-    draw(retake(job, RetakeRequest(2, take=2)))
+    render_story(retake(job, RetakeRequest(2, take=2)))
     assert existing_takes(job, 2) == [1, 2, 3]
     fresh = story.with_name("other.yaml")
     fresh.write_text(story.read_text())
     other = prepare(RenderRequest(fresh, model=str(model), takes={2: TakeChoice(3)}))
-    assert draw(other) == [1, 2, 3, 4] and latents(other) == one
+    assert render_story(other) == [1, 2, 3, 4] and latents(other) == one
 
 
 def test_takes_that_are_not_there_and_takes_in_the_film(story, model):
     job = job_of(story, model)
-    draw(job)
-    draw(retake(job, RetakeRequest(2)))
+    render_story(job)
+    render_story(retake(job, RetakeRequest(2)))
     job = job_of(story, model)
     with pytest.raises(UsageError, match="no take 5; there are 1, 2"):
         choose_take(job, 2, 5)
@@ -134,31 +134,31 @@ def test_takes_that_are_not_there_and_takes_in_the_film(story, model):
 
 def test_a_chunk_alone_leaves_all_others_bit_for_bit(story, model):
     job = job_of(story, model)
-    draw(job)
+    render_story(job)
     first = latents(job)
     alone = retake(job, RetakeRequest(2, alone=True))
     assert [change.chunk for change in chunk_changes(alone) if change.action == "render"] == [2]
-    assert draw(alone) == [2]
+    assert render_story(alone) == [2]
     second = latents(alone)
     assert [a == b for a, b in zip(first, second, strict=True)] == [True, False, True, True]
-    assert draw(job_of(story, model)) == []
+    assert render_story(job_of(story, model)) == []
     back = choose_take(job_of(story, model), 2, 1)
-    assert draw(back) == [] and latents(back) == first
+    assert render_story(back) == [] and latents(back) == first
     third = retake(back, RetakeRequest(2, alone=True))
-    assert third.plan.chunks[1].take == 3 and draw(third) == [2]
+    assert third.plan.chunks[1].take == 3 and render_story(third) == [2]
 
 
 def test_what_comes_after_is_seen_by_a_chunk_alone(story, model):
     """The same take without what follows is another in every block."""
     job = job_of(story, model)
-    draw(job)
+    render_story(job)
     alone = retake(job, RetakeRequest(1, alone=True))
-    draw(alone)
+    render_story(alone)
     folder = project_folder(job.output) / "chunks" / "001"
     between = load_file(folder / "take-2.safetensors")["latents"]
     (folder / "take-2.safetensors").unlink()
     free = prepare(replace(job.request, takes={1: TakeChoice(2)}))
-    draw(free)
+    render_story(free)
     without = load_file(folder / "take-2.safetensors")["latents"]
     block = job.plan.blocks[0].frames
     assert between.shape == without.shape == (2 * block, *between.shape[1:])
@@ -167,21 +167,21 @@ def test_what_comes_after_is_seen_by_a_chunk_alone(story, model):
 
 def test_an_edited_caption_alone(story, model):
     job = job_of(story, model)
-    draw(job)
+    render_story(job)
     first = latents(job)
     story.write_text(story.read_text().replace("hops up and down", "rises"))
     alone = retake(job_of(story, model), RetakeRequest(3, alone=True))
-    assert draw(alone) == [3]
+    assert render_story(alone) == [3]
     second = latents(alone)
     assert [a == b for a, b in zip(first, second, strict=True)] == [True, True, False, True]
     story.write_text(story.read_text().replace("glides to the left", "rises"))
-    assert draw(job_of(story, model)) == [2, 3, 4]  # a neighbour is another now
+    assert render_story(job_of(story, model)) == [2, 3, 4]  # a neighbour is another now
 
 
 def test_neighbours_that_cannot_stay(story, model):
     with pytest.raises(UsageError, match="never rendered"):
         retake(job_of(story, model), RetakeRequest(2, alone=True))
-    draw(job_of(story, model))
+    render_story(job_of(story, model))
     story.write_text(story.read_text().replace("glides to the left", "rises"))
     with pytest.raises(UsageError, match="chunk 2 was edited too"):
         retake(job_of(story, model), RetakeRequest(3, alone=True))
@@ -189,50 +189,50 @@ def test_neighbours_that_cannot_stay(story, model):
         retake(job_of(story, model), RetakeRequest(1, alone=True))
 
 
-def test_a_neighbour_that_was_lost_or_damaged_is_drawn_after_it(story, model):
+def test_a_neighbour_that_was_lost_or_damaged_is_rendered_after_it(story, model):
     job = job_of(story, model)
-    draw(job)
+    render_story(job)
     alone = retake(job, RetakeRequest(2, alone=True))
     file = project_folder(job.output) / "chunks" / "003" / "take-1.safetensors"
     whole = bytearray(file.read_bytes())
     file.unlink()
-    assert draw(alone) == [2, 3]
+    assert render_story(alone) == [2, 3]
     again = retake(alone, RetakeRequest(2, alone=True))
     whole[-50] ^= 4
     file.write_bytes(whole)
-    assert draw(again) == [2, 3]
+    assert render_story(again) == [2, 3]
 
 
 def test_two_chunks_alone_side_by_side_and_an_edit_after_them(story, model):
-    draw(job_of(story, model))
-    draw(retake(job_of(story, model), RetakeRequest(2, alone=True)))
-    draw(retake(job_of(story, model), RetakeRequest(3, alone=True)))
+    render_story(job_of(story, model))
+    render_story(retake(job_of(story, model), RetakeRequest(2, alone=True)))
+    render_story(retake(job_of(story, model), RetakeRequest(3, alone=True)))
     before = latents(job_of(story, model))
     story.write_text(story.read_text().replace("The red boat rests.,", "The red boat rises.,"))
-    assert draw(job_of(story, model)) == [4]
+    assert render_story(job_of(story, model)) == [4]
     story.write_text(story.read_text().replace("The red boat rises.,", "The red boat rests.,"))
-    assert draw(job_of(story, model)) == [] and latents(job_of(story, model)) == before
+    assert render_story(job_of(story, model)) == [] and latents(job_of(story, model)) == before
 
 
 def test_a_chunk_before_a_cut_does_not_see_the_next_shot(story, model):
     job = job_of(story, model)
-    draw(job)
-    draw(retake(job, RetakeRequest(3, alone=True)))
+    render_story(job)
+    render_story(retake(job, RetakeRequest(3, alone=True)))
     folder = project_folder(job.output) / "chunks" / "003"
     alone = load_file(folder / "take-2.safetensors")["latents"]
-    draw(prepare(replace(job.request, takes={3: TakeChoice(2)})))
+    render_story(prepare(replace(job.request, takes={3: TakeChoice(2)})))
     assert (load_file(folder / "take-2.safetensors")["latents"] == alone).all()
 
 
-def test_a_schedule_that_draws_chunks_together_draws_none_alone(story, model):
+def test_a_schedule_that_renders_chunks_together_renders_none_alone(story, model):
     story.write_text(story.read_text().replace("version: 1", "version: 1\nrecipe: {schedule: joint}"))
-    draw(job_of(story, model))
+    render_story(job_of(story, model))
     with pytest.raises(UsageError, match="renders chunks together"):
         retake(job_of(story, model), RetakeRequest(2, alone=True))
 
 
 def test_the_same_command_goes_on_with_the_take_that_was_begun(story, model):
-    draw(job_of(story, model))
+    render_story(job_of(story, model))
 
     def stop(event):
         if event.step and event.step.finished and not event.step.resumed:
@@ -241,19 +241,19 @@ def test_the_same_command_goes_on_with_the_take_that_was_begun(story, model):
     with pytest.raises(KeyboardInterrupt):
         render(retake(job_of(story, model), RetakeRequest(2)), stop)
     again = retake(job_of(story, model), RetakeRequest(2))
-    assert again.plan.chunks[1].take == 2 and draw(again) == [3, 4]
+    assert again.plan.chunks[1].take == 2 and render_story(again) == [3, 4]
     assert retake(job_of(story, model), RetakeRequest(2)).plan.chunks[1].take == 3
 
 
 def test_a_take_set_aside_is_found_though_its_place_is_damaged(story, model):
     job = job_of(story, model)
-    draw(job)
+    render_story(job)
     first = latents(job)
     story.write_text(story.read_text().replace("glides to the left", "rises"))
-    draw(job_of(story, model))
+    render_story(job_of(story, model))
     (project_folder(job.output) / "chunks" / "002" / "take-1.safetensors").write_bytes(b"torn")
     story.write_text(story.read_text().replace("The red boat rises.", "The red boat glides to the left."))
-    assert draw(job_of(story, model)) == [] and latents(job_of(story, model)) == first
+    assert render_story(job_of(story, model)) == [] and latents(job_of(story, model)) == first
 
 
 # Edits: the table in the design, told by `storyboard diff` and then done
@@ -275,21 +275,21 @@ EDITS = {
 
 
 @pytest.mark.parametrize("kind", EDITS)
-def test_an_edit_redraws_what_the_table_says_and_the_diff_tells_it_before(story, model, kind):
+def test_an_edit_rerenders_what_the_table_says_and_the_diff_tells_it_before(story, model, kind):
     before = job_of(story, model)
-    draw(before)
+    render_story(before)
     first = latents(before)
     edit, expected = EDITS[kind]
     text = edit(story.read_text())
     assert text != story.read_text()
     story.write_text(text)
     job = job_of(story, model)
-    told = chunk_changes(job)
-    assert [change.chunk for change in told if change.action == "render"] == expected
-    assert all(change.reason for change in told if change.action == "render")
-    ended = [change.chunk for change in told if change.action == "finish"]
+    changes = chunk_changes(job)
+    assert [change.chunk for change in changes if change.action == "render"] == expected
+    assert all(change.reason for change in changes if change.action == "render")
+    ended = [change.chunk for change in changes if change.action == "finish"]
     assert ended == {"removed at the end": [3], "duration": [2]}.get(kind, [])  # they have a block more now
-    assert draw(job) == sorted([*expected, *ended])
+    assert render_story(job) == sorted([*expected, *ended])
     now = latents(job)
     untouched = [number for number in range(1, len(now) + 1) if number not in (*expected, *ended)]
     assert untouched or len(expected) == len(now)
@@ -298,43 +298,43 @@ def test_an_edit_redraws_what_the_table_says_and_the_diff_tells_it_before(story,
 
 
 def test_the_diff_names_the_reason(story, model):
-    draw(job_of(story, model))
+    render_story(job_of(story, model))
     story.write_text(story.read_text().replace("glides to the left", "rises").replace("seed: 3", "seed: 3"))
-    told = {change.chunk: change.reason for change in chunk_changes(job_of(story, model))}
-    assert told == {1: "", 2: "caption or style changed", 3: "follows chunk 2", 4: "follows chunk 2"}
-    told = {change.reason for change in chunk_changes(job_of(story, model, seed=5))}
-    assert told == {"seed changed", "seed, caption or style changed"}
+    changes = {change.chunk: change.reason for change in chunk_changes(job_of(story, model))}
+    assert changes == {1: "", 2: "caption or style changed", 3: "follows chunk 2", 4: "follows chunk 2"}
+    changes = {change.reason for change in chunk_changes(job_of(story, model, seed=5))}
+    assert changes == {"seed changed", "seed, caption or style changed"}
 
 
 def test_a_changed_kv_dtype_is_the_reason(story, model):
-    draw(job_of(story, model))
+    render_story(job_of(story, model))
     changes = chunk_changes(job_of(story, model, runtime=RuntimeOptions(kv_dtype="int8")))
     assert {(change.action, change.reason) for change in changes} == {("render", "kv-dtype changed")}
 
 
 def test_latents_that_were_lost_are_said_to_be_missing(story, model):
     job = job_of(story, model)
-    draw(job)
+    render_story(job)
     (project_folder(job.output) / "chunks" / "002" / "take-1.safetensors").unlink()
     assert [change.reason for change in chunk_changes(job)] == ["", "its latents are missing", "", ""]
 
 
 def test_an_edit_of_the_chunk_after_one_between_neighbours_is_noticed(story, model):
-    draw(job_of(story, model))
-    draw(retake(job_of(story, model), RetakeRequest(2, alone=True)))
+    render_story(job_of(story, model))
+    render_story(retake(job_of(story, model), RetakeRequest(2, alone=True)))
     story.write_text(story.read_text().replace("hops up and down", "rises"))
     changes = {
         change.chunk: change.reason for change in chunk_changes(job_of(story, model)) if change.action == "render"
     }
     assert changes[2] == "its neighbours changed" and changes[3] == "caption or style changed"
-    assert draw(job_of(story, model)) == [2, 3, 4]
+    assert render_story(job_of(story, model)) == [2, 3, 4]
 
 
-def test_a_film_never_drawn_is_all_new(story, model):
+def test_a_film_never_rendered_is_all_new(story, model):
     assert {(change.action, change.reason) for change in chunk_changes(job_of(story, model))} == {("render", "new")}
 
 
-def test_a_render_that_stopped_is_told_of(story, model):
+def test_a_render_that_stopped_is_noted(story, model):
     job = job_of(story, model)
     events = []
 
@@ -350,7 +350,7 @@ def test_a_render_that_stopped_is_told_of(story, model):
 
 def test_the_manifest_says_takes_and_keys(story, model):
     job = job_of(story, model)
-    draw(retake(job, RetakeRequest(2)) if draw(job) else job)
-    found = json.loads((project_folder(job.output) / "manifest.json").read_text())
-    assert [chunk["take"] for chunk in found["chunks"]] == [1, 2, 1, 1]
-    assert found["keys"] == list(job_of(story, model).keys.keys)
+    render_story(retake(job, RetakeRequest(2)) if render_story(job) else job)
+    manifest = json.loads((project_folder(job.output) / "manifest.json").read_text())
+    assert [chunk["take"] for chunk in manifest["chunks"]] == [1, 2, 1, 1]
+    assert manifest["keys"] == list(job_of(story, model).keys.keys)

@@ -1,4 +1,4 @@
-"""Files that are there whole or not at all, and what is said when a disk refuses them."""
+"""Files that exist whole or not at all, and clear errors where a disk refuses them."""
 
 from __future__ import annotations
 
@@ -21,18 +21,18 @@ def write_atomically(path: Path, content: bytes) -> None:
         PartialError: the disk is full.
         BlockvidError: the file cannot be written for another reason.
     """
-    unfinished = temporary_path(path)
+    temporary = temporary_path(path)
     with disk_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
-            with open(unfinished, "wb") as file:
+            with open(temporary, "wb") as file:
                 file.write(content)
                 file.flush()
                 os.fsync(file.fileno())
-            os.replace(unfinished, path)
+            os.replace(temporary, path)
         except BaseException:
             with suppress(OSError):
-                unfinished.unlink(missing_ok=True)
+                temporary.unlink(missing_ok=True)
             raise
         _sync_folder(path.parent)
 
@@ -47,7 +47,7 @@ def remove_temporary_files(folder: Path) -> None:
     for path in (*folder.rglob(".*.tmp"), *(folder / ".memory").glob("*.safetensors")):
         with suppress(OSError):
             path.unlink()
-    with suppress(OSError):  # it is not there, or something is in it
+    with suppress(OSError):  # it does not exist, or is not empty
         (folder / ".memory").rmdir()
 
 
@@ -68,7 +68,7 @@ def disk_errors(path: Path) -> Iterator[None]:
 
 
 def disk_full_error(path: Path, reason: str = "the disk is full") -> PartialError:
-    """What is said when ``path`` found no room."""
+    """The error for a file that the disk has no room for."""
     return PartialError(
         f"{path} cannot be written: {reason} ({free_mebibytes(path):.0f} MiB free)."
         " Everything finished is kept; make room, and the same command goes on from there."
@@ -76,10 +76,10 @@ def disk_full_error(path: Path, reason: str = "the disk is full") -> PartialErro
 
 
 def free_mebibytes(path: Path) -> float:
-    """Room left where ``path`` would lie, in MiB; 0 where that cannot be told."""
-    there = next((folder for folder in path.absolute().parents if folder.is_dir()), None)
+    """Free space on the disk of ``path``, in MiB; 0 where that is unknown."""
+    parent = next((folder for folder in path.absolute().parents if folder.is_dir()), None)
     try:
-        return shutil.disk_usage(there).free / 2**20 if there else 0.0
+        return shutil.disk_usage(parent).free / 2**20 if parent else 0.0
     except OSError:
         return 0.0
 

@@ -1,8 +1,8 @@
-"""What was rendered in a project, a line a render, and the storyboards as they were.
+"""The history of a project: a line for each render, and the storyboards as they were.
 
     story.blockvid/
         history.jsonl                   {"time": "2026-01-31T20:15:00Z", "seed": 7, "result": "done", ...}
-        history/6f1c02d9a4b3e857.yaml   a storyboard that was rendered, kept once, named by its hash
+        history/6f1c02d9a4b3e857.yaml   a storyboard that was rendered, saved once, named by its hash
 
 Lines are only ever added. A line that cannot be read (its end was lost with the power) is passed over and keeps its
 number, so that a render is known by the same number for as long as the folder is there.
@@ -23,31 +23,31 @@ from pydantic import TypeAdapter, ValidationError
 from blockvid_cli.errors import BlockvidError
 from blockvid_cli.project.atomic_files import disk_errors, write_atomically
 
-FILE, TEXTS = "history.jsonl", "history"
+FILE, STORYBOARDS_FOLDER = "history.jsonl", "history"
 DONE, INTERRUPTED, FAILED = "done", "interrupted", "failed"
 
 
 @dataclass(frozen=True)
 class RenderRecord:
-    """One render: what was asked for, what that came to mean, and what came of it."""
+    """One render: what was asked for, the values that were used, and the result."""
 
     time: str  # when it began: UTC, ISO 8601
     film: str  # the film's name, beside the project folder
-    storyboard: str  # where it lay, as seen from the film's folder
+    storyboard: str  # its path, relative to the film's folder
     text: str  # the storyboard's text as it was: a name in the folder of texts
-    options: Mapping[str, Any]  # those that were given
+    options: Mapping[str, Any]  # those that a person gave
     model: str
     weights: str  # their hash
     seed: int
     size: tuple[int, int]  # width, height in pixels
     fps: float
     recipe: Mapping[str, Any]
-    precision: str  # in which the network computed
-    kv_dtype: str  # in which remembered tokens were kept
+    precision: str  # in which the transformer computed
+    kv_dtype: str  # in which cached tokens were stored
     chunks: int  # of the film
     rendered: int  # of them, at least in part, by this render
     resumed: int  # of them, whole, from an earlier render
-    seconds: float  # it took
+    seconds: float  # that it took
     result: str  # done, interrupted, or failed: and why
 
     @property
@@ -74,8 +74,8 @@ def save_storyboard_text(folder: Path, text: bytes, suffix: str) -> str:
         BlockvidError: it cannot be written (``PartialError``: the disk is full).
     """
     name = f"{hashlib.sha256(text).hexdigest()[:16]}{suffix}"
-    if not (folder / TEXTS / name).is_file():
-        write_atomically(folder / TEXTS / name, text)
+    if not (folder / STORYBOARDS_FOLDER / name).is_file():
+        write_atomically(folder / STORYBOARDS_FOLDER / name, text)
     return name
 
 
@@ -85,7 +85,7 @@ def read_storyboard_text(folder: Path, render: RenderRecord) -> bytes:
     Raises:
         BlockvidError: it is not there any more, or it was changed.
     """
-    file = folder / TEXTS / Path(render.text).name
+    file = folder / STORYBOARDS_FOLDER / Path(render.text).name
     try:
         text = file.read_bytes()
     except OSError as error:
