@@ -97,7 +97,8 @@ def _estimate(job: RenderJob) -> RenderEstimate:
     from blockvid_cli.runtime.presets import resolve_preset
     from blockvid_cli.runtime.time_estimate import estimate_render
 
-    runtime, preset, free = job.request.runtime, job.preset, job.free_memory
+    runtime, preset = job.request.runtime, job.preset
+    free: int | None = job.free_memory
     if runtime.preset != "auto" and job.device == "cpu" and job.request.device == "auto":
         preset, free = resolve_preset(runtime.preset, "cuda", runtime), None
     return estimate_render(job.card, job.plan, job.recipes[0], job.rows, preset, free)

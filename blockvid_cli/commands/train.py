@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -51,7 +51,7 @@ def storybook(
     from blockvid_cli.job import resolve_device
     from blockvid_cli.training.storybook import TrainConfig, retrain
 
-    options_given = {
+    options: dict[str, Any] = {
         "vae_steps": vae_steps,
         "network_steps": network_steps,
         "probe_steps": probe_steps,
@@ -59,7 +59,7 @@ def storybook(
         "objective": objective,
         "card": card,
     }
-    amounts = {name: value for name, value in options_given.items() if value is not None}
+    amounts = {name: value for name, value in options.items() if value is not None}
     config = TrainConfig(**amounts, seed=seed, device=resolve_device(device))
     folder = retrain(config, run, output or run / "model", _notify)
     print(f"{folder}: card and weights; render with it: blockvid render STORY --model {folder}")

@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor, as_completed
 from contextlib import suppress
 from dataclasses import replace
+from functools import partial
 from multiprocessing import get_context, parent_process
 from multiprocessing.connection import wait
 from multiprocessing.process import BaseProcess
@@ -55,7 +56,7 @@ def score_films(
     jobs = min(len(films), jobs or (os.cpu_count() or 1 if config.backends.device == "cpu" else 1))
     tasks = [(film, replace(config, storyboard=story or config.storyboard), backends, fresh) for film, story in films]
     if jobs <= 1:
-        return [_score(*task, progress=lambda done, n=number: progress(n, done)) for number, task in enumerate(tasks)]
+        return [_score(*task, progress=partial(progress, number)) for number, task in enumerate(tasks)]
     results: list[dict[str, Any]] = [{} for _ in tasks]
     threads = max(1, (os.cpu_count() or 1) // jobs)
     with ProcessPoolExecutor(jobs, get_context("spawn"), _init_worker, (threads,)) as pool:

@@ -54,7 +54,7 @@ class Item(BaseModel):
     storyboard: Path | None = None
     story: str | None = None
     drift: str | None = None
-    severity: float | None = Field(None, ge=0)
+    severity: float | None = Field(default=None, ge=0)
     level: float | str | None = None
     unit: str | None = None
 
@@ -209,7 +209,7 @@ def severity_rows(items: Sequence[Item], results: Sequence[Result]) -> list[dict
     for (story, drift), levels in _levels(items, results).items():
         scale = sorted(levels)
         for column in columns:
-            field = "normalised" if column.startswith("vde.") else "value"
+            field: Literal["value", "normalised"] = "normalised" if column.startswith("vde.") else "value"
             values = [
                 mean(column_values(result, field).get(column) for result in levels[severity])[0] for severity in scale
             ]
@@ -235,7 +235,7 @@ def _levels(items: Sequence[Item], results: Sequence[Result]) -> dict[tuple[str,
 
 def _order(scale: Sequence[float], values: Sequence[float | None], rises: bool) -> dict[str, Any]:
     known = [(severity, value) for severity, value in zip(scale, values, strict=True) if value is not None]
-    steps = np.diff([value for _, value in known]) * (1 if rises else -1)
+    steps = np.asarray(np.diff([value for _, value in known])) * (1 if rises else -1)
     return {
         "ordered": bool((steps > 0).all()) if len(known) == len(scale) > 1 else None,
         "spearman": spearman(*zip(*known, strict=True)) if known else None,

@@ -168,7 +168,7 @@ def plot(results: Sequence[Mapping[str, Any]], names: Sequence[str], path: Path)
     rows = -(-len(metrics) // PLOT_COLUMNS)
     figure = Figure(figsize=(PLOT_COLUMNS * PLOT_WIDTH, rows * PLOT_HEIGHT + 0.5), layout="constrained")
     FigureCanvasAgg(figure)
-    panels = figure.subplots(rows, PLOT_COLUMNS, squeeze=False).ravel()
+    panels: list[Any] = list(figure.subplots(rows, PLOT_COLUMNS, squeeze=False).ravel())
     for panel, name in zip(panels, metrics, strict=False):
         for film, result in zip(curves, results, strict=True):
             scores = film.get(name) or []

@@ -88,7 +88,7 @@ def make_tier(config: BackendConfig, clips: bool = False) -> Tier:
         MissingModelError: a checkpoint is not on this machine.
     """
     make, custom = lookup("tier", TIERS, config.tier), _custom_backends(config)
-    backends = builtin_backends() | make(config, {*METRICS, TEXTS, *([CLIPS] if clips else [])} - custom.keys())
+    backends: dict[str, Any] = builtin_backends() | make(config, {*METRICS, TEXTS, *([CLIPS] if clips else [])} - custom.keys())
     backends |= custom
     metrics = {name: make(backends[name]) for name, make in METRICS.items()}
     metrics["temporal_flickering"] = temporal_flickering()

@@ -22,6 +22,7 @@ import struct
 import zipfile
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -200,7 +201,7 @@ def _read_safetensors(file: Path) -> tuple[dict[str, StoredTensor], str]:
     try:
         opened = safe_open(file, framework="pt")
         tensors = {
-            name: StoredTensor(tuple(opened.get_slice(name).get_shape()), lambda name=name: opened.get_tensor(name))
+            name: StoredTensor(tuple(opened.get_slice(name).get_shape()), partial(opened.get_tensor, name))
             for name in opened.keys()  # noqa: SIM118
         }
         return tensors, (opened.metadata() or {}).get("layout", "")
@@ -230,10 +231,14 @@ def _read_pickle(file: Path) -> tuple[dict[str, StoredTensor], str]:
     return tensors, container
 
 
+def _same(tensor: torch.Tensor) -> torch.Tensor:
+    return tensor
+
+
 def _named_tensors(values: Mapping[str, object]) -> Iterator[tuple[str, StoredTensor]]:
     for name, value in values.items():
         if isinstance(value, torch.Tensor):
-            yield name, StoredTensor(tuple(value.shape), lambda value=value: value)
+            yield name, StoredTensor(tuple(value.shape), partial(_same, value))
 
 
 def _first_line(error: BaseException) -> str:

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import yaml
 
@@ -84,7 +85,7 @@ class Edition:
 def read_edition(file: Path | None = None) -> Edition:
     """Reads an edition file; the bundled one by default."""
     values = yaml.safe_load((file or packaged_folder("models") / "storybook" / "edition.yaml").read_text("utf-8"))
-    lists = {key: tuple(value) if isinstance(value, list) else value for key, value in values.items()}
+    lists: dict[str, Any] = {key: tuple(value) if isinstance(value, list) else value for key, value in values.items()}
     return Edition(**{**lists, "size": parse_size(values["size"])})
 
 

@@ -108,7 +108,7 @@ def _gain(audio: Audio, seconds: float) -> float:
     output = _decode(audio, seconds, "-af", meter, "-f", "null", "-")
     readings = [float(line.partition("=")[2]) for line in output.splitlines() if line.startswith("lavfi.r128.I=")]
     loudness = readings[-1] if readings else SILENCE
-    return audio.loudness - loudness if loudness > SILENCE else 0.0
+    return audio.loudness - loudness if audio.loudness is not None and loudness > SILENCE else 0.0
 
 
 def _decode(audio: Audio, seconds: float, *arguments: str) -> str:

@@ -249,6 +249,8 @@ def _draw_rows(image: Image.Image, rows: Sequence[str], font: Font, bottom: floa
 
 def _row_height(font: Font) -> int:
     """Height of a row in pixels."""
+    if not isinstance(font, ImageFont.FreeTypeFont):
+        raise TypeError("a bitmap font has no metrics")
     return sum(font.getmetrics())
 
 

@@ -18,7 +18,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from io import SEEK_END, SEEK_SET, FileIO
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import numpy as np
 
@@ -26,6 +26,7 @@ from blockvid_cli.errors import BlockvidError, UsageError
 
 if TYPE_CHECKING:
     import av
+    from av.container import InputContainer
     from av.video.reformatter import VideoReformatter
     from av.video.stream import VideoStream
 
@@ -44,7 +45,7 @@ class Frame:
 
     number: int
     rgb: np.ndarray
-    cache: dict[Hashable, Any] = field(default_factory=dict, repr=False)
+    cache: dict[Any, Any] = field(default_factory=dict, repr=False)
 
     def cached(self, name: Hashable, compute: Callable[[], Value]) -> Value:
         """Returns the cached result of this name; computes it on the first call."""
@@ -89,12 +90,12 @@ def scan_video(path: Path) -> VideoInfo:
     with _open(path) as stream:
         for frame in _decode(stream, decode_errors):
             for times, ticks in zip(timestamps, (frame.pts, frame.dts), strict=True):
-                times.append(math.nan if ticks is None else float(ticks * stream.time_base))
-            upright = (frame.width, frame.height)[:: -1 if _orientation(frame)[0] else 1]
+                times.append(math.nan if ticks is None else float(ticks * (stream.time_base or 0)))
+            upright = (frame.height, frame.width) if _orientation(frame)[0] else (frame.width, frame.height)
             size = size or upright
             resized = resized or (len(timestamps[0]) if upright != size else 0)
             corrupt += frame.is_corrupt
-        raw_rate = stream.container.duration is None and stream.codec_context.framerate  # frames without a container
+        raw_rate = _container(stream).duration is None and stream.codec_context.framerate  # frames without a container
         declared = float(raw_rate or stream.average_rate or stream.guessed_rate or 0)
     if size is None:
         raise UsageError(f"{path}: no frame in this file can be read; is it a film, and is it whole?")
@@ -220,11 +221,16 @@ def _largest_stream(path: Path, container: av.container.InputContainer) -> Video
     return stream
 
 
+def _container(stream: VideoStream) -> InputContainer:
+    """The file a stream is read from."""
+    return cast("InputContainer", stream.container)
+
+
 def _decode(stream: VideoStream, errors: list[Exception]) -> Iterator[av.VideoFrame]:
     """Yields the frames of a stream; packets that cannot be decoded are skipped, and their errors collected."""
     import av
 
-    packets, packet = stream.container.demux(stream), None
+    packets, packet = _container(stream).demux(stream), None
     while True:
         try:
             packet = next(packets, None)
@@ -242,7 +248,8 @@ def _decode(stream: VideoStream, errors: list[Exception]) -> Iterator[av.VideoFr
 def _orientation(frame: av.VideoFrame) -> tuple[bool, bool, bool]:
     """What turns a stored frame upright: swap its axes, then mirror it left to right, then top to bottom."""
     try:
-        a, b, _, c, d, *_ = np.frombuffer(frame.side_data["DISPLAYMATRIX"], np.int32).tolist()
+        matrix = frame.side_data["DISPLAYMATRIX"]  # type: ignore[typeddict-item]  # PyAV's stubs lack it
+        a, b, _, c, d, *_ = np.frombuffer(matrix, np.int32).tolist()
     except (KeyError, ValueError):  # there is none, or one beside an entry that PyAV has no name for
         angle = math.radians(frame.rotation)
         a, b, c, d = math.cos(angle), -math.sin(angle), math.sin(angle), math.cos(angle)

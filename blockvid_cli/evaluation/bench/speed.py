@@ -98,7 +98,7 @@ def _measure(job: RenderJob) -> dict[str, Any]:
     timer, counts, ends = PhaseTimer(), CallCounts(), []
 
     def wrap(denoiser: Denoiser) -> Denoiser:
-        return TimedDenoiser(denoiser, job.recipes[0].cache_update.sigma, timer, job.device, counts)
+        return TimedDenoiser(denoiser, job.recipes[0].cache_update.sigma or 0.0, timer, job.device, counts)
 
     def listen(event: Event) -> None:
         if event.step and event.step.finished:
@@ -110,7 +110,7 @@ def _measure(job: RenderJob) -> dict[str, Any]:
     rate = counts.timed * statistics.mean(counts.flops or [0])
     rate /= timer.seconds["denoise"] + timer.seconds.get("cache update", 0.0)
     peak = matmul_flops(job.device, job.preset.precision.dtype)
-    total, countable = sum(phases.values()), job.preset.precision.quantise is None
+    total, countable = sum(phases.values()), job.preset.precision.quantize is None
     tenth = max(len(blocks) // 10, 1)
     return {
         "model": job.card.name,

@@ -68,7 +68,7 @@ class Metric:
     start: Callable[[VideoInfo], Accumulator]
     higher: bool = True
     backend: Backend | None = None
-    prepare: Callable[[Sequence[Frame]], None] = no_preparation
+    prepare: Callable[[Sequence[Frame]], object] = no_preparation
 
     @property
     def key(self) -> str:

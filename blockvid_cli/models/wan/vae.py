@@ -99,7 +99,7 @@ class WanVAE:
             frames = self._decode(z[:, :, tile.rows, tile.columns], tile_tails, first).cpu()
             tails[number] = [_move(tail, "cpu") for tail in tile_tails]
             scale = frames.shape[2] // (tile.rows.stop - tile.rows.start)
-            if total is None:
+            if total is None or weight is None:
                 total = frames.new_zeros(*frames.shape[:2], z.shape[2] * scale, z.shape[3] * scale)
                 weight = total.new_zeros(total.shape[2:])
             down = _ramp(tile.rows, z.shape[2], scale)
@@ -107,6 +107,8 @@ class WanVAE:
             rows, columns = (slice(side.start * scale, side.stop * scale) for side in tile)
             total[:, :, rows, columns] += frames * down[:, None] * across
             weight[rows, columns] += down[:, None] * across
+        if total is None or weight is None:
+            raise ValueError("there are no tiles")
         return total / weight
 
 

@@ -28,7 +28,7 @@ from blockvid_cli.models.vae import VAE, decode
 from blockvid_cli.models.wan.attention import TokenKV
 from blockvid_cli.models.wan.denoiser import WanDenoiser
 from blockvid_cli.rollout.kv_cache.base import CacheEntry, FullCache, KVView
-from blockvid_cli.rollout.recipe import Recipe
+from blockvid_cli.rollout.recipe import Maker, Recipe
 from blockvid_cli.rollout.rollout import Rollout, RolloutSegment
 from blockvid_cli.storyboard.plan import Block
 from blockvid_cli.training.objectives.objective import LossPart, tile_rows
@@ -77,7 +77,7 @@ class TeacherForcing:
     ) -> None:
         self.denoiser, self.vae, self.data, self.held_out = denoiser, vae, data, held_out
         self.optimizers, self.batch = optimizers, batch or BatchConfig()
-        self.recipe = replace(recipe, sigmas=make_sigmas(SAMPLE_STEPS, self.batch.shift), kv_cache=FullCache)
+        self.recipe = replace(recipe, sigmas=make_sigmas(SAMPLE_STEPS, self.batch.shift), kv_cache=Maker(FullCache, {}))
         self.device = next(denoiser.network.parameters()).device
 
     def losses(self) -> Sequence[LossPart]:
