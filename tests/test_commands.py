@@ -49,6 +49,7 @@ def test_render_reports_events(story, model):
         (["render", "{story}", "--model", "storybok"], 3, "storybook"),
         (["render", "{story}", "--kv-cache", "{name: window, snk: 3}"], 2, "sink"),
         (["render", "{story}", "--kv-cache", "["], 2, "--kv-cache"),
+        (["render", "{story}", "--kv-cache", "{" * 5000], 2, "--kv-cache"),
         (["render", "{story}", "--set", "chunks.9.seed=7"], 2, "chunks"),
         (["render", "{story}", "--steps", "0"], 2, "steps"),
         (["render", "{story}", "--memory", "full"], 2, "No such option: --memory"),

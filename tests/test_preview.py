@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from pathlib import Path
 
@@ -18,6 +19,7 @@ from blockvid_cli.preview import PreviewOptions, preview_chunk, preview_stills
 from blockvid_cli.project.identity import read_take_choices
 from blockvid_cli.render import render, stream_frames
 from blockvid_cli.video.reader import read_frames
+from tests.fuzzing import time_limit
 
 
 def job_of(story: Path, model: Path, **options):
@@ -116,7 +118,8 @@ def test_what_cannot_be_previewed(blockvid, story, model, arguments, sentence):
 
 def test_which_storyboard_is_meant(tmp_path, monkeypatch):
     monkeypatch.setenv("BLOCKVID_HOME", str(tmp_path / "home"))
-    with pytest.raises(UsageError, match="there is none here; write: blockvid preview"):
+    os.mkfifo(tmp_path / "pipe.yaml")  # nobody writes to it: reading it would wait for ever
+    with time_limit(wall=5), pytest.raises(UsageError, match="there is none here; write: blockvid preview"):
         options.default_storyboard(tmp_path)
     (tmp_path / "notes.yaml").write_text("a: 1\n")
     (tmp_path / "storyboards").mkdir()

@@ -12,19 +12,22 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-import yaml
 
 from blockvid_cli.commands.display import ProgressForm
 from blockvid_cli.errors import BlockvidError, UsageError
+from blockvid_cli.files import read_regular_file
 from blockvid_cli.models.card import bundled_models
 from blockvid_cli.models.hub import cache_folder
 from blockvid_cli.project.atomic_files import write_atomically
+from blockvid_cli.storyboard.overrides import read_collection
+from blockvid_cli.storyboard.parse import MAX_FILE_BYTES
 
 Completion = Callable[[str], list[str]]
 
 STORYBOARD_SUFFIXES = (".yaml", ".yml")
 PROJECT_SUFFIX = ".blockvid"
 LAST_STORYBOARD = "last-storyboard"  # a file in blockvid's cache
+MAX_PATH_BYTES = 10_000
 
 
 def _words(*known: str) -> Completion:
@@ -162,8 +165,8 @@ def _kv_cache(text: str | None) -> str | dict[str, Any] | None:
     if text is None:
         return None
     try:
-        value = yaml.safe_load(text)
-    except yaml.YAMLError as error:
+        value = read_collection(text)
+    except ValueError as error:
         raise UsageError("--kv-cache: give a name, or a mapping like '{name: window, sink: 3}'.") from error
     if not isinstance(value, str | dict):
         raise UsageError(f"--kv-cache: give a name, or a mapping like '{{name: window, sink: 3}}'; not {text!r}.")
@@ -183,7 +186,8 @@ def default_storyboard(folder: Path) -> Path:
     if len(local) == 1:
         return local[0]
     with suppress(OSError):
-        last = Path((cache_folder() / LAST_STORYBOARD).read_text("utf-8", "surrogateescape"))
+        saved = read_regular_file(cache_folder() / LAST_STORYBOARD, MAX_PATH_BYTES)
+        last = Path(saved.decode("utf-8", "surrogateescape"))
         if not local and last.is_file():
             return last
     what = f"there are {', '.join(file.name for file in local)}" if local else "there is none here"
@@ -201,6 +205,7 @@ def save_last_storyboard(story: Path) -> None:
 def _is_storyboard(file: Path) -> bool:
     """Whether a YAML file has a line ``chunks:``."""
     try:
-        return any(line.startswith("chunks:") for line in file.read_text(encoding="utf-8").splitlines())
+        text = read_regular_file(file, MAX_FILE_BYTES).decode("utf-8")
+        return any(line.startswith("chunks:") for line in text.splitlines())
     except (OSError, UnicodeDecodeError):
         return False

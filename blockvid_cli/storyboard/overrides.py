@@ -73,7 +73,7 @@ def _value(value: str, path: FieldPath, document: Document) -> object:
     """The value as YAML reads it; only inside a recipe brackets are a list or a mapping, elsewhere they are text."""
     in_brackets = value[:1] + value[-1:] in ("[]", "{}")
     try:
-        return _read_collection(value) if in_brackets and "recipe" in path else _read_scalar(value)
+        return read_collection(value) if in_brackets and "recipe" in path else _read_scalar(value)
     except ValueError as error:
         document.problems.append(Problem(path, f"{error} ({describe(value)})"))
         return None
@@ -97,7 +97,7 @@ def _read_scalar(text: str) -> object:
     return scalar_value(yaml.ScalarNode(tag, text))
 
 
-def _read_collection(text: str) -> object:
+def read_collection(text: str) -> object:
     """Returns a list or a mapping that is written on one line: ``[1, 2]`` or ``{name: window, sink: 3}``.
 
     Raises:
