@@ -18,14 +18,13 @@ from blockvid_cli.errors import OutOfMemoryError
 from blockvid_cli.job import RenderJob
 from blockvid_cli.models.loading import load_denoiser, load_text_encoder, load_vae
 from blockvid_cli.models.offload import enable_offload, offloads_by_module
-from blockvid_cli.models.prompt_embeddings import PromptEmbeddings
 from blockvid_cli.models.vae import VAE
 from blockvid_cli.models.wan.denoiser import Denoiser
 from blockvid_cli.project.project import Project, project_folder
 from blockvid_cli.rollout.conditioning import encode_frames
+from blockvid_cli.rollout.films import PromptEmbeddings
 from blockvid_cli.rollout.kv_cache.storage import make_storage
-from blockvid_cli.rollout.reorder import ReorderBuffer
-from blockvid_cli.rollout.rollout import Rollout, RolloutSegment, StepResult
+from blockvid_cli.rollout.rollout import ReorderBuffer, Rollout, RolloutSegment, StepResult
 from blockvid_cli.rollout.schedules.block import InfillSchedule
 from blockvid_cli.storyboard.plan import Block
 from blockvid_cli.timing import PhaseTimer

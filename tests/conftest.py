@@ -114,8 +114,8 @@ def story(tmp_path) -> Path:
 
 
 @dataclass(frozen=True)
-class Said:
-    """What a command answered."""
+class CommandResult:
+    """Exit code and output of a command."""
 
     code: int
     out: str
@@ -123,15 +123,15 @@ class Said:
 
 
 @pytest.fixture
-def blockvid(capsys, monkeypatch) -> Callable[..., Said]:
+def blockvid(capsys, monkeypatch) -> Callable[..., CommandResult]:
     """The console script in this process, which has torch already: ``blockvid("render", story)``."""
     from blockvid_cli.__main__ import main
 
-    def run(*arguments: object) -> Said:
+    def run(*arguments: object) -> CommandResult:
         monkeypatch.setattr("sys.argv", ["blockvid", *map(str, arguments)])
         capsys.readouterr()
         with pytest.raises(SystemExit) as ended:
             main()
-        return Said(int(ended.value.code or 0), *capsys.readouterr())
+        return CommandResult(int(ended.value.code or 0), *capsys.readouterr())
 
     return run

@@ -12,10 +12,10 @@ import torch
 
 from blockvid_cli.evaluation.bench.quality import measure_quality, probe_accuracy
 from blockvid_cli.models.card import find_card, packaged_folder
-from blockvid_cli.models.loading import load_vae, load_probe
+from blockvid_cli.models.loading import load_probe, load_vae
 from blockvid_cli.models.vae import decode
-from blockvid_cli.storybook.rendering import render_story
 from blockvid_cli.storybook.edition import read_edition
+from blockvid_cli.storybook.rendering import render_story
 from blockvid_cli.storybook.stories import HELD_OUT, make_story
 
 EDITION = read_edition()

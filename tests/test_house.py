@@ -40,7 +40,7 @@ STATIONS = {
         "storyboard.plan._planned",
         "storybook.caption_rewriter.rewrite_prompts",
         "models.sentence_encoder.MiniLMTokens.__call__",
-        "models.prompt_embeddings.PromptEmbeddings.__call__",
+        "rollout.films.PromptEmbeddings.__call__",
         "models.wan.attention.CrossAttnProcessor.__call__",
     ],
     "latents": [

@@ -15,7 +15,7 @@ from blockvid_cli.models.wan.attention import CachedSelfAttnProcessor, LayerQKV,
 from blockvid_cli.models.wan.rope import apply_rope
 from blockvid_cli.rollout.guidance import GuidedDenoiser
 from blockvid_cli.rollout.recipe import make_recipe, merge_recipes, segment_blocks
-from blockvid_cli.rollout.reorder import ReorderBuffer
+from blockvid_cli.rollout.rollout import ReorderBuffer
 from blockvid_cli.rollout.schedules.block import DiagonalSchedule, InfillSchedule
 from tests import small
 

@@ -12,8 +12,7 @@ import pytest
 from PIL import Image, ImageSequence
 
 from blockvid_cli.errors import UsageError
-from blockvid_cli.video.contact_sheet import side_by_side
-from blockvid_cli.video.gif import write_gif
+from blockvid_cli.video.contact_sheet import side_by_side, write_gif
 from blockvid_cli.video.terminal_images import CHUNK, GraphicsProtocol, choose_protocol, encode_image, fit, sixels
 
 KITTY, ITERM, SIXEL, BLOCKS, BLOCKS_256 = GraphicsProtocol

@@ -12,7 +12,7 @@ from blockvid_cli.errors import UsageError
 from blockvid_cli.models import sentence_encoder as sentences
 from blockvid_cli.models.card import find_card
 from blockvid_cli.models.loading import load_text_encoder
-from blockvid_cli.models.prompt_embeddings import PromptEmbeddings
+from blockvid_cli.rollout.films import PromptEmbeddings
 from tests import small
 
 

@@ -45,7 +45,6 @@ from blockvid_cli.training.objectives.teacher_forcing import (
     TeacherForcing,
     context_latents,
 )
-from blockvid_cli.training.optimizers import KernelMuon, muon_and_adamw
 from blockvid_cli.training.storybook import (
     ADAMW_MODULES,
     TRAINING_RECIPE,
@@ -53,7 +52,7 @@ from blockvid_cli.training.storybook import (
     init_weights,
     retrain,
 )
-from blockvid_cli.training.trainer import Trainer, TrainerConfig, train
+from blockvid_cli.training.trainer import KernelMuon, Trainer, TrainerConfig, muon_and_adamw, train
 from tests.conftest import CARD
 
 EDITION = read_edition()

@@ -24,7 +24,7 @@ from transformers import (
 )
 
 from blockvid_cli.errors import MissingModelError, UsageError
-from blockvid_cli.evaluation.backends.backbones import Clip, Dino, Dinov2, Laion, center_crop, resize, to_tensor
+from blockvid_cli.evaluation.backends.backbones import Clip, Dino, Dinov2, Laion, Raft, center_crop, resize, to_tensor
 from blockvid_cli.evaluation.backends.checkpoints import (
     CHECKPOINTS,
     CLIP_BASE,
@@ -36,7 +36,6 @@ from blockvid_cli.evaluation.backends.checkpoints import (
     short_hash,
 )
 from blockvid_cli.evaluation.backends.installed import installed_backend
-from blockvid_cli.evaluation.backends.raft import Raft
 from blockvid_cli.evaluation.tiers import vbench_backends
 from blockvid_cli.models.hub import sha256
 from blockvid_cli.video.reader import Frame

@@ -114,9 +114,8 @@ def _write_stills(job: RenderJob, stills: Mapping[int, np.ndarray]) -> list[Path
 
 def _write_chunk(job: RenderJob, previews: Sequence[ChunkPreview], draft: bool, gif: bool) -> list[Path]:
     """Writes a chunk as a video (and a GIF) and as a sheet of stills; several takes side by side."""
-    from blockvid_cli.video.contact_sheet import contact_sheet, side_by_side, thumbnail
+    from blockvid_cli.video.contact_sheet import contact_sheet, side_by_side, thumbnail, write_gif
     from blockvid_cli.video.ffmpeg import encode_video, exact_rate
-    from blockvid_cli.video.gif import write_gif
 
     first, several = previews[0], len(previews) > 1
     stem = _folder(job) / f"chunk-{first.chunk:03d}{'-takes' * several}{'-draft' * draft}"

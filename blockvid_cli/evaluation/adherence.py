@@ -15,7 +15,7 @@ import cv2
 import numpy as np
 
 from blockvid_cli.errors import BlockvidError
-from blockvid_cli.evaluation.backends.protocol import TextImageEncoder
+from blockvid_cli.evaluation.backends import TextImageEncoder
 from blockvid_cli.evaluation.metrics.vbench import unit_embeddings
 from blockvid_cli.evaluation.segments import Span, segments_at
 from blockvid_cli.models.card import ModelCard

@@ -142,7 +142,12 @@ def score_film(path: Path, config: EvalConfig, progress: Progress = lambda done:
     segment_tracks = {id(metric): MetricTrack(metric, video, spans) for metric in tier.all}
     starts = ClipStarts(tier, {clip.first for clip in clips} if long else set())
     adherence = make_adherence(story, video, tier.texts) if story else None
-    listeners: list[FrameListener] = [*film_tracks.values(), *segment_tracks.values(), starts, *([adherence] if adherence else [])]
+    listeners: list[FrameListener] = [
+        *film_tracks.values(),
+        *segment_tracks.values(),
+        starts,
+        *([adherence] if adherence else []),
+    ]
     _run(path, video, tier, listeners, progress)
     return {
         "film": str(path),

@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from blockvid_cli.errors import UsageError, lookup
+from blockvid_cli.evaluation.backends import Backend, ImageEncoder, TextImageEncoder
 from blockvid_cli.evaluation.backends.builtin import SubjectCrop, background_mask, builtin_backends
-from blockvid_cli.evaluation.backends.protocol import Backend, ImageEncoder, TextImageEncoder
 from blockvid_cli.evaluation.metrics import paper_metrics
 from blockvid_cli.evaluation.metrics.vbench import (
     Metric,
@@ -88,7 +88,9 @@ def make_tier(config: BackendConfig, clips: bool = False) -> Tier:
         MissingModelError: a checkpoint is not on this machine.
     """
     make, custom = lookup("tier", TIERS, config.tier), _custom_backends(config)
-    backends: dict[str, Any] = builtin_backends() | make(config, {*METRICS, TEXTS, *([CLIPS] if clips else [])} - custom.keys())
+    backends: dict[str, Any] = builtin_backends() | make(
+        config, {*METRICS, TEXTS, *([CLIPS] if clips else [])} - custom.keys()
+    )
     backends |= custom
     metrics = {name: make(backends[name]) for name, make in METRICS.items()}
     metrics["temporal_flickering"] = temporal_flickering()
@@ -124,8 +126,7 @@ def vbench_backends(
         MissingModelError: a checkpoint, or torchvision, is not on this machine.
         UsageError: there is no folder ``weights_dir``.
     """
-    from blockvid_cli.evaluation.backends.backbones import Clip, Dino, Dinov2, Laion
-    from blockvid_cli.evaluation.backends.raft import Raft
+    from blockvid_cli.evaluation.backends.backbones import Clip, Dino, Dinov2, Laion, Raft
 
     table: dict[str, Callable[[Path | None, str], Backend]] = {
         "subject_consistency": Dino,

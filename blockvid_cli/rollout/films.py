@@ -1,4 +1,4 @@
-"""The films of one batch: plans of the same layout, whose prompts and noise become rows of one tensor.
+"""The films of one batch: plans of the same layout, whose prompt embeddings and noise become rows of one tensor.
 
 rows of x, noise     film 0, film 1, ...
 rows of a prompt     film 0, film 1, ...  and with guidance  film 0's negative prompt, film 1's, ...
@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 
 import torch
 
+from blockvid_cli.models.sentence_encoder import TextEncoder
 from blockvid_cli.rollout.noise import Noise, gaussian
 from blockvid_cli.rollout.schedules.step import Step
 from blockvid_cli.storyboard.plan import Block, Plan, chunk_seed
@@ -89,3 +90,24 @@ class Films:
 def _layout(plan: Plan) -> tuple[object, ...]:
     """What plans of one batch have in common."""
     return plan.latent, tuple((b.first, b.frames, b.chunk, b.shot) for b in plan.blocks)
+
+
+class PromptEmbeddings:
+    """Embeddings by prompt; ``rows`` is 2 where guidance needs the negative prompts as well, else 1."""
+
+    def __init__(self, plan: Plan, encoder: TextEncoder, rows: int = 1, device: str = "cpu") -> None:
+        prompts = sorted({text for block in plan.blocks for text in (block.prompt, block.negative_prompt)})
+        self.rows = rows
+        self._embeddings = dict(zip(prompts, encoder(prompts), strict=True))  # on the CPU: one of Wan's is 8 MB
+        self._device = device
+
+    def __call__(self, blocks: Sequence[Block]) -> torch.Tensor:
+        """(rows, L, D) for blocks of one prompt, else (rows, F, L, D): the prompt's row, then the negative prompt's."""
+        rows = [[block.prompt for block in blocks], [block.negative_prompt for block in blocks]][: self.rows]
+        if all(len(set(prompts)) == 1 for prompts in rows):
+            return self._stacked([prompts[0] for prompts in rows]).to(self._device)
+        frames = [[p for p, block in zip(row, blocks, strict=True) for _ in block.frame_indices] for row in rows]
+        return torch.stack([self._stacked(prompts) for prompts in frames]).to(self._device)
+
+    def _stacked(self, prompts: Sequence[str]) -> torch.Tensor:
+        return torch.stack([self._embeddings[prompt] for prompt in prompts])

@@ -221,3 +221,18 @@ class Rollout(Passes):
 def _ends(step: Step, number: int) -> bool:
     """Whether a step finishes a block."""
     return any(n == number and sigma_next == CLEAN for n, _, sigma_next in step.moves)
+
+
+class ReorderBuffer:
+    """Holds finished blocks back until they are next in the film; ``first`` is the number of the first."""
+
+    def __init__(self, first: int = 0) -> None:
+        self.next_number = first
+        self.waiting: dict[int, tuple[Block, torch.Tensor]] = {}
+
+    def push(self, block: Block, latents: torch.Tensor) -> Iterator[tuple[Block, torch.Tensor]]:
+        """Takes a finished block, and gives all blocks that are next in the film now, in order."""
+        self.waiting[block.number] = block, latents
+        while self.next_number in self.waiting:
+            yield self.waiting.pop(self.next_number)
+            self.next_number += 1

@@ -28,8 +28,7 @@ from blockvid_cli.storybook.stories import HELD_OUT, Story, make_story, opening_
 from blockvid_cli.training.objectives.probe_classification import LabelledClips, ProbeClassification
 from blockvid_cli.training.objectives.reconstruction import Reconstruction
 from blockvid_cli.training.objectives.teacher_forcing import DataSplit, DiffusionForcing, OwnRollout, TeacherForcing
-from blockvid_cli.training.optimizers import muon_and_adamw
-from blockvid_cli.training.trainer import Notify, TrainerConfig, train
+from blockvid_cli.training.trainer import Notify, TrainerConfig, muon_and_adamw, train
 
 OPENINGS = 2_000_000  # the first seed of first blocks
 PROBE_STORIES = 3_000_000  # the first seed of stories that the probe learns from

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 
-from blockvid_cli.evaluation.backends.protocol import Backend, ImageEncoder
+from blockvid_cli.evaluation.backends import Backend, ImageEncoder
 from blockvid_cli.video.reader import Frame
 
 FLOW_SIDE, INTERPOLATION_SIDE = 240, 480  # short sides in pixels at which flow is searched

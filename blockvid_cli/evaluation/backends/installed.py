@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from blockvid_cli.errors import MissingModelError, UsageError, closest_name, lookup
-from blockvid_cli.evaluation.backends.protocol import Backend
+from blockvid_cli.evaluation.backends import Backend
 from blockvid_cli.video.reader import Frame
 
 if TYPE_CHECKING:
@@ -64,9 +64,7 @@ class CustomBackend:
 
     def __init__(self, target: object, method: str, spec: str) -> None:
         if not callable(getattr(target, method, None)):
-            raise UsageError(
-                f"{spec} has no method '{method}'; blockvid_cli.evaluation.backends.protocol describes it."
-            )
+            raise UsageError(f"{spec} has no method '{method}'; blockvid_cli.evaluation.backends describes it.")
         setattr(self, method, getattr(target, method))
         self.name = str(getattr(target, "name", spec))
         self.suffix = str(getattr(target, "suffix", "_custom"))

@@ -17,7 +17,7 @@ from collections.abc import Callable
 import cv2
 import numpy as np
 
-from blockvid_cli.evaluation.backends.protocol import ImageEncoder, OpticalFlow
+from blockvid_cli.evaluation.backends import ImageEncoder, OpticalFlow
 from blockvid_cli.evaluation.metrics.vbench import Mean, MeanOfPairs, Metric, speed, unit_embeddings
 from blockvid_cli.video.reader import Frame, VideoInfo
 

@@ -24,7 +24,7 @@ from typing import Protocol
 import cv2
 import numpy as np
 
-from blockvid_cli.evaluation.backends.protocol import (
+from blockvid_cli.evaluation.backends import (
     Backend,
     FrameInterpolator,
     ImageEncoder,
