@@ -366,7 +366,17 @@ BAD = {
         3,
         "quote the caption: caption: 'She says: \"go\"'",
     ),
-    "colon in brackets": ("chunks:\n- {caption: Night: rain, seed: 1}", 2, "quote the caption: caption: "),
+    "colon in brackets": (
+        "chunks:\n- {seed: 1, caption: Night: rain, cut: true}",
+        2,
+        'caption: caption: "Night: rain"',
+    ),
+    "colon in brackets of a line": ("chunks: [{caption: Night: rain}]", 1, 'quote the caption: caption: "Night: rain"'),
+    "colon after a comma": (
+        "chunks:\n- caption: Dark, cold: rain",
+        2,
+        'quote the caption: caption: "Dark, cold: rain"',
+    ),
     "colon in a caption without a field": (
         "chunks:\n- A red boat: it rests",
         2,

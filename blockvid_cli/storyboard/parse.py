@@ -302,11 +302,14 @@ def _yaml_sentence(problem: str, line: str, column: int) -> str:
 
 def _colon_sentence(line: str, column: int) -> str:
     """Says what a colon means where none may stand: most often it belongs to a caption without quotes."""
-    match = re.match(r"(?:[\s{,]|- )*([^:{}\[\],]{1,40}): +(\S.*)", line[:1000]) if line[:column].count(": ") else None
-    if match is None:
+    before = line[max(0, column - 1000) : column]
+    fields = list(re.finditer(r"(?:^|[{\[,]|- )\s*([a-z_]{1,20}): +(?=[^\s{\[])", before))
+    if not fields:
         return (
             "a field begins here, inside a text; quote the caption if the colon belongs to it, else check indentation"
         )
-    value = shorten(match[2].rstrip(" }],"), 80)
+    match = fields[-1]
+    value = before[match.end() :] + line[column : column + 1000]
+    value = shorten(re.split("[,}]", value)[0] if re.search(r"[{\[]", before) else value, 80)
     quote = "'" if '"' in value else '"'
     return f"a colon stands inside the text of '{match[1]}'; quote the caption: {match[1]}: {quote}{value}{quote}"
