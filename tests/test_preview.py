@@ -175,7 +175,7 @@ def test_an_edit_of_sound_and_words_renders_nothing(blockvid, story, model, tmp_
     pictures = story.with_suffix(".blockvid") / "pictures.mp4"
     before = pictures.read_bytes()
     story.write_text(
-        story.read_text().replace("title: Three results", "title: Boats\nsubtitles: burned\nend_card: End")
+        story.read_text().replace("title: Three moments", "title: Boats\nsubtitles: burned\nend_card: End")
     )
     done = blockvid("render", str(story), "--model", str(model), "--json")
     assert done.code == 0 and "denoise" not in json.loads(done.out)["phases"]

@@ -93,7 +93,7 @@ def test_one_seed_one_film_another_seed_another(story, model, tmp_path):
 
 
 EDITS = [
-    ("title: Three results", "title: Another", []),
+    ("title: Three moments", "title: Another", []),
     ("seed: 3", "seed: 3\nstyle: in watercolour", [0, 1, 2, 3, 4, 5]),
     ("hops up and down", "rests", [3, 4, 5]),
     ("glides to the left.", "glides to the right.", [2, 3, 4, 5]),
