@@ -125,21 +125,31 @@ def _dotted(file: str, name: str) -> str:
 
 
 @cache
-def spans(file: str) -> dict[str, range]:
-    """The lines of every function of a file, by qualified name; those of comprehensions and lambdas are in them."""
-    out: dict[str, range] = {}
+def spans(file: str) -> dict[str, frozenset[int]]:
+    """The lines of code of every function of a file, by qualified name: docstrings, comments and blank lines are none.
+
+    Comprehensions and lambdas count with the function they are in.
+    """
+    out: dict[str, frozenset[int]] = {}
+    text = Path(file).read_text(encoding="utf-8").splitlines()
+    code = {number for number, line in enumerate(text, start=1) if line.strip() and not line.strip().startswith("#")}
+
+    def lines(node: ast.FunctionDef) -> frozenset[int]:
+        first = node.body[0]
+        docstring = range(first.lineno, (first.end_lineno or 0) + 1) if ast.get_docstring(node) else ()
+        return frozenset(code.intersection(range(node.lineno, (node.end_lineno or node.lineno) + 1)) - set(docstring))
 
     def visit(node: ast.AST, outer: str) -> None:
         for child in ast.iter_child_nodes(node):
             if isinstance(child, ast.FunctionDef):
-                out[f"{outer}{child.name}"] = range(child.lineno, (child.end_lineno or child.lineno) + 1)
+                out[f"{outer}{child.name}"] = lines(child)
                 visit(child, f"{outer}{child.name}.<locals>.")
             elif isinstance(child, ast.ClassDef):
                 visit(child, f"{outer}{child.name}.")
             else:
                 visit(child, outer)
 
-    visit(ast.parse(Path(file).read_text(encoding="utf-8")), "")
+    visit(ast.parse("\n".join(text)), "")
     return out
 
 
