@@ -55,8 +55,8 @@ STATIONS = {
     "attention": ["models.wan.attention.attend"],
 }
 EDIT = {"edit": ["retake.chunk_changes"]}
-# Lines of code and files at most. The first edition, counted in the same way, had 436 and 19 for the caption, 365 and 17
-# for the latents, 306 and 12 to the attention kernel, 197 and 8 for an edit; contracts that carry more made them longer.
+# Lines of code and files at most. The first edition, counted in the same way, had 436 and 19 for the caption, 365 and
+# 17 for the latents, 306 and 12 to the attention kernel, 197 and 8 for an edit; wider contracts made the ways longer.
 AT_MOST = {"caption": (610, 19), "latents": (520, 18), "attention": (440, 12), "edit": (230, 11)}
 STORY = """\
 chunks:
