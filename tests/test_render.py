@@ -36,7 +36,7 @@ from blockvid_cli.video.mux import uint8_frames
 
 
 def render_story(story: Path, model: Path, **options) -> tuple[list, Path]:
-    """Renders; returns the results and the film."""
+    """Renders; returns the events and the film."""
     events = []
     film = render(prepare(RenderRequest(story, model=str(model), **options)), events.append)
     return events, film.path

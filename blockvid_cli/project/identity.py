@@ -166,17 +166,17 @@ def needed_chunks(needs: Sequence[Collection[int]]) -> list[frozenset[int]]:
     """For each chunk, the other chunks (from 1) that decide its latents, directly or through those it ``needs``."""
     closures: list[frozenset[int]] = []
     for number, direct in enumerate(needs, start=1):
-        found: set[int] = set()
+        closure: set[int] = set()
         waiting = sorted(direct)
-        while waiting and len(found) < len(needs):
+        while waiting and len(closure) < len(needs):
             other = waiting.pop()
-            if other not in found:
-                found.add(other)
+            if other not in closure:
+                closure.add(other)
                 if other < number:
-                    found |= closures[other - 1]
+                    closure |= closures[other - 1]
                 else:
                     waiting += needs[other - 1]
-        closures.append(frozenset(found - {number}))
+        closures.append(frozenset(closure - {number}))
     return closures
 
 
