@@ -25,25 +25,25 @@ def test_the_shipped_weights_stay_below_forty_megabytes():
     assert sum(file.stat().st_size for file in (packaged_folder("models") / "storybook").iterdir()) < 40e6
 
 
-def test_the_codec_gives_back_held_out_stories():
-    codec = load_vae(find_card("storybook"), "cpu")
+def test_the_vae_reconstructs_held_out_stories():
+    vae = load_vae(find_card("storybook"), "cpu")
     frames, subject = render_story(make_story(EDITION, HELD_OUT + 7, 6), EDITION)
-    error = decode(codec, codec.encode(frames)) - frames
+    error = decode(vae, vae.encode(frames)) - frames
     of_subject = error[(subject > 0.5).expand_as(error)]
     psnr, psnr_subject = (-10 * torch.log10(e.square().mean()) for e in (error, of_subject))
-    print(f"codec: {psnr:.1f} dB, subject {psnr_subject:.1f} dB")
+    print(f"vae: {psnr:.1f} dB, subject {psnr_subject:.1f} dB")
     assert psnr > 33 and psnr_subject > 25
 
 
 @pytest.mark.slow
-def test_the_probe_reads_the_world():
+def test_the_probe_recognises_rendered_stories():
     right = probe_accuracy(load_probe(find_card("storybook")), EDITION)
     print(json.dumps(right))
     assert min(right.values()) >= 0.98
 
 
 @pytest.mark.slow
-def test_captions_are_drawn_to_the_last_second():
+def test_captions_are_followed_to_the_last_second():
     figures = measure_quality("storybook", 8, 20)
     print(json.dumps(figures))
     right = figures["caption_accuracy"]
