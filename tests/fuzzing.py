@@ -21,7 +21,7 @@ from blockvid_cli.errors import BlockvidError
 
 CPU_SECONDS = 10  # a case may take; of the processor, so that a busy machine changes nothing
 WALL_SECONDS = 120  # nothing waits longer than this, not even for a pipe
-MEMORY = 1 << 30  # bytes that the process may have taken at most
+MEMORY = 1 << 30  # bytes by which reading may let the process grow
 LARGEST = 1_000_100  # bytes of a damaged file: a little more than a storyboard may have
 
 
@@ -209,9 +209,14 @@ def case(name: str, target: Target, number: int) -> bytes:
     return mutate(dice.choice(target.seeds), target.seeds, dice)
 
 
+def _peak() -> int:
+    """Bytes that the process took at most so far."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+
 def fuzz(name: str, target: Target, numbers: range) -> list[str]:
     """Reads many cases; returns a line about each that did not end well."""
-    failures = []
+    failures, limit = [], _peak() + MEMORY
     with tempfile.TemporaryDirectory() as folder:
         for number in numbers:
             content = case(name, target, number)
@@ -222,6 +227,6 @@ def fuzz(name: str, target: Target, numbers: range) -> list[str]:
                 pass
             except (Exception, Hang) as error:  # noqa: BLE001 - any of them is what is looked for
                 failures.append(f"{name} {number}: {type(error).__name__}: {str(error)[:300]}")
-            if resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 > MEMORY:
+            if _peak() > limit:
                 return [*failures, f"{name} {number}: takes more than {MEMORY >> 20} MiB"]
     return failures
