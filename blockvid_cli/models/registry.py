@@ -275,12 +275,12 @@ def _card_of_folder(folder: Path) -> ModelCard:
     family = known.get(str(config.get("_class_name")))
     if family is None:
         raise MissingModelError(
-            f"{folder}: its network is a {config.get('_class_name')}; blockvid draws with {' or '.join(known)}."
+            f"{folder}: its network is a {config.get('_class_name')}; blockvid renders with {' or '.join(known)}."
         )
     channels = [config.get("in_channels", LATENT_CHANNELS), config.get("out_channels", LATENT_CHANNELS)]
     if config.get("image_dim") or channels != [LATENT_CHANNELS] * 2:
         raise MissingModelError(
-            f"{folder}: its network reads {config.get('in_channels')} channels or an image; blockvid draws with"
+            f"{folder}: its network reads {config.get('in_channels')} channels or an image; blockvid renders with"
             f" text-to-video networks of {LATENT_CHANNELS} channels in and out."
         )
     cards = FAMILIES[family].cards

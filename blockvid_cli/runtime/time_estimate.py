@@ -48,7 +48,7 @@ class RenderEstimate:
             return f"{out} with the preset {self.preset} on a GPU; there is none here to say how long it takes"
         out += f" of {self.free / GIB:.1f} GiB free (preset {self.preset} on {self.device})"
         if self.seconds is not None:
-            out += f", and about {format_duration(sum(self.seconds.values()))} to draw"
+            out += f", and about {format_duration(sum(self.seconds.values()))} to render"
         return out if fits(self.peak, self.free, self.device) else f"{out}; this may not fit"
 
 
