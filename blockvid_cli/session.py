@@ -20,6 +20,7 @@ from blockvid_cli.models.loading import load_denoiser, load_text_encoder, load_v
 from blockvid_cli.models.offload import enable_offload, offloads_by_module
 from blockvid_cli.models.vae import VAE
 from blockvid_cli.models.wan.denoiser import Denoiser
+from blockvid_cli.project.atomic_files import KV_CACHE_FOLDER
 from blockvid_cli.project.project import Project, project_folder
 from blockvid_cli.rollout.conditioning import encode_frames
 from blockvid_cli.rollout.films import PromptEmbeddings
@@ -31,7 +32,6 @@ from blockvid_cli.timing import PhaseTimer
 
 OUT_OF_MEMORY_WORDS = ("can't allocate memory", "out of memory", "ALLOC_FAILED")  # the CPU's, CUDA's, its libraries'
 MIN_LATENT_STD = 1e-3  # of a block's latents, whose standard deviation is about 1
-KV_CACHE_FOLDER = ".memory"  # of a KV cache on disk, in the project
 
 
 @dataclass(frozen=True)

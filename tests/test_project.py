@@ -421,5 +421,15 @@ def test_a_lock_that_is_a_link_is_not_followed(folder, tmp_path):
     assert other.read_text() == "mine"
 
 
+def test_nothing_behind_a_link_is_removed(folder, tmp_path):
+    models = tmp_path / "models"
+    models.mkdir()
+    (models / "mine.safetensors").write_bytes(b"weights")
+    folder.mkdir()
+    (folder / ".memory").symlink_to(models)
+    Project.open(folder, FIXED).close()
+    assert (models / "mine.safetensors").read_bytes() == b"weights"
+
+
 def test_the_folder_lies_beside_the_film():
     assert project_folder(Path("films/story.yaml")) == Path("films/story.blockvid")

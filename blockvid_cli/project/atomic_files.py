@@ -11,6 +11,7 @@ from pathlib import Path
 
 from blockvid_cli.errors import BlockvidError, PartialError
 
+KV_CACHE_FOLDER = ".memory"  # of a KV cache on disk, in the project folder
 FULL = {errno.ENOSPC: "the disk is full", errno.EDQUOT: "the disk quota is used up"}
 
 
@@ -43,12 +44,14 @@ def temporary_path(path: Path) -> Path:
 
 
 def remove_temporary_files(folder: Path) -> None:
-    """Removes what killed processes left below ``folder``; what cannot be removed stays."""
-    for path in (*folder.rglob(".*.tmp"), *(folder / ".memory").glob("*.safetensors")):
+    """Removes what killed processes left below ``folder``; what cannot be removed, or lies behind a link, stays."""
+    tokens = folder / KV_CACHE_FOLDER
+    cached = [] if tokens.is_symlink() else tokens.glob("*.safetensors")
+    for path in (*folder.rglob(".*.tmp"), *cached):
         with suppress(OSError):
             path.unlink()
-    with suppress(OSError):  # it does not exist, or is not empty
-        (folder / ".memory").rmdir()
+    with suppress(OSError):  # it does not exist, is not empty, or is a link
+        tokens.rmdir()
 
 
 @contextmanager

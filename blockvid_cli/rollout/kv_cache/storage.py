@@ -21,7 +21,7 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import save
 
-from blockvid_cli.errors import from_os_error
+from blockvid_cli.errors import UsageError, from_os_error
 from blockvid_cli.models.wan.attention import LayerQKV, TokenKV
 from blockvid_cli.rollout.kv_cache.base import CacheEntry, KVView, OnDevice, Storage, block_tokens, resident_entry
 from blockvid_cli.storyboard.plan import Block
@@ -67,6 +67,8 @@ class OffloadedKV:
         if self.folder is None:
             raise ValueError("a KV cache on disk needs a folder")
         file = self.folder / f"{os.getpid()}-{blocks[0].number:05d}-{blocks[-1].number:05d}.safetensors"
+        if self.folder.is_symlink():
+            raise UsageError(f"{self.folder} is a link; a KV cache on disk is not written through one: remove it.")
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
             file.write_bytes(save(packed))
