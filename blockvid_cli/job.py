@@ -34,6 +34,7 @@ from blockvid_cli.storyboard.plan import Plan, make_plan
 from blockvid_cli.storyboard.storyboard import Storyboard, read_storyboard
 from blockvid_cli.storybook.caption_rewriter import rewrite_prompts
 from blockvid_cli.video.reference_images import ReferenceImage, read_reference_images
+from blockvid_cli.video.spec import video_spec
 
 DEFAULT_MODEL = "storybook"
 REWRITERS: dict[str, Callable[[Plan, ModelCard], Plan]] = {
@@ -121,6 +122,7 @@ class RenderJob:
             "size": list(self.plan.size),
             "fps": self.plan.fps,
             "frames": self.plan.frames,
+            "timeline": video_spec(self.storyboard, self.plan).timeline.as_values(),
             "device": self.preset.device.split(":")[0],
             "precision": self.preset.precision.name,
             "preset": self.preset.name,

@@ -365,7 +365,17 @@ def test_the_dress_changes_no_plan_and_the_look_has_all_of_it(board):
     spec = video_spec(story, plan, {"a": 1})
     assert spec.transitions == (Transition(45, "fade", 6), Transition(93, "dissolve", 15))
     assert [chapter.subtitle_text for chapter in spec.chapters] == ["", "b", "one\ntwo", "d"]
-    assert (spec.title_seconds, spec.seconds, spec.film_frames) == (2.5, 21.5, 258)
+    timeline = spec.timeline
+    assert (timeline.story.start, timeline.seconds, timeline.frames) == (2.5, 21.5, 258)
+    assert [(part.kind, part.first_frame, part.end_frame) for part in timeline.sections] == [
+        ("title", 0, 30),
+        ("chunk", 30, 75),
+        ("chunk", 75, 123),
+        ("chunk", 123, 171),
+        ("chunk", 171, 222),
+        ("end", 222, 258),
+    ]
+    assert (timeline.chunks[2].chunk, timeline.chunks[2].start, timeline.chunks[2].end) == (3, 10.25, 14.25)
     assert spec.needs_encoding
     assert not video_spec(read_storyboard(board.parent / "plain.yaml"), plan).needs_encoding
 

@@ -101,7 +101,8 @@ def check_video_spec(spec: VideoSpec) -> list[AudioClip]:
         BlockvidError: an audio file or the font cannot be used, or a card has too much text.
     """
     check_text(spec)
-    return check_audio(spec.tracks, spec.title_seconds, spec.seconds)
+    timeline = spec.timeline
+    return check_audio(spec.tracks, timeline.story.start, timeline.seconds)
 
 
 def mux_film(video: Path, film: Path, spec: VideoSpec) -> Film:
@@ -124,7 +125,7 @@ def mux_film(video: Path, film: Path, spec: VideoSpec) -> Film:
         source = video
         if spec.needs_encoding:
             source, frames = _temporary_files(film)[0], apply_overlays(read_frames(video, spec.size), spec)
-            encode_video(frames, source, rate=spec.rate, size=spec.size, total=spec.film_frames, crf=spec.crf)
+            encode_video(frames, source, rate=spec.rate, size=spec.size, total=spec.timeline.frames, crf=spec.crf)
         return _finish(source, film, spec, clips)
 
 
@@ -192,12 +193,13 @@ def _finish(video: Path, film: Path, spec: VideoSpec, clips: Sequence[AudioClip]
         write_atomically(srt_file, subtitles)
     tags = ffmetadata(chapters, spec.metadata, spec.title)
     frames = _mux(video, muxed, spec, clips, tags, srt_file if soft else None)
-    if frames < spec.film_frames:
-        raise BlockvidError(f"{video} holds {frames} pictures of {spec.film_frames}; remove it to have it made anew.")
+    total, seconds = spec.timeline.frames, spec.timeline.seconds
+    if frames < total:
+        raise BlockvidError(f"{video} holds {frames} pictures of {total}; remove it to have it made anew.")
     _update_srt(film.with_suffix(".srt"), subtitles, spec.subtitles in ("beside", "soft"))
     with disk_errors(film):
         os.replace(muxed, film)
-    return Film(film, spec.film_frames, spec.seconds, film.stat().st_size)
+    return Film(film, total, seconds, film.stat().st_size)
 
 
 def _mux(
@@ -206,13 +208,13 @@ def _mux(
     """Runs ffmpeg, the index at the front of the file; returns how many frames were copied."""
     inputs = ["-i", str(video.absolute()), "-f", "ffmetadata", "-i", "pipe:0"]
     outputs = ["-map", "0:v:0", "-c:v", "copy", "-map_metadata", "1", "-map_chapters", "1"]
-    outputs += ["-frames:v", str(spec.film_frames)]
+    outputs += ["-frames:v", str(spec.timeline.frames)]
     if srt_file:
         inputs += ["-f", "srt", "-i", str(srt_file.absolute())]
         outputs += ["-map", "2:s:0", "-c:s", "mov_text"]
     if clips:
         inputs += input_arguments(clips)
-        outputs += output_arguments(clips, 3 if srt_file else 2, spec.seconds)
+        outputs += output_arguments(clips, 3 if srt_file else 2, spec.timeline.seconds)
     outputs += ["-movflags", "+faststart", "-progress", "pipe:1", str(muxed.absolute())]
     process = run_ffmpeg(["-y", *inputs, *outputs], tags.encode("utf-8", "replace"))
     if process.returncode != 0:

@@ -1,13 +1,18 @@
 """``VideoSpec``: everything that a film is made of beside its frames, so that the same frames can be muxed anew.
 
-Times count from the first frame; the title card, which comes before it, delays everything by its own length.
+    story                |  chunk 1  |  chunk 2  |             times of a spec count from the first frame of the chunks
+    film    | title card |  chunk 1  |  chunk 2  | end card |  times of a ``Timeline`` count from the file's first frame
+
+The ``Timeline`` is the only place where the one becomes the other. A transition lies within the two chunks around a
+border and moves no border, so chunks do not overlap.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
+from itertools import accumulate, pairwise
 from math import inf
 from pathlib import Path
 from typing import Any
@@ -29,6 +34,81 @@ class Transition:
     frame: int
     kind: str
     frames: int
+
+
+@dataclass(frozen=True)
+class Section:
+    """A part of a film: its frames ``first_frame`` to one before ``end_frame``, counted in the finished file.
+
+    Args:
+        kind: title (the title card), chunk, end (the end card), or story (all chunks).
+        rate: frames per second, exactly.
+        chunk: the chunk's number, counted from 1; 0 if it is not a single chunk.
+    """
+
+    kind: str
+    first_frame: int
+    end_frame: int
+    rate: Fraction
+    chunk: int = 0
+
+    @property
+    def start(self) -> float:
+        """Seconds in the film at which it begins."""
+        return float(self.first_frame / self.rate)
+
+    @property
+    def end(self) -> float:
+        """Seconds in the film at which it ends."""
+        return float(self.end_frame / self.rate)
+
+
+@dataclass(frozen=True)
+class Timeline:
+    """When each card and each chunk is on screen in the finished film; they follow each other without a gap.
+
+    Args:
+        rate: frames per second, exactly.
+        chunk_frames: frames of each chunk, in order.
+        title_frames, end_frames: frames of the title card and of the end card; 0 where there is none.
+    """
+
+    rate: Fraction
+    chunk_frames: tuple[int, ...]
+    title_frames: int = 0
+    end_frames: int = 0
+
+    @property
+    def frames(self) -> int:
+        """Frames of the film, both cards included."""
+        return self.title_frames + sum(self.chunk_frames) + self.end_frames
+
+    @property
+    def seconds(self) -> float:
+        """How long the film lasts, cards included."""
+        return float(self.frames / self.rate)
+
+    @property
+    def story(self) -> Section:
+        """All chunks: the film without its cards."""
+        return Section("story", self.title_frames, self.frames - self.end_frames, self.rate)
+
+    @property
+    def chunks(self) -> tuple[Section, ...]:
+        """The chunks, in order."""
+        borders = accumulate(self.chunk_frames, initial=self.title_frames)
+        return tuple(Section("chunk", *pair, self.rate, chunk=n) for n, pair in enumerate(pairwise(borders), start=1))
+
+    @property
+    def sections(self) -> tuple[Section, ...]:
+        """The title card, the chunks and the end card, in order; a card only where there is one."""
+        title = Section("title", 0, self.story.first_frame, self.rate)
+        end = Section("end", self.story.end_frame, self.frames, self.rate)
+        return tuple(part for part in (title, *self.chunks, end) if part.end_frame > part.first_frame)
+
+    def as_values(self) -> dict[str, Any]:
+        """Frames of the title card, of each chunk and of the end card, as plain values."""
+        return {"title": self.title_frames, "chunks": list(self.chunk_frames), "end": self.end_frames}
 
 
 @dataclass(frozen=True)
@@ -62,19 +142,17 @@ class VideoSpec:
         return exact_rate(self.fps)
 
     @property
-    def film_frames(self) -> int:
-        """Frames of the film, both cards included."""
-        return self.card_frames(self.title_card) + self.frames + self.card_frames(self.end_card)
-
-    @property
-    def title_seconds(self) -> float:
-        """How long the title card is shown."""
-        return float(self.card_frames(self.title_card) / self.rate)
-
-    @property
-    def seconds(self) -> float:
-        """How long the film lasts, cards included."""
-        return float(self.film_frames / self.rate)
+    def timeline(self) -> Timeline:
+        """When cards and chunks are on screen in the film; a film without chapters counts as one chunk."""
+        seconds = float(self.frames / self.rate)
+        starts = [round(each.start * self.rate) for each in clip_chapters(self.chapters, seconds)][1:]
+        borders = [0, *starts, self.frames]
+        return Timeline(
+            self.rate,
+            tuple(end - start for start, end in pairwise(borders)),
+            self.card_frames(self.title_card),
+            self.card_frames(self.end_card),
+        )
 
     @property
     def needs_encoding(self) -> bool:
@@ -87,16 +165,15 @@ class VideoSpec:
         return max(1, round(card.seconds * self.rate)) if card else 0
 
     def film_chapters(self) -> list[Chapter]:
-        """The chapters in the film's own time, cards included; a card has no subtitle."""
-        seconds = float(self.frames / self.rate)
-        chapters = [
-            Chapter(each.start + self.title_seconds, each.end + self.title_seconds, each.text, each.subtitle)
-            for each in clip_chapters(self.chapters, seconds)
-        ]
-        end_start = self.title_seconds + seconds
-        title = [Chapter(0.0, self.title_seconds, _one_line(self.title_card), "")] if self.title_card else []
-        end = [Chapter(end_start, self.seconds, _one_line(self.end_card), "")] if self.end_card else []
-        return [*title, *chapters, *end]
+        """A chapter for each section of the film; a card has no subtitle."""
+        cards = {"title": self.title_card, "end": self.end_card}
+        chapters = []
+        for section in self.timeline.sections:
+            if card := cards.get(section.kind):
+                chapters.append(Chapter(section.start, section.end, _one_line(card), ""))
+            elif self.chapters:
+                chapters.append(replace(self.chapters[section.chunk - 1], start=section.start, end=section.end))
+        return chapters
 
 
 def video_spec(
