@@ -35,7 +35,7 @@ from blockvid_cli.rollout.noise import gaussian
 from blockvid_cli.rollout.recipe import Recipe, make_recipe, merge_recipes
 from blockvid_cli.storybook.edition import read_edition
 from blockvid_cli.storybook.stories import make_story
-from blockvid_cli.training.objectives.objective import LossPart
+from blockvid_cli.training.objectives import LossPart
 from blockvid_cli.training.objectives.reconstruction import Reconstruction
 from blockvid_cli.training.objectives.teacher_forcing import (
     BatchConfig,

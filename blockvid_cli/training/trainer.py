@@ -31,7 +31,7 @@ from torch import nn
 from blockvid_cli.errors import BlockvidError
 from blockvid_cli.models.vae import to_uint8
 from blockvid_cli.project.atomic_files import write_atomically
-from blockvid_cli.training.objectives.objective import LossPart, Objective
+from blockvid_cli.training.objectives import LossPart, Objective
 
 Notify = Callable[[dict[str, float]], None]
 

@@ -11,7 +11,7 @@ from blockvid_cli.storybook.edition import Edition
 from blockvid_cli.storybook.probe import FRAME_ATTRIBUTES, Probe, ProbeReading, chunk_frames, sample_clip
 from blockvid_cli.storybook.rendering import render_story
 from blockvid_cli.storybook.stories import make_story
-from blockvid_cli.training.objectives.objective import LossPart, tile_rows
+from blockvid_cli.training.objectives import LossPart, tile_rows
 
 BATCH = 32  # clips a step
 

@@ -12,7 +12,7 @@ import torch
 
 from blockvid_cli.datasets.storybook import StoryClips
 from blockvid_cli.models.tiny_vae import TinyVAE, fold
-from blockvid_cli.training.objectives.objective import LossPart, tile_rows
+from blockvid_cli.training.objectives import LossPart, tile_rows
 
 FRAMES = 9
 

@@ -31,7 +31,7 @@ from blockvid_cli.rollout.kv_cache.base import CacheEntry, FullCache, KVView
 from blockvid_cli.rollout.recipe import Maker, Recipe
 from blockvid_cli.rollout.rollout import Rollout, RolloutSegment
 from blockvid_cli.storyboard.plan import Block
-from blockvid_cli.training.objectives.objective import LossPart, tile_rows
+from blockvid_cli.training.objectives import LossPart, tile_rows
 
 CONTEXT_NOISE = 0.15
 DROPPED = 0.08  # the share of prompts
