@@ -10,6 +10,22 @@ from typing import TypeVar
 
 Entry = TypeVar("Entry")
 
+DISK_FULL = {
+    errno.ENOSPC: "the disk is full",
+    errno.EDQUOT: "the disk quota is used up",
+    errno.EFBIG: "it would be larger than files may be here (ulimit -f, or the file system)",
+}
+MEMORY_WORDS = (  # in messages of torch, CUDA, their libraries, the C++ runtime, the loader, and Python's threads
+    "allocate memory",
+    "out of memory",
+    "ALLOC_FAILED",
+    "bad_alloc",
+    "failed to map segment",
+    "can't start new thread",
+    "DefaultCPUAllocator",
+)
+MEMORY_ADVICE = "Close other programs, raise the limit (ulimit -v, or the container's), or give a lower --preset."
+
 
 class BlockvidError(Exception):
     """Something failed; the sentence says what, and the command ends with ``exit_code``."""
@@ -51,16 +67,64 @@ class PartialError(BlockvidError):
     exit_code = 5
 
 
+class Stopped(KeyboardInterrupt):
+    """A signal asks the process to end: Ctrl-C (SIGINT), SIGTERM or SIGHUP."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__(number)
+        self.number = number
+
+
+STOP_WORDS = {130: "interrupted", 143: "terminated", 129: "hung up"}
+
+
 class Interrupted(BlockvidError):
-    """A person stopped the command; everything finished is kept, and the same command continues."""
+    """A person or the system stopped the command; everything finished is kept, and the same command continues.
+
+    The sentence begins with what happened: interrupted (exit code 130), terminated (143) or hung up (129).
+    """
 
     exit_code = 130
+
+    def __init__(self, sentence: str, stop: KeyboardInterrupt) -> None:
+        self.exit_code = stop_exit_code(stop)
+        super().__init__(f"{STOP_WORDS[self.exit_code]}; {sentence}")
+
+
+def stop_exit_code(stop: KeyboardInterrupt | Interrupted) -> int:
+    """Returns 130, 143 or 129: 128 and the number of the signal, as a shell has it."""
+    if isinstance(stop, Interrupted):
+        return stop.exit_code
+    return 128 + stop.number if isinstance(stop, Stopped) else Interrupted.exit_code
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an error of Python, torch or the system means that memory, or room for a thread, ran out."""
+    if isinstance(error, OSError) and error.errno == errno.ENOMEM:
+        return True
+    kinds = (RuntimeError, ImportError, OSError)
+    return isinstance(error, MemoryError) or isinstance(error, kinds) and any(w in str(error) for w in MEMORY_WORDS)
+
+
+def to_blockvid_error(error: BaseException) -> BlockvidError | None:
+    """Returns an error with a sentence and an exit code; None where none of ours fits, because it is a mistake here."""
+    if isinstance(error, BlockvidError):
+        return error
+    if is_out_of_memory(error):
+        return OutOfMemoryError(f"not enough memory ({_first_line(error)}); everything finished is kept. {MEMORY_ADVICE}")
+    return from_os_error(error) if isinstance(error, OSError) else None
 
 
 def from_os_error(error: OSError) -> BlockvidError:
     """Returns what the system refused as an error with a sentence; a full disk is a ``PartialError``."""
-    full = error.errno in (errno.ENOSPC, errno.EDQUOT)
-    return (PartialError if full else BlockvidError)(f"{error.strerror or error}: {error.filename or ''}")
+    if is_out_of_memory(error):
+        return OutOfMemoryError(f"not enough memory ({_first_line(error)}). {MEMORY_ADVICE}")
+    kind = PartialError if error.errno in DISK_FULL else BlockvidError
+    return kind(f"{error.strerror or error}: {error.filename or ''}")
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0]
 
 
 @contextmanager
@@ -70,6 +134,13 @@ def error_prefix(location: str) -> Iterator[None]:
         yield
     except UsageError as error:
         raise StoryboardError(f"{location}: {error}") from error
+
+
+def shorten(text: str, longest: int = 40) -> str:
+    """Returns one line of at most ``longest`` characters."""
+    beginning = text[: 20 * longest]  # enough of a text of megabytes
+    line = " ".join(beginning.split())
+    return line if len(line) <= longest and len(beginning) == len(text) else line[: longest - 1] + "…"
 
 
 def closest_name(word: str, known: list[str]) -> str | None:

@@ -9,7 +9,7 @@ from typing import Any
 
 import yaml
 
-from blockvid_cli.storyboard.parse import FLOAT, YAML_TAG
+from blockvid_cli.files import FLOAT, YAML_TAG
 from blockvid_cli.storyboard.presentation import Audio, Folder, TitleCard
 from blockvid_cli.storyboard.seconds import exact_decimal
 from blockvid_cli.storyboard.storyboard import Chunk, Storyboard

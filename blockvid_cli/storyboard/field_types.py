@@ -10,9 +10,9 @@ from typing import Annotated, Any
 
 from pydantic import PlainValidator, WithJsonSchema
 
-from blockvid_cli.errors import closest_name
+from blockvid_cli.errors import closest_name, shorten
 from blockvid_cli.models.card import parse_size
-from blockvid_cli.storyboard.seconds import Length, describe, parse_clock, parse_length, parse_span, shorten
+from blockvid_cli.storyboard.seconds import Length, describe, parse_clock, parse_length, parse_span
 
 LONGEST_CAPTION = 2000  # characters
 LARGEST_SEED = 2**63 - 1

@@ -15,9 +15,10 @@ from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
 
-from blockvid_cli.errors import StoryboardError
-from blockvid_cli.storyboard.parse import MAX_CHUNKS, MAX_TEXT, Document, FieldPath
-from blockvid_cli.storyboard.seconds import exact_decimal, format_clock, parse_clock, parse_span, shorten
+from blockvid_cli.errors import StoryboardError, shorten
+from blockvid_cli.files import MAX_TEXT
+from blockvid_cli.storyboard.parse import MAX_CHUNKS, Document, FieldPath
+from blockvid_cli.storyboard.seconds import exact_decimal, format_clock, parse_clock, parse_span
 
 CAPTIONS = re.compile(r"""["“”]captions["“”]\s*:\s*\[""")
 SEPARATORS = re.compile(r"[\s,]*+")

@@ -8,10 +8,11 @@ from typing import Any
 
 import yaml
 
-from blockvid_cli.errors import StoryboardError, UsageError
-from blockvid_cli.storyboard.parse import Document, FieldPath, LimitedLoader, Problem, read_yaml, scalar_value
+from blockvid_cli.errors import StoryboardError, UsageError, shorten
+from blockvid_cli.files import LimitedLoader, scalar_value
+from blockvid_cli.storyboard.parse import Document, FieldPath, Problem, read_yaml
 from blockvid_cli.storyboard.schema import fields_at, form_at, unknown_field
-from blockvid_cli.storyboard.seconds import describe, shorten
+from blockvid_cli.storyboard.seconds import describe
 
 Container = dict[Any, Any] | list[Any]  # of YAML's values
 

@@ -9,36 +9,29 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from math import inf
 from pathlib import Path
-from typing import ClassVar
 
 import yaml
 
-from blockvid_cli.errors import StoryboardError
-from blockvid_cli.files import FileTooLargeError, NotRegularFileError, read_regular_file
-from blockvid_cli.storyboard.seconds import shorten
+from blockvid_cli.errors import StoryboardError, shorten
+from blockvid_cli.files import (
+    MAX_DEPTH,
+    MAX_ENTRIES,
+    MAX_NAME,
+    MAX_VALUES,
+    YAML_TAG,
+    FileTooLargeError,
+    LimitedLoader,
+    NotRegularFileError,
+    read_regular_file,
+    scalar_value,
+)
 
 FieldPath = tuple[str | int, ...]  # the path to a field: ("chunks", 2, "duration"); lists are counted from 0
 
 MAX_PROBLEMS = 10  # in one error
 MAX_FILE_BYTES = 1_000_000
-MAX_CHUNKS = 5400  # six hours of chunks of four seconds
-MAX_ALIASES = 100
-MAX_VALUES = 40_000  # values and names of fields
-MAX_DEPTH = 24
-MAX_TEXT = 20_000  # characters of one value; the fields have their own, lower limits
-MAX_NAME = 100  # characters of a field's name
-MAX_NUMBER = 10**30
-YAML_TAG = "tag:yaml.org,2002:"
-
-# Numbers as YAML 1.2 and JSON write them. YAML 1.1's others (1:30 in base 60, 010 in base 8, 0x1F, 1_000) and its
-# dates are text here.
-INTEGER = re.compile(r"[-+]?(?:0|[1-9][0-9]*)\Z")
-FLOAT = re.compile(
-    r"[-+]?(?:(?:0|[1-9][0-9]*)(?:\.[0-9]*)?|\.[0-9]+)(?:[eE][-+]?[0-9]+)?\Z|[-+]?\.(?:inf|Inf|INF)\Z|\.(?:nan|NaN|NAN)\Z"
-)
-TRUTH = {"yes": True, "true": True, "on": True, "no": False, "false": False, "off": False}
+MAX_CHUNKS = MAX_ENTRIES  # six hours of chunks of four seconds
 
 
 @dataclass(frozen=True)
@@ -163,45 +156,6 @@ def read_yaml(text: str, source: Path) -> Document:
     return document
 
 
-class LimitedLoader(yaml.SafeLoader):
-    """Composes nodes with their marks; stops at a document that nests, or refers back, too much."""
-
-    yaml_implicit_resolvers: ClassVar = {
-        first: [pair for pair in pairs if pair[0].removeprefix(YAML_TAG) not in ("int", "float", "timestamp")]
-        for first, pairs in yaml.SafeLoader.yaml_implicit_resolvers.items()
-    }
-    depth = 0
-    aliases = 0
-    values = 0
-
-    def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
-        """Counts values, aliases, levels and the entries of a list (``index``) on the way.
-
-        Raises:
-            yaml.MarkedYAMLError: there are too many of them.
-        """
-        self.aliases += self.check_event(yaml.AliasEvent)
-        self.values += 1
-        self.depth += 1
-        for count, limit, what in (
-            (self.aliases, MAX_ALIASES, "aliases"),
-            (self.values, MAX_VALUES, "values"),
-            (self.depth, MAX_DEPTH, "levels"),
-            (index + 1 if isinstance(index, int) else 0, MAX_CHUNKS, "entries in one list"),
-        ):
-            if count > limit:
-                raise yaml.MarkedYAMLError(
-                    problem=f"more than {limit} {what}", problem_mark=self.peek_event().start_mark
-                )
-        node = super().compose_node(parent, index)
-        self.depth -= 1
-        return node
-
-
-LimitedLoader.add_implicit_resolver(f"{YAML_TAG}int", INTEGER, list("-+0123456789"))
-LimitedLoader.add_implicit_resolver(f"{YAML_TAG}float", FLOAT, list("-+.0123456789"))
-
-
 class _NodeReader:
     """Turns YAML nodes into values, and notes lines and problems on the way."""
 
@@ -247,41 +201,6 @@ class _NodeReader:
 
     def _problem(self, path: FieldPath, sentence: str, line: int) -> None:
         self.document.problems.append(Problem(path, sentence, line))
-
-
-def scalar_value(node: yaml.Node) -> object:
-    """Returns a text, a number, a truth value or nothing.
-
-    Raises:
-        ValueError: it is anything else (an infinite number, a custom tag), or far too long.
-    """
-    name = node.tag.removeprefix(YAML_TAG)
-    if not isinstance(node, yaml.ScalarNode) or name not in ("str", "value", "null", "bool", "int", "float"):
-        raise ValueError(f"the tag '{shorten(node.tag)}' is not known here; remove it")
-    text = node.value
-    if name == "null":
-        return None
-    if len(text) > MAX_TEXT:
-        raise ValueError(f"'{shorten(text)}' has {len(text)} characters, which no field may have; write less")
-    if name in ("str", "value"):
-        return _join_surrogates(text)
-    if name == "bool" and text.lower() in TRUTH:
-        return TRUTH[text.lower()]
-    if name == "bool" or not (INTEGER if name == "int" else FLOAT).match(text):
-        raise ValueError(f"'{shorten(text)}' cannot be read as a number or a truth value; write it plainly, like 12")
-    endless = text[-1] in "fFnN"  # .inf and .nan
-    number = inf if endless or len(text) > MAX_NAME else int(text) if name == "int" else float(text)
-    if not -MAX_NUMBER < number < MAX_NUMBER:
-        raise ValueError(f"{shorten(text)} is no number that means anything here; write a smaller one")
-    return number
-
-
-def _join_surrogates(text: str) -> str:
-    """Joins the two halves in which JSON escapes some characters."""
-    try:
-        return text.encode("utf-16", "surrogatepass").decode("utf-16")
-    except UnicodeDecodeError as error:
-        raise ValueError("half a character stands in this text; remove the escape") from error
 
 
 def _yaml_sentence(problem: str, line: str, column: int) -> str:

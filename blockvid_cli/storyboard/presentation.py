@@ -13,9 +13,9 @@ from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
 
+from blockvid_cli.errors import shorten
 from blockvid_cli.storyboard.parse import FieldPath, Problem
 from blockvid_cli.storyboard.schema import AudioForm, StoryboardForm, TitleCardForm
-from blockvid_cli.storyboard.seconds import shorten
 
 TRANSITION_SECONDS = 0.5
 

@@ -6,7 +6,7 @@ from typing import Any, ClassVar
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from blockvid_cli.errors import closest_name
+from blockvid_cli.errors import closest_name, shorten
 from blockvid_cli.storyboard.field_types import (
     ChunkLength,
     Colour,
@@ -31,7 +31,7 @@ from blockvid_cli.storyboard.field_types import (
     Volume,
 )
 from blockvid_cli.storyboard.parse import MAX_CHUNKS, FieldPath
-from blockvid_cli.storyboard.seconds import describe, shorten
+from blockvid_cli.storyboard.seconds import describe
 
 
 class _Form(BaseModel):

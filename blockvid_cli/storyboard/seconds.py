@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from fractions import Fraction
 from typing import Literal
 
+from blockvid_cli.errors import shorten
+
 NUMBER = r"[0-9]{1,9}(?:\.[0-9]{1,20})?"
 CLOCK = re.compile(rf"(?:([0-9]{{1,4}}):)?([0-9]{{1,4}}):({NUMBER})\s*s?")
 AMOUNTS = re.compile(rf"{NUMBER}|(?:{NUMBER}\s*[a-z]+\s*){{1,3}}")
@@ -145,10 +147,3 @@ def describe(value: object) -> str:
     if isinstance(value, int | float):
         return f"the number {shorten(str(value))}"
     return "a list" if isinstance(value, list) else "a mapping"
-
-
-def shorten(text: str, longest: int = 40) -> str:
-    """Returns one line of at most ``longest`` characters."""
-    beginning = text[: 20 * longest]  # enough of a text of megabytes
-    line = " ".join(beginning.split())
-    return line if len(line) <= longest and len(beginning) == len(text) else line[: longest - 1] + "…"

@@ -21,9 +21,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from blockvid_cli.errors import BlockvidError
+from blockvid_cli.errors import BlockvidError, shorten
 from blockvid_cli.storyboard.presentation import TitleCard
-from blockvid_cli.storyboard.seconds import shorten
 from blockvid_cli.video.spec import Transition, VideoSpec
 
 CARD_FADE = 0.5  # seconds in which a card appears and disappears
