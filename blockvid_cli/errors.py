@@ -103,7 +103,7 @@ def is_out_of_memory(error: BaseException) -> bool:
     if isinstance(error, OSError) and error.errno == errno.ENOMEM:
         return True
     kinds = (RuntimeError, ImportError, OSError)
-    return isinstance(error, MemoryError) or isinstance(error, kinds) and any(w in str(error) for w in MEMORY_WORDS)
+    return isinstance(error, MemoryError) or (isinstance(error, kinds) and any(w in str(error) for w in MEMORY_WORDS))
 
 
 def to_blockvid_error(error: BaseException) -> BlockvidError | None:
@@ -111,20 +111,21 @@ def to_blockvid_error(error: BaseException) -> BlockvidError | None:
     if isinstance(error, BlockvidError):
         return error
     if is_out_of_memory(error):
-        return OutOfMemoryError(f"not enough memory ({_first_line(error)}); everything finished is kept. {MEMORY_ADVICE}")
+        return _memory_error(error)
     return from_os_error(error) if isinstance(error, OSError) else None
 
 
 def from_os_error(error: OSError) -> BlockvidError:
     """Returns what the system refused as an error with a sentence; a full disk is a ``PartialError``."""
     if is_out_of_memory(error):
-        return OutOfMemoryError(f"not enough memory ({_first_line(error)}). {MEMORY_ADVICE}")
+        return _memory_error(error)
     kind = PartialError if error.errno in DISK_FULL else BlockvidError
     return kind(f"{error.strerror or error}: {error.filename or ''}")
 
 
-def _first_line(error: BaseException) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0]
+def _memory_error(error: BaseException) -> OutOfMemoryError:
+    what = getattr(error, "strerror", None) or (str(error).splitlines() or ["no reason is given"])[0]
+    return OutOfMemoryError(f"memory ran out ({what}); everything finished is kept. {MEMORY_ADVICE}")
 
 
 @contextmanager
@@ -134,6 +135,11 @@ def error_prefix(location: str) -> Iterator[None]:
         yield
     except UsageError as error:
         raise StoryboardError(f"{location}: {error}") from error
+
+
+def plural(count: int, noun: str) -> str:
+    """Returns ``1 chunk`` or ``2 chunks``."""
+    return f"{count} {noun if count == 1 else noun + 's'}"
 
 
 def shorten(text: str, longest: int = 40) -> str:

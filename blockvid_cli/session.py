@@ -14,7 +14,7 @@ from typing import TypeVar
 
 import torch
 
-from blockvid_cli.errors import OutOfMemoryError
+from blockvid_cli.errors import OutOfMemoryError, is_out_of_memory
 from blockvid_cli.job import RenderJob
 from blockvid_cli.models.loading import load_denoiser, load_text_encoder, load_vae
 from blockvid_cli.models.offload import enable_offload, offloads_by_module
@@ -30,7 +30,6 @@ from blockvid_cli.rollout.schedules.block import InfillSchedule
 from blockvid_cli.storyboard.plan import Block
 from blockvid_cli.timing import PhaseTimer
 
-OUT_OF_MEMORY_WORDS = ("can't allocate memory", "out of memory", "ALLOC_FAILED")  # the CPU's, CUDA's, its libraries'
 MIN_LATENT_STD = 1e-3  # of a block's latents, whose standard deviation is about 1
 
 
@@ -211,18 +210,13 @@ def no_grad_oom_guard(phase: str, items: Iterator[Item]) -> Generator[Item, None
         yield from items
 
 
-def is_out_of_memory(error: RuntimeError) -> bool:
-    """Whether an error of torch means that memory ran out, on an accelerator or on the CPU."""
-    return isinstance(error, torch.OutOfMemoryError) or any(words in str(error) for words in OUT_OF_MEMORY_WORDS)
-
-
 @contextmanager
 def oom_guard(phase: str) -> Iterator[None]:
     """Turns running out of memory into a sentence that names the phase."""
     try:
         yield
-    except (RuntimeError, MemoryError) as error:
-        if isinstance(error, RuntimeError) and not is_out_of_memory(error):
+    except (RuntimeError, MemoryError, OSError) as error:
+        if not is_out_of_memory(error):
             raise
         raise OutOfMemoryError(
             f"not enough memory to {phase}; every finished block is kept. A lower --preset, a smaller --size, a KV"

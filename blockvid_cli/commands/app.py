@@ -7,10 +7,36 @@ from typing import Annotated
 import typer
 
 from blockvid_cli import __version__
-from blockvid_cli.commands import bench, data, doctor, eval, history, models, preview, render, storyboard, takes, train
+from blockvid_cli.commands import (
+    bench,
+    data,
+    doctor,
+    eval,
+    history,
+    models,
+    preview,
+    render,
+    storyboard,
+    takes,
+    terminal,
+    train,
+)
+from blockvid_cli.errors import UsageError
+
+UsageMistake = typer.BadParameter.__base__  # what the parser of options raises; typer does not export its name
+RENAMED = {  # options that had other names once
+    "--profile": "--preset",
+    "--redraw": "--rerender",
+    "--memory": "--kv-cache",
+    "--memory-storage": "--kv-storage",
+    "--memory-dtype": "--kv-dtype",
+    "--codec-steps": "--vae-steps",
+}
+
+PROGRAM = "blockvid"
 
 app = typer.Typer(
-    name="blockvid",
+    name=PROGRAM,
     no_args_is_help=True,
     rich_markup_mode="rich",
     pretty_exceptions_enable=False,
@@ -34,7 +60,7 @@ app.add_typer(train.app, name="train")
 
 def _version(requested: bool) -> None:
     if requested:
-        typer.echo(f"blockvid {__version__}")
+        terminal.write(f"blockvid {__version__}")
         raise typer.Exit
 
 
@@ -45,3 +71,25 @@ def root(
     ] = False,
 ) -> None:
     """Options before a command."""
+
+
+def run() -> int:
+    """Runs the command that the process was started with; returns its exit code.
+
+    Raises:
+        UsageError: there is no such command or option, or a value is of the wrong type.
+        BlockvidError: as the command does.
+    """
+    try:
+        return app(prog_name=PROGRAM, standalone_mode=False) or 0
+    except UsageMistake as mistake:
+        message = mistake.format_message()
+        if not message:  # there were no arguments, and the help was printed instead
+            return UsageError.exit_code
+        old_name = getattr(mistake, "option_name", "")
+        if old_name in RENAMED:
+            message = f"No such option: {old_name}; it is now {RENAMED[old_name]}."
+        sentence = " ".join(message.split())
+        stop = "" if sentence.endswith((".", "?")) else "."
+        command = mistake.ctx.command_path if mistake.ctx else PROGRAM
+        raise UsageError(f"{sentence}{stop} See: {command} --help") from mistake

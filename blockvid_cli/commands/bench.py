@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import json
-import sys
 from typing import Annotated
 
 import typer
 
-from blockvid_cli.commands import display, options
+from blockvid_cli.commands import display, options, terminal
 from blockvid_cli.errors import UsageError
 
 
@@ -53,7 +51,7 @@ def bench(
         if size:
             raise UsageError("--size: --quality measures a model at the size of its edition.")
         figures = measure_quality(
-            model or "storybook", films or 100, seconds or 60, device, runtime, recipe, notify=_print_progress
+            model or "storybook", films or 100, seconds or 60, device, runtime, recipe, notify=terminal.note
         )
     else:
         from blockvid_cli.evaluation.bench.speed import measure_speed
@@ -61,8 +59,4 @@ def bench(
         if films:
             raise UsageError("--films goes with --quality.")
         figures = measure_speed(model, seconds or 20, size, device, runtime, recipe)
-    print(json.dumps(figures) if as_json else display.lines(figures))
-
-
-def _print_progress(line: str) -> None:
-    print(line, file=sys.stderr, flush=True)
+    terminal.write_json(figures) if as_json else terminal.write(display.lines(figures))

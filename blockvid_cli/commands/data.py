@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from blockvid_cli.commands import display, options
+from blockvid_cli.commands import display, options, terminal
 from blockvid_cli.errors import UsageError
 
 app = typer.Typer(
@@ -48,11 +47,6 @@ def demo(
         raise UsageError("'blockvid data demo' needs a folder for its films; name it, as in --bench runs/drifts.")
     from blockvid_cli.evaluation.demo import plan_demo, write_bench
 
-    values = write_bench(plan_demo(stories, seconds, size, seed), bench, fresh, _print_progress)
+    values = write_bench(plan_demo(stories, seconds, size, seed), bench, fresh, terminal.note)
     summary = f"{bench}: {values['films']} films of {seconds} s, {values['rendered']} of them made now"
     display.result(values, f"{summary}; measure them: blockvid eval --suite {bench}", as_json)
-
-
-def _print_progress(line: str) -> None:
-    """Prints a line for each film on stderr."""
-    print(line, file=sys.stderr, flush=True)

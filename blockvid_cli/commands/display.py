@@ -1,9 +1,7 @@
-"""The only module that draws on the terminal: progress on stderr, results on stdout."""
+"""What commands show: progress on stderr, results and tables on stdout."""
 
 from __future__ import annotations
 
-import json
-import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
@@ -18,6 +16,7 @@ from rich.progress import BarColumn, Progress, TaskID, TaskProgressColumn, TextC
 from rich.table import Table
 from rich.text import Text
 
+from blockvid_cli.commands import terminal
 from blockvid_cli.models.hub import cache_folder
 from blockvid_cli.storyboard.plan import Plan, PlannedChunk
 from blockvid_cli.storyboard.seconds import format_clock, format_duration
@@ -90,7 +89,7 @@ class ProgressCounter:
 def progress(job: RenderJob, form: ProgressForm) -> Iterator[EventListener]:
     """Yields a listener that shows a render's events as ``form`` says; on a pipe ``auto`` shows only notes."""
     counter = ProgressCounter(job)
-    console = Console(stderr=True)
+    console = terminal.console(stderr=True)
     if form is ProgressForm.AUTO and not console.is_terminal:
         yield lambda event: _print_plain(counter, event, notes_only=True)
     elif form is ProgressForm.AUTO:
@@ -98,7 +97,7 @@ def progress(job: RenderJob, form: ProgressForm) -> Iterator[EventListener]:
             task = bar.add_task("", total=1.0, what="starting", rest="")
             yield lambda event: _update_bar(bar, task, counter.figures(event), console)
     elif form is ProgressForm.JSON:
-        yield lambda event: print(json.dumps(counter.figures(event)), file=sys.stderr, flush=True)
+        yield lambda event: terminal.note_json(counter.figures(event))
     elif form is ProgressForm.PLAIN:
         yield lambda event: _print_plain(counter, event)
     else:
@@ -107,10 +106,10 @@ def progress(job: RenderJob, form: ProgressForm) -> Iterator[EventListener]:
 
 def _bar(console: Console) -> Progress:
     return Progress(
-        TextColumn("{task.fields[what]}"),
+        TextColumn("{task.fields[what]}", markup=False),
         BarColumn(bar_width=None),
         TaskProgressColumn(),
-        TextColumn("{task.fields[rest]}"),
+        TextColumn("{task.fields[rest]}", markup=False),
         console=console,
         transient=True,
     )
@@ -118,7 +117,7 @@ def _bar(console: Console) -> Progress:
 
 def _update_bar(bar: Progress, task: TaskID, figures: Mapping[str, Any], console: Console) -> None:
     if "note" in figures:
-        console.print(f"note: {figures['note']}", highlight=False, markup=False)
+        console.print(f"note: {figures['note']}", soft_wrap=True)
         return
     what = PHASES.get(figures["phase"], figures["phase"])
     bar.update(task, what=what, completed=figures.get("done", 0.0), rest=_rest(figures))
@@ -137,32 +136,27 @@ def _print_plain(counter: ProgressCounter, event: Event, notes_only: bool = Fals
     """Prints a line for each note, phase and finished block."""
     figures = counter.figures(event)
     if "note" in figures:
-        print(f"note: {figures['note']}", file=sys.stderr, flush=True)
+        terminal.note(f"note: {figures['note']}")
     elif not notes_only and (event.step is None or event.step.finished):
         what = PHASES.get(figures["phase"], figures["phase"])
-        print(f"{what} {_rest(figures)}".rstrip(), file=sys.stderr, flush=True)
+        terminal.note(f"{what} {_rest(figures)}".rstrip())
 
 
 def result(values: Mapping[str, Any], sentence: str, as_json: bool) -> None:
     """Prints a command's result to stdout: one sentence, or JSON."""
-    print(json.dumps(values, ensure_ascii=False) if as_json else sentence, flush=True)
-
-
-def is_interactive() -> bool:
-    """Whether stderr is a terminal."""
-    return sys.stderr.isatty()
+    terminal.write_json(values) if as_json else terminal.write(sentence)
 
 
 def first_film_hint(story: Path, film: Path) -> None:
     """Prints on a terminal what to try next, once on a machine; does nothing where the cache cannot be written to."""
     marker = cache_folder() / HINT_MARKER
-    if marker.exists() or not is_interactive():
+    if marker.exists() or not terminal.is_interactive():
         return
     with suppress(OSError):
         marker.parent.mkdir(parents=True, exist_ok=True)
         marker.touch()
         sentence = f"next: {' · '.join(HINTS)}".format(story=quote(str(story)), film=quote(str(film)))
-        Console(stderr=True, highlight=False).print(Text(sentence, style="dim"), soft_wrap=True)
+        terminal.console(stderr=True).print(Text(sentence, style="dim"), soft_wrap=True)
 
 
 def lines(values: Mapping[str, Any], indent: str = "") -> str:
@@ -187,7 +181,7 @@ def table(names: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> None:
         grid.add_column(name, overflow="fold")
     for row in rows:
         grid.add_row(*(Text(cell) for cell in row))
-    Console(highlight=False).print(grid)
+    terminal.console().print(grid)
 
 
 def _rewritten(chunk: PlannedChunk) -> str:
@@ -199,7 +193,7 @@ def plan_table(
     storyboard: Storyboard, model: str, plan: Plan, retrieved: list[tuple[int, ...]], notes: list[str], needs: str
 ) -> None:
     """Prints the plan as a table; captions are printed as they are, never read as markup."""
-    console = Console(highlight=False)
+    console = terminal.console()
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
     for name in ("chunk", "shot", "span", "blocks", "frames", "retrieves"):
         table.add_column(name, justify="right", no_wrap=True)

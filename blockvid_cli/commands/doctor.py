@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import asdict
 
 import typer
 
-from blockvid_cli.commands import options
+from blockvid_cli.commands import options, terminal
 
 
 def doctor(as_json: options.AsJson = False) -> None:
@@ -22,12 +21,12 @@ def doctor(as_json: options.AsJson = False) -> None:
 
     checks = run_checks(binary)
     if as_json:
-        print(json.dumps([asdict(check) for check in checks]))
+        terminal.write_json([asdict(check) for check in checks])
     else:
         for check in checks:
             mark = "ok  " if check.ok else "MISS" if check.required else "-   "
-            print(f"{mark} {check.name:18} {check.message}")
+            terminal.write(f"{mark} {check.name:18} {check.message}")
             if not check.ok and check.fix:
-                print(f"     {'':18} fix: {check.fix}")
+                terminal.write(f"     {'':18} fix: {check.fix}")
     if any(check.required and not check.ok for check in checks):
         raise typer.Exit(1)

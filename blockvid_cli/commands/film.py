@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from blockvid_cli.commands import display, options
-from blockvid_cli.errors import BlockvidError, Interrupted, UsageError, from_os_error
+from blockvid_cli.errors import BlockvidError, Interrupted, UsageError, plural, to_blockvid_error
 from blockvid_cli.timing import PhaseTimer
 
 if TYPE_CHECKING:
@@ -75,9 +75,19 @@ def render_film(job: RenderJob, form: display.ProgressForm, with_report: bool = 
                 film = render(job, log, timer)
             report = _write_report(job, log, timer) if with_report else None
     except KeyboardInterrupt as stop:
-        raise Interrupted("interrupted; everything finished is kept, and the same command continues.") from stop
+        raise Interrupted(what_is_finished(job), stop) from stop
     options.save_last_storyboard(job.storyboard.source)
     return RenderResult(film, job, timer, report)
+
+
+def what_is_finished(job: RenderJob) -> str:
+    """Returns what an interrupted render left, and the command that goes on from there."""
+    from blockvid_cli.retake import chunk_changes
+
+    chunks = chunk_changes(job)
+    finished = sum(change.action == "keep" for change in chunks)
+    command = shlex.join(["blockvid", *(argument for argument in sys.argv[1:] if argument != "--fresh")])
+    return f"{finished} of {plural(len(chunks), 'chunk')} finished and kept. This goes on from there: {command}"
 
 
 def _write_report(job: RenderJob, log: RenderLog, timer: PhaseTimer) -> Path | None:
@@ -116,14 +126,11 @@ def recorded_in_history(job: RenderJob, listener: EventListener) -> Iterator[Chu
     except KeyboardInterrupt:
         result = INTERRUPTED
         raise
-    except OSError as error:
-        result = f"{FAILED}: {from_os_error(error)}"
-        raise
     except UsageError:
         result = ""
         raise
-    except BlockvidError as error:
-        result = f"{FAILED}: {error}"
+    except (BlockvidError, OSError, MemoryError) as error:
+        result = f"{FAILED}: {to_blockvid_error(error)}"
         raise
     finally:
         if result and project_folder(job.output).is_dir():

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, fields, replace
 from itertools import count
@@ -13,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from pydantic import TypeAdapter, ValidationError
 
-from blockvid_cli.commands import display, film, options
+from blockvid_cli.commands import display, film, options, terminal
 from blockvid_cli.errors import UsageError
 
 if TYPE_CHECKING:
@@ -91,7 +89,7 @@ def _read(project: Path, print_notes: bool = False) -> dict[int, RenderRecord]:
 
     records = read_history(project)
     for note in records.notes if print_notes else ():
-        print(f"note: {note}", file=sys.stderr)
+        terminal.note(f"note: {note}")
     return dict(records.renders)
 
 
@@ -104,10 +102,10 @@ def _print_list(projects: list[Path], as_json: bool) -> None:
             for project, records in records_of.items()
             for number, record in records.items()
         ]
-        print(json.dumps(rows, ensure_ascii=False))
+        terminal.write_json(rows)
         return
     for project, records in records_of.items():
-        print(f"{project.with_suffix('.mp4')}: " + ("" if records else "no render is recorded"))
+        terminal.write(f"{project.with_suffix('.mp4')}: " + ("" if records else "no render is recorded"))
         if records:
             names = ("number", "time (UTC)", "seed", "model", "options", "chunks", "took", "result")
             display.table(names, [_cells(number, record) for number, record in records.items()])
@@ -165,10 +163,10 @@ def _rerender(
     folder = source.parent if source.parent.is_dir() else project.parent
     story = _write_copy(folder / f"{project.stem}-{number}{source.suffix}", text, film_beside=output is None)
     if form is not display.ProgressForm.NONE:
-        print(f"{story}: the storyboard of render {number}", file=sys.stderr)
+        terminal.note(f"{story}: the storyboard of render {number}")
     job = repeat_job(record, story, output)
     if fingerprint(job.card) != record.weights:
-        print(f"note: the weights of '{job.card.name}' have changed since; the film will differ.", file=sys.stderr)
+        terminal.note(f"note: the weights of '{job.card.name}' have changed since; the film will differ.")
     film.print_result(film.render_film(job, form), form, as_json)
 
 

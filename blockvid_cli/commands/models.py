@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from blockvid_cli.commands import display, options
+from blockvid_cli.commands import display, options, terminal
 from blockvid_cli.errors import UsageError
 from blockvid_cli.models.card import ModelCard, bundled_models, find_card
 from blockvid_cli.models.hub import (
@@ -38,7 +37,7 @@ def list_(as_json: options.AsJson = False) -> None:
     """
     rows = [_brief(find_card(name)) for name in bundled_models()]
     if as_json:
-        print(json.dumps(rows))
+        terminal.write_json(rows)
         return
     display.table(
         ("model", "on this machine", "size", "fps", "licence"),
@@ -65,7 +64,7 @@ def show_(model: Name, as_json: options.AsJson = False) -> None:
         "provenance": card.provenance,
         "limits": card.limits,
     }
-    print(json.dumps(facts, ensure_ascii=False) if as_json else display.lines(facts))
+    terminal.write_json(facts) if as_json else terminal.write(display.lines(facts))
 
 
 @app.command()
@@ -81,17 +80,17 @@ def pull(model: Name, yes: Yes = False, as_json: options.AsJson = False) -> None
         raise UsageError(
             f"the model '{card.name}' is already on this machine, at {card.folder}; there is nothing to pull."
         )
-    _print_note(f"{card.name}: licence {card.licence}")
+    terminal.note(f"{card.name}: licence {card.licence}")
     if card.noncommercial and not licence_accepted(card):
-        if not yes and not typer.confirm("These weights are for non-commercial use only. Do you agree?", err=True):
+        if not yes and not terminal.confirm("These weights are for non-commercial use only. Do you agree?"):
             raise UsageError(f"the licence of '{card.name}' was not accepted; nothing was downloaded.")
         accept_licence(card)
     missing = 0
     if not is_local(card):
         files = list_downloads(card)
         missing = sum(file.bytes for file in files if not file.local)
-        _print_note(f"{len(files)} files, {missing / 1e9:.1f} GB to download")
-        if missing and not yes and not typer.confirm("Download?", default=True, err=True):
+        terminal.note(f"{len(files)} files, {missing / 1e9:.1f} GB to download")
+        if missing and not yes and not terminal.confirm("Download?", default=True):
             raise UsageError("nothing was downloaded.")
         pull_files(card)
     display.result({"model": card.name, "bytes": missing}, f"{card.name} is on this machine", as_json)
@@ -107,7 +106,7 @@ def path(model: Name, as_json: options.AsJson = False) -> None:
 
     card = find_model(model)
     paths = [str(local_path(card, part)) for part in card.files]
-    print(json.dumps(paths) if as_json else "\n".join(paths))
+    terminal.write_json(paths) if as_json else terminal.write("\n".join(paths))
 
 
 @app.command()
@@ -120,8 +119,10 @@ def verify(model: Name, as_json: options.AsJson = False) -> None:
     from blockvid_cli.models.registry import find_model
 
     parts = verify_model(find_model(model))
-    values = [{"part": f.part, "file": str(f.file), "summary": f.summary} for f in parts]
-    print(json.dumps(values) if as_json else "\n".join(f"{f.part:14} {f.summary}\n{'':14} {f.file}" for f in parts))
+    if as_json:
+        terminal.write_json([{"part": f.part, "file": str(f.file), "summary": f.summary} for f in parts])
+    else:
+        terminal.write("\n".join(f"{f.part:14} {f.summary}\n{'':14} {f.file}" for f in parts))
 
 
 @app.command()
@@ -157,7 +158,7 @@ def rm(model: Name, yes: Yes = False, as_json: options.AsJson = False) -> None:
     card = find_card(model)
     if not hub_files(card):
         raise UsageError(f"the model '{card.name}' came with blockvid or is in a folder of yours; it is not deleted.")
-    if not yes and not typer.confirm(f"Delete {card.name} from the cache?", err=True):
+    if not yes and not terminal.confirm(f"Delete {card.name} from the cache?"):
         raise UsageError("nothing was deleted.")
     freed = remove(card)
     display.result({"model": card.name, "bytes": freed}, f"{card.name}: {freed / 1e9:.1f} GB freed", as_json)
@@ -172,7 +173,3 @@ def _brief(card: ModelCard) -> dict[str, Any]:
         "licence": card.licence,
         "noncommercial": card.noncommercial,
     }
-
-
-def _print_note(line: str) -> None:
-    typer.echo(line, err=True)

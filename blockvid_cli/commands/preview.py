@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from blockvid_cli.commands import display, options
+from blockvid_cli.commands import display, film, options, terminal
 from blockvid_cli.errors import Interrupted, UsageError
 from blockvid_cli.storyboard.storyboard import read_storyboard
 
@@ -84,7 +84,7 @@ def preview(
                 previews = preview_chunk(job, chunk, takes, PreviewOptions(draft, exact), listener)
                 files = _write_chunk(job, previews, draft, gif)
     except KeyboardInterrupt as stop:
-        raise Interrupted("interrupted; everything finished is kept, and the same command continues.") from stop
+        raise Interrupted(film.what_is_finished(job), stop) from stop
     if not as_json:
         _show_in_terminal(files[-1])
     display.result({"files": [str(file) for file in files]}, "\n".join(map(str, files)), as_json)
@@ -98,7 +98,7 @@ def _pull_decoder(job: RenderJob) -> None:
     if not has_wan21_latents(job.card):
         raise UsageError(f"--pull: the model '{job.card.name}' needs no fast decoder.")
     size = f"{TAEW21_BYTES / 1e6:.0f} MB, {TAEW21_LICENCE}"
-    print(f"TAEHV ({size}), from {TAEW21.repository}", file=sys.stderr, flush=True)
+    terminal.note(f"TAEHV ({size}), from {TAEW21.repository}")
     pull_taehv(job.card)
 
 
@@ -160,4 +160,4 @@ def _show_in_terminal(sheet: Path) -> None:
 
     columns, rows = shutil.get_terminal_size()
     with Image.open(sheet) as image:
-        print(encode_image(numpy.asarray(image.convert("RGB")), protocol, columns, max(rows - 6, 4)))
+        terminal.write_image(encode_image(numpy.asarray(image.convert("RGB")), protocol, columns, max(rows - 6, 4)))

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import json
 import re
-import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -13,8 +11,15 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from blockvid_cli.commands import display, film, options
-from blockvid_cli.errors import BlockvidError, Interrupted, UsageError, from_os_error
+from blockvid_cli.commands import display, film, options, terminal
+from blockvid_cli.errors import (
+    STOP_WORDS,
+    BlockvidError,
+    Interrupted,
+    UsageError,
+    stop_exit_code,
+    to_blockvid_error,
+)
 from blockvid_cli.storyboard.storyboard import read_storyboard
 
 if TYPE_CHECKING:
@@ -231,14 +236,17 @@ def _errors_noted(row: FilmRow, printed: set[str]) -> Iterator[None]:
     """Notes an error in the row and prints its sentence once; Ctrl-C is noted and raised."""
     try:
         yield
-    except (Interrupted, KeyboardInterrupt):
-        row.result, row.exit_code = "interrupted", Interrupted.exit_code
+    except (Interrupted, KeyboardInterrupt) as stop:
+        row.exit_code = stop_exit_code(stop)
+        row.result = STOP_WORDS[row.exit_code]
         raise
-    except (BlockvidError, OSError) as error:
-        failure = from_os_error(error) if isinstance(error, OSError) else error
+    except (BlockvidError, OSError, MemoryError, RuntimeError) as error:
+        failure = to_blockvid_error(error)
+        if failure is None:
+            raise
         row.result, row.exit_code = f"failed: {failure}", failure.exit_code
         if str(failure) not in printed:
-            print(f"blockvid: {failure}", file=sys.stderr, flush=True)
+            terminal.error(str(failure))
         printed.add(str(failure))
 
 
@@ -256,14 +264,14 @@ def _announce(form: display.ProgressForm, number: int, films: int, job: RenderJo
     """Says on stderr which film is next."""
     if form is display.ProgressForm.JSON:
         event = {"event": "film", "film": str(job.output), "seed": job.plan.seed, "number": number, "films": films}
-        print(json.dumps(event), file=sys.stderr, flush=True)
+        terminal.note_json(event)
     elif form is not display.ProgressForm.NONE:
-        print(f"film {number} of {films}: {job.output}", file=sys.stderr, flush=True)
+        terminal.note(f"film {number} of {films}: {job.output}")
 
 
 def _print_summary(rows: Sequence[FilmRow], as_json: bool) -> None:
     """Prints to stdout how each render ended."""
     if as_json:
-        print(json.dumps({"films": [row.values() for row in rows]}, ensure_ascii=False), flush=True)
+        terminal.write_json({"films": [row.values() for row in rows]})
     else:
         display.table(("film", "seed", "rendered in", "result"), [row.cells() for row in rows])

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from blockvid_cli.commands import display, options
+from blockvid_cli.commands import display, options, terminal
 from blockvid_cli.errors import UsageError
 from blockvid_cli.models.card import ModelCard
 from blockvid_cli.storyboard.exports import dump_storyboard
@@ -87,7 +86,7 @@ def check(
     notes = [*job.notes, *_truncated_prompts(card, plan), *plan.notes]
     if as_json:
         values = _plan_values(storyboard, card.name, plan, retrieved, notes)
-        typer.echo(json.dumps(values | {"needs": asdict(needs)}, indent=2))
+        terminal.write_json(values | {"needs": asdict(needs)}, indent=2)
     else:
         display.plan_table(storyboard, card.name, plan, retrieved, notes, str(needs))
 
@@ -144,11 +143,11 @@ def diff(
     )
     changes = chunk_changes(prepare(request, storyboard))
     if as_json:
-        typer.echo(json.dumps([asdict(change) for change in changes], indent=2))
+        terminal.write_json([asdict(change) for change in changes], indent=2)
         return
     display.table(("chunk", "", "why"), [(str(change.chunk), change.action, change.reason) for change in changes])
     pending = sum(change.action != "keep" for change in changes)
-    typer.echo(f"{pending} of {len(changes)} chunks would be rendered" if pending else "nothing would be rendered")
+    terminal.write(f"{pending} of {len(changes)} chunks would be rendered" if pending else "nothing would be rendered")
 
 
 @app.command("import")
@@ -173,12 +172,12 @@ def import_(
     storyboard = read_storyboard(file, overrides)
     text = dump_storyboard(storyboard)
     if output is None:
-        typer.echo(text, nl=False)
+        terminal.write(text, end="")
     else:
         _write(output, text, force)
-        typer.echo(f"{output}: {len(storyboard.chunks)} chunks, {float(storyboard.seconds):g} s")
+        terminal.write(f"{output}: {len(storyboard.chunks)} chunks, {float(storyboard.seconds):g} s")
     for note in storyboard.notes:
-        typer.echo(note, err=True)
+        terminal.note(note)
 
 
 @app.command()
@@ -191,7 +190,7 @@ def new(
     Example: blockvid storyboard new story.yaml
     """
     _write(name, STARTER.format(name=name), force)
-    typer.echo(f"{name}: written; look at its plan with: blockvid storyboard check {name}")
+    terminal.write(f"{name}: written; look at its plan with: blockvid storyboard check {name}")
 
 
 @app.command()
@@ -202,7 +201,7 @@ def schema(
 
     Example: blockvid storyboard schema > storyboard.schema.json
     """
-    typer.echo(keys_table() if markdown else json.dumps(json_schema(), indent=2))
+    terminal.write(keys_table()) if markdown else terminal.write_json(json_schema(), indent=2)
 
 
 def _write(path: Path, text: str, force: bool) -> None:

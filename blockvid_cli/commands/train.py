@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import json
-import sys
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from blockvid_cli.commands import options
+from blockvid_cli.commands import options, terminal
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -61,10 +59,5 @@ def storybook(
     }
     amounts = {name: value for name, value in options.items() if value is not None}
     config = TrainConfig(**amounts, seed=seed, device=resolve_device(device))
-    folder = retrain(config, run, output or run / "model", _notify)
-    print(f"{folder}: card and weights; render with it: blockvid render STORY --model {folder}")
-
-
-def _notify(figures: dict[str, float]) -> None:
-    """Progress as JSON lines on stderr."""
-    print(json.dumps(figures), file=sys.stderr, flush=True)
+    folder = retrain(config, run, output or run / "model", terminal.note_json)
+    terminal.write(f"{folder}: card and weights; render with it: blockvid render STORY --model {folder}")

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import errno
 import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from blockvid_cli.errors import BlockvidError, PartialError
+from blockvid_cli.errors import DISK_FULL, BlockvidError, PartialError
 
 KV_CACHE_FOLDER = ".memory"  # of a KV cache on disk, in the project folder
-FULL = {errno.ENOSPC: "the disk is full", errno.EDQUOT: "the disk quota is used up"}
 
 
 def write_atomically(path: Path, content: bytes) -> None:
@@ -65,8 +63,8 @@ def disk_errors(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        if error.errno in FULL:
-            raise disk_full_error(path, FULL[error.errno]) from error
+        if error.errno in DISK_FULL:
+            raise disk_full_error(path, DISK_FULL[error.errno]) from error
         raise BlockvidError(f"{path} cannot be written: {error.strerror or error}.") from error
 
 

@@ -22,7 +22,7 @@ from blockvid_cli.errors import BlockvidError
 from blockvid_cli.project.atomic_files import disk_errors, disk_full_error
 
 REINSTALL = "pip install --force-reinstall imageio-ffmpeg"
-DISK_FULL_MESSAGES = ("No space left on device", "Disk quota exceeded")
+DISK_FULL_MESSAGES = ("No space left on device", "Disk quota exceeded", "File too large")
 SECONDS_BETWEEN_KEYFRAMES = 4
 
 
