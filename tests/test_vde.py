@@ -12,9 +12,11 @@ from hypothesis import strategies as st
 from blockvid_cli.errors import UsageError
 from blockvid_cli.evaluation.segments import (
     Bounds,
+    LargestChange,
     Span,
     Weights,
     drift_error,
+    largest_change,
     parse_segments,
     segment_weights,
     segments,
@@ -64,6 +66,20 @@ def test_more_change_is_more_drift(scores, stretch):
     further = [scores[0] + stretch * (s - scores[0]) for s in scores]
     assert drift_error(further).value == pytest.approx(stretch * drift_error(scores).value)
     assert drift_error(further).value > drift_error(scores).value
+
+
+def test_the_largest_change_counts_even_if_it_disappears_later():
+    assert largest_change([0.8, 0.8, 0.6, 0.8]) == LargestChange(2, pytest.approx(-0.25))
+    assert largest_change([0.5, None, math.nan, 0.75, 0.25]) == LargestChange(3, 0.5)  # the earlier
+    assert largest_change([-0.5, -0.4]) == LargestChange(1, pytest.approx(0.2))  # upwards
+    assert largest_change([0.8]) == LargestChange(0, 0)
+    for scores in ([], [None, 0.8], [0.0, 0.8], [math.inf, 0.8]):
+        assert largest_change(scores) is None
+
+
+@given(SCORES)
+def test_the_largest_change_is_at_least_the_drift_error(scores):
+    assert abs(largest_change(scores).change) >= drift_error(scores).normalised * (1 - 1e-9)
 
 
 @given(SCORES)

@@ -163,6 +163,26 @@ def drift_error(scores: Sequence[float | None], weights: Weights = Weights.LINEA
     return DriftError(value, value / sum(shares))
 
 
+@dataclass(frozen=True)
+class LargestChange:
+    """Where the scores are farthest from the first one: the segment, counted from 0, and (m_i - m_1) / |m_1|."""
+
+    segment: int
+    change: float
+
+
+def largest_change(scores: Sequence[float | None]) -> LargestChange | None:
+    """The largest change on the way, even if it disappears later; None where the first score cannot be compared with.
+
+    Of equal ones it is the earlier. Segments without a finite score do not count.
+    """
+    if not scores or scores[0] is None or not MIN_REFERENCE <= abs(scores[0]) < math.inf:
+        return None
+    first = scores[0]
+    changes = [(n, (m - first) / abs(first)) for n, m in enumerate(scores) if m is not None and math.isfinite(m)]
+    return LargestChange(*max(changes, key=lambda change: abs(change[1])))
+
+
 # ---- clips -----------------------------------------------------------------------------------------------
 
 

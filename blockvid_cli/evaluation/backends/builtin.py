@@ -237,6 +237,17 @@ class SubjectAppearance:
         return np.stack([_histograms(each, each.subject + 1e-3, follow=True) for each in small])
 
 
+class SubjectColours:
+    """The colours of what differs from the border; not its shape, which changes as it moves."""
+
+    name, suffix = "colours of the subject", "_builtin"
+
+    def encode(self, frames: Sequence[Frame]) -> np.ndarray:
+        """(N, D) float32."""
+        small = [small_frame(frame) for frame in frames]
+        return np.stack([np.sqrt(_colours(each, each.subject + 1e-3)).astype(np.float32) for each in small])
+
+
 class BackgroundAppearance:
     """The frame without its subject: its colours and edges, and where they are."""
 
@@ -251,16 +262,19 @@ class BackgroundAppearance:
 def _histograms(frame: SmallFrame, share: np.ndarray, follow: bool) -> np.ndarray:
     """Roots of histograms, one after another: colours, and edges in cells; each weighted by ``share``."""
     across, down = _cells(share, follow)
-    colours = [
-        _histogram(frame.lab[..., channel] / 256 * count, share, count) for channel, count in enumerate(COLOUR_BINS)
-    ]
     weight = share * frame.strength
     inside = (across >= 0) & (across < CELLS) & (down >= 0) & (down < CELLS)
     cell = (down.clip(0, CELLS - 1).astype(int) * CELLS + across.clip(0, CELLS - 1).astype(int)) * DIRECTIONS
     direction = np.minimum((frame.direction / np.pi * DIRECTIONS).astype(int), DIRECTIONS - 1)
     edges = np.bincount((cell + direction)[inside], weight[inside], CELLS * CELLS * DIRECTIONS)
     edges = edges / max(edges.sum(), 1e-6)
-    return np.sqrt(np.concatenate([*colours, edges * 1.5])).astype(np.float32)
+    return np.sqrt(np.concatenate([_colours(frame, share), edges * 1.5])).astype(np.float32)
+
+
+def _colours(frame: SmallFrame, share: np.ndarray) -> np.ndarray:
+    """Histograms of lightness, green to red and blue to yellow, one after another; each weighted by ``share``."""
+    channels = enumerate(COLOUR_BINS)
+    return np.concatenate([_histogram(frame.lab[..., n] / 256 * bins, share, bins) for n, bins in channels])
 
 
 def _cells(share: np.ndarray, follow: bool) -> tuple[np.ndarray, np.ndarray]:
