@@ -8,6 +8,7 @@ import itertools
 import json
 import os
 import sys
+from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
 
@@ -21,8 +22,12 @@ from blockvid_cli.evaluation import films as many
 from blockvid_cli.evaluation.backends.builtin import InverseSearchFlow, SubjectAppearance
 from blockvid_cli.evaluation.scores import EvalConfig, score_film
 from blockvid_cli.evaluation.segments import Protocol
+from blockvid_cli.storyboard.presentation import TitleCard
 from blockvid_cli.video.ffmpeg import encode_video
+from blockvid_cli.video.metadata import Chapter
+from blockvid_cli.video.mux import mux_film, write_video
 from blockvid_cli.video.reader import Frame, decode_frames, scan_video
+from blockvid_cli.video.spec import Timeline, VideoSpec
 
 GOLD = os.environ.get("BLOCKVID_LTX2")  # FastVideo's fastvideo/tests/eval/asset/ltx2.mp4, 832x480, 120 frames
 
@@ -283,6 +288,103 @@ def test_other_films_need_clip_to_be_read(pair, tmp_path):
     story = tmp_path / "story.yaml"
     story.write_text("version: 1\nchunks: [{caption: A swan., duration: 4}]\n")
     assert score_film(pair[0], EvalConfig(storyboard=story))["adherence"]["reason"] == "only_picture_books_without_clip"
+
+
+# Cards
+
+
+TITLE, END = TitleCard("A pan", 1.5), TitleCard("The end", 1)
+
+
+@pytest.fixture
+def carded(tmp_path) -> tuple[Path, Path, Timeline]:
+    """A film of three chunks, the same between two cards, and its timeline."""
+    frames, size = list(pan(48)), (128, 96)
+    chapters = tuple(Chapter(start, start + 4 / 3, f"a texture {start}") for start in (0, 4 / 3, 8 / 3))
+    video = tmp_path / "pictures.mp4"
+    write_video(frames, video, fps=12, size=size, frames_total=48, crf=4)
+    plain, cards = tmp_path / "plain.mp4", tmp_path / "cards.mp4"
+    mux_film(video, plain, VideoSpec(12, size, 48, chapters))
+    spec = VideoSpec(12, size, 48, chapters, title_card=TITLE, end_card=END)
+    mux_film(video, cards, replace(spec, metadata={"timeline": spec.timeline.as_values()}))
+    (tmp_path / "bare").mkdir()
+    mux_film(video, tmp_path / "bare" / "cards.mp4", spec)
+    return plain, cards, spec.timeline
+
+
+def assert_same_scores(result: dict, expected: dict) -> None:
+    """Drift errors are shares of scores, and follow what encoding changed."""
+    assert (result["frames"], result["seconds"]) == (expected["frames"], expected["seconds"])
+    for name, metric in expected["metrics"].items():
+        assert result["metrics"][name]["value"] == pytest.approx(metric["value"], rel=0.05, abs=0.01), name
+        assert result["metrics"][name]["segments"] == pytest.approx(metric["segments"], rel=0.1, abs=0.02), name
+    for name, error in expected["vde"]["paper"].items():
+        same = error["normalised"] and pytest.approx(error["normalised"], rel=0.2, abs=0.02)
+        assert result["vde"]["paper"][name]["normalised"] == same, name
+
+
+def test_a_film_with_cards_scores_like_the_same_film_without(carded):
+    plain, cards, _ = carded
+    expected, result = score_film(plain, EvalConfig()), score_film(cards, EvalConfig())
+    assert_same_scores(result, expected)
+    assert result["notes"] == ["title card (1.5 s) and end card (1 s) are not scored"] and not expected["notes"]
+    sampled = score_film(cards, EvalConfig(stride=3))
+    assert sampled["frames"] == 16 and sampled["seconds"] == 4
+
+
+def test_cards_of_a_film_without_metadata_are_known_by_its_project_its_storyboard_or_an_option(carded):
+    plain, cards, timeline = carded
+    expected, film = score_film(plain, EvalConfig()), cards.parent / "bare" / "cards.mp4"
+    assert score_film(film, EvalConfig())["frames"] == 78  # nothing tells
+    assert_same_scores(score_film(film, EvalConfig(title_seconds=1.5, end_seconds=1)), expected)
+    story = film.with_suffix(".yaml")
+    story.write_text("title_card: {text: A, seconds: 1.5}\nend_card: {text: B, seconds: 1}\nchunks:\n" + CHUNKS)
+    assert_same_scores(score_film(film, EvalConfig(storyboard=story)), expected)
+    assert_same_scores(score_film(plain, EvalConfig(storyboard=story)), expected)  # too short to have the cards
+    project = film.with_suffix(".blockvid")
+    project.mkdir()
+    (project / "manifest.json").write_text(json.dumps({"timeline": timeline.as_values()}))
+    (result,) = many.score_films([(film, None)], EvalConfig(), jobs=1)
+    assert_same_scores(result, expected)
+    (project / "manifest.json").write_text(json.dumps({"timeline": {"title": 18, "chunks": [47], "end": 12}}))
+    (result,) = many.score_films([(film, None)], EvalConfig(), jobs=1)  # of another film
+    assert result["frames"] == 78
+
+
+CHUNKS = "".join(f"  - {{caption: a texture {n}, duration: 16f}}\n" for n in range(3)) + "fps: 12\n"
+
+
+@pytest.mark.parametrize(
+    "values",
+    [7, {}, {"title": -18, "chunks": [84], "end": 12}, {"title": 1e400, "chunks": [0], "end": "x"}, {"chunks": [[]]}],
+)
+def test_a_timeline_that_makes_no_sense_is_ignored(carded, values):
+    cards = carded[1].parent / "bare" / "cards.mp4"
+    project = cards.with_suffix(".blockvid")
+    project.mkdir()
+    (project / "manifest.json").write_text(json.dumps({"timeline": values}))
+    assert score_film(cards, EvalConfig())["frames"] == 78
+
+
+def test_chunks_begin_where_the_film_says_so(tmp_path):
+    """Borders are rounded to blocks; a storyboard alone does not know that."""
+    size, frames = (64, 48), [np.full((48, 64, 3), 20 + 40 * (n >= 18) + 60 * (n >= 41), np.uint8) for n in range(60)]
+    video, story = tmp_path / "pictures.mp4", tmp_path / "story.yaml"
+    write_video(frames, video, fps=12, size=size, frames_total=60, crf=4)
+    chapters = (Chapter(0, 1.5, "a"), Chapter(1.5, 41 / 12, "b"), Chapter(41 / 12, 5, "c"))
+    spec = VideoSpec(12, size, 60, chapters, title_card=TITLE)
+    mux_film(video, tmp_path / "film.mp4", replace(spec, metadata={"timeline": spec.timeline.as_values()}))
+    story.write_text("chunk: 5s\nchunks:\n  - {caption: a, duration: 1}\n  - {caption: b, duration: 2}\n  - c\n")
+    config = EvalConfig(segments="storyboard", storyboard=story)
+    result = score_film(tmp_path / "film.mp4", config)
+    still = result["metrics"]["temporal_flickering"]["segments"]
+    assert still == pytest.approx([1, 1, 1], abs=1e-3)  # nothing changes inside a chunk
+
+
+@pytest.mark.parametrize("option", ["--title-seconds", "--end-seconds"])
+def test_cards_that_are_longer_than_the_film_are_refused(pair, capsys, option):
+    assert run("eval", pair[0], option, 60) == 1
+    assert f"{option} 60" in capsys.readouterr().err
 
 
 # Real footage

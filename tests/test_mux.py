@@ -445,10 +445,10 @@ def test_metadata_that_just_fits_is_kept_whole(film):
 
 
 def test_reading_what_is_no_film(tmp_path):
-    with pytest.raises(BlockvidError, match="there is no film"):
+    with pytest.raises(BlockvidError, match="there is no such file"):
         read_metadata(tmp_path / "absent.mp4")
     (tmp_path / "text.mp4").write_text("text")
-    with pytest.raises(BlockvidError, match="cannot be read as a film"):
+    with pytest.raises(BlockvidError, match="cannot read this file"):
         read_metadata(tmp_path / "text.mp4")
 
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from enum import StrEnum
@@ -12,12 +10,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich import box
-from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 from rich.table import Table
 from rich.text import Text
 
-from blockvid_cli.commands import options
+from blockvid_cli.commands import options, terminal
 from blockvid_cli.errors import UsageError
 from blockvid_cli.evaluation.segments import Bounds, Protocol, Weights
 
@@ -69,6 +66,13 @@ def evaluate(
     segments: Annotated[str, typer.Option(help="segments of a film: 10, or a length (6s), or 'storyboard'")] = "10",
     weights: Annotated[Weights, typer.Option(help="weights of the segments in a drift error")] = Weights.LINEAR,
     bounds: Annotated[Bounds, typer.Option(help="what happens to frames that do not divide evenly")] = Bounds.TRIM,
+    title_seconds: Annotated[
+        float | None,
+        typer.Option(min=0, help="length of a title card, which is not scored; blockvid's own films say it themselves"),
+    ] = None,
+    end_seconds: Annotated[
+        float | None, typer.Option(min=0, help="length of an end card, which is not scored; see --title-seconds")
+    ] = None,
     protocol: Annotated[Protocol, typer.Option(help="whole films, or clips of 2 s like VBench-Long")] = (
         Protocol.WHOLE
     ),
@@ -110,7 +114,9 @@ def evaluate(
     if pull:
         _pull(tier, weights_dir, protocol)
     backends = BackendConfig(tier, weights_dir, _device_for(tier, device), tuple(use or ()))
-    config = EvalConfig(backends, protocol, segments, weights, bounds, stride, sample_fps, storyboard)
+    config = EvalConfig(
+        backends, protocol, segments, weights, bounds, stride, sample_fps, storyboard, title_seconds, end_seconds
+    )
     results, items = _score(films or [], suite, part.value, config, jobs, fresh)
     all_results = _with_imports(results, import_vbench or [])
     if plot:
@@ -148,7 +154,7 @@ def _pull(tier: str, weights_dir: Path | None, protocol: Protocol) -> None:
     from blockvid_cli.evaluation.backends import checkpoints
 
     needed = [c for c in checkpoints.CHECKPOINTS if c is not checkpoints.DINOV2 or protocol is Protocol.LONG]
-    checkpoints.pull(needed, lambda line: print(line, file=sys.stderr, flush=True), weights_dir)
+    checkpoints.pull(needed, terminal.note, weights_dir)
 
 
 def _score(
@@ -200,7 +206,7 @@ def _write_plot(results: Sequence[Result], path: Path) -> None:
 @contextmanager
 def _progress(films: int) -> Iterator[Callable[[int, float], None]]:
     """Yields a listener that moves one bar for all films, if stderr is a terminal."""
-    console = Console(stderr=True)
+    console = terminal.console(stderr=True)
     if not console.is_terminal:
         yield lambda number, done: None
         return
@@ -217,14 +223,14 @@ def _progress(films: int) -> Iterator[Callable[[int, float], None]]:
 
 def _print_json(results: Sequence[Result], together: Mapping[str, Any]) -> None:
     """Prints all results."""
-    print(json.dumps({"films": results, **together}, ensure_ascii=False))
+    terminal.write_json({"films": results, **together})
 
 
 def _print_csv(results: Sequence[Result], together: Mapping[str, Any]) -> None:
     """Prints a line per film."""
     from blockvid_cli.evaluation.tables import as_csv
 
-    print(as_csv(results), end="")
+    terminal.write(as_csv(results), end="")
     _print_errors(results)
 
 
@@ -233,7 +239,9 @@ def _print_markdown(results: Sequence[Result], together: Mapping[str, Any]) -> N
     from blockvid_cli.evaluation.tables import as_markdown, drifts_markdown
 
     good = [result for result in results if "error" not in result]
-    print(drifts_markdown(together["drifts"]) if "drifts" in together else as_markdown(good, _film_names(good)))
+    terminal.write(
+        drifts_markdown(together["drifts"]) if "drifts" in together else as_markdown(good, _film_names(good))
+    )
     _print_errors(results)
 
 
@@ -254,7 +262,7 @@ def _print_films(results: Sequence[Result]) -> None:
     """Prints as many films beside each other as fit into the terminal; the best values are marked."""
     from blockvid_cli.evaluation.tables import best_indices, format_score, score_columns, sparkline
 
-    rows, names, console = [score_columns(result) for result in results], _film_names(results), Console(highlight=False)
+    rows, names, console = [score_columns(result) for result in results], _film_names(results), terminal.console()
     columns = list(dict.fromkeys(column for row in rows for column in row))
     top = {column: best_indices([row.get(column) for row in rows], column.higher) for column in columns}
     across = max(1, (console.width - FIRST_WIDTH) // WIDTH)
@@ -279,7 +287,7 @@ def _print_films(results: Sequence[Result]) -> None:
             sparklines = [Text(sparkline(cell.segments)) for cell in cells if cell] if len(rows) == 1 else []
             grid.add_row(Text(f"  {column.title} {column.arrow}"), *texts, *sparklines)
         console.print(grid)
-    print(
+    terminal.write(
         "VDE: drift away from the first segment; in brackets divided by the weights' sum"
         + " · * best" * (len(rows) > 1)
     )
@@ -292,7 +300,7 @@ def _print_means(columns: Mapping[str, Any]) -> None:
     for name, value in columns.items():
         weighted = format_score(value["normalised"]) if "normalised" in value else ""
         grid.add_row(_plain(name), format_score(value["mean"]), weighted, value["share"])
-    Console(highlight=False).print(grid)
+    terminal.console().print(grid)
 
 
 def _print_drifts(drifts: Mapping[str, Any]) -> None:
@@ -306,9 +314,11 @@ def _print_drifts(drifts: Mapping[str, Any]) -> None:
             for scores in drifts.values()
         ]
         grid.add_row(_plain(name.removesuffix("_builtin")), *cells)
-    Console(highlight=False).print(grid)
-    print("Change from no drift to the most: of a drift error its weighted value, of another score its share;")
-    print("in brackets the stories whose severities are in their known order; bold: scores meant to see the drift.")
+    terminal.console().print(grid)
+    terminal.write("Change from no drift to the most: its weighted value of a drift error, its share of another score;")
+    terminal.write(
+        "in brackets the stories whose severities are in their known order; bold: scores meant to see the drift."
+    )
 
 
 def _table(first: str, *names: str) -> Table:
@@ -325,7 +335,7 @@ def _plain(name: str) -> str:
 
 def _print_notes(results: Sequence[Result]) -> None:
     """Prints why a number is missing, and what is unusual about a film."""
-    console = Console(highlight=False)
+    console = terminal.console()
     for result in results:
         parts = [result["metrics"], *result["vde"].values(), {"adherence": result.get("adherence") or {}}]
         missing = {entry["reason"] for part in parts for entry in part.values() if entry.get("reason")}
@@ -337,7 +347,7 @@ def _print_errors(results: Sequence[Result]) -> None:
     """Prints to stderr which films have no scores."""
     for result in results:
         if "error" in result:
-            print(f"blockvid: {result['error']}", file=sys.stderr)
+            terminal.error(result["error"])
 
 
 def _film_names(results: Sequence[Result]) -> list[str]:

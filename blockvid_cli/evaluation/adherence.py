@@ -17,7 +17,7 @@ import numpy as np
 from blockvid_cli.errors import BlockvidError
 from blockvid_cli.evaluation.backends import TextImageEncoder
 from blockvid_cli.evaluation.metrics.vbench import unit_embeddings
-from blockvid_cli.evaluation.segments import Span, segments_at
+from blockvid_cli.evaluation.segments import Span
 from blockvid_cli.models.card import ModelCard
 from blockvid_cli.models.registry import find_model
 from blockvid_cli.storyboard.storyboard import Storyboard
@@ -43,9 +43,14 @@ class Adherence(Protocol):
         """``value`` (the chunks' mean), or None with a ``reason``; ``chunks``, and the backend."""
 
 
-def make_adherence(story: Storyboard, video: VideoInfo, texts: TextImageEncoder | None) -> Adherence:
-    """Returns CLIP's comparison where there is one, else the probe's where the film may be a picture book's."""
-    spans = segments_at(video.frames, video.fps, [0.0, *(float(chunk.end) for chunk in story.chunks)])
+def make_adherence(
+    story: Storyboard, spans: Sequence[Span], video: VideoInfo, texts: TextImageEncoder | None
+) -> Adherence:
+    """Returns CLIP's comparison where there is one, else the probe's where the film may be a picture book's.
+
+    Args:
+        spans: the frames of each chunk, as far as the film shows them.
+    """
     if texts:
         return ClipAdherence(story, spans, texts)
     with suppress(BlockvidError):  # a model that is not on this machine is no picture book's

@@ -28,8 +28,9 @@ from blockvid_cli.evaluation.segments import Protocol
 from blockvid_cli.evaluation.tiers import make_tier
 from blockvid_cli.models.hub import cache_folder, sha256
 from blockvid_cli.project.atomic_files import write_atomically
+from blockvid_cli.project.project import project_folder, read_manifest
 
-RULES = 2  # goes up when a film's scores would change for another reason than a new version
+RULES = 3  # goes up when a film's scores would change for another reason than a new version
 
 FilmProgress = Callable[[int, float], None]  # gets a film's number, and the share of it that is done, 0..1
 
@@ -94,7 +95,7 @@ def _score(
     """A film's scores, from the cache or computed; a sentence where it has none."""
     try:
         content = sha256(film) if film.is_file() else ""
-        file = cache_folder() / "scores" / f"{content[:32]}-{_cache_key(config, backends)}.json"
+        file = cache_folder() / "scores" / f"{content[:32]}-{_cache_key(film, config, backends)}.json"
         cached = None if fresh else _read_cached(file)
         result = cached or {"sha256": content, **score_film(film, config, progress)}
     except BlockvidError as error:
@@ -116,9 +117,16 @@ def _read_cached(file: Path) -> dict[str, Any] | None:
     return result if isinstance(result, dict) and "metrics" in result else None
 
 
-def _cache_key(config: EvalConfig, backends: Sequence[str]) -> str:
-    """A hash of all that decides a film's scores: settings, the storyboard's content, backends, and the rules."""
+def _cache_key(film: Path, config: EvalConfig, backends: Sequence[str]) -> str:
+    """A hash of all that decides a film's scores beside its content.
+
+    That is the settings, the storyboard's content, the timeline in the film's project, the backends, and the rules.
+    """
     story = config.storyboard
     content = story.read_bytes() if story and story.is_file() else b""
-    values = json.dumps({**config.as_values(), "storyboard": hashlib.sha256(content).hexdigest()}, sort_keys=True)
+    files = {
+        "storyboard": hashlib.sha256(content).hexdigest(),
+        "timeline": read_manifest(project_folder(film)).timeline,
+    }
+    values = json.dumps({**config.as_values(), **files}, sort_keys=True)
     return hashlib.sha256(f"{__version__} {RULES} {backends} {values}".encode()).hexdigest()[:16]

@@ -35,8 +35,12 @@ from blockvid_cli.evaluation.segments import (
     segments_of_seconds,
 )
 from blockvid_cli.evaluation.tiers import BackendConfig, Tier, make_tier
+from blockvid_cli.project.project import project_folder, read_manifest
 from blockvid_cli.storyboard.storyboard import Storyboard, read_storyboard
+from blockvid_cli.video.ffmpeg import exact_rate
+from blockvid_cli.video.metadata import read_metadata
 from blockvid_cli.video.reader import Frame, VideoInfo, decode_frames, scan_video
+from blockvid_cli.video.spec import Timeline, card_frames, read_timeline
 
 BATCH, BATCH_BYTES = 16, 48_000_000  # frames that a network gets at once, and how large they may be
 MIN_SIDE = 16  # pixels
@@ -52,6 +56,8 @@ class EvalConfig:
         segments: ``10``, ``6s`` or ``storyboard``.
         stride, sample_fps: use every n-th frame, or about this many per second.
         storyboard: whose captions the film should follow.
+        title_seconds, end_seconds: how long the film's cards are, which are not scored; None: as the film, its project
+            or the storyboard says.
     """
 
     backends: BackendConfig = field(default_factory=BackendConfig)
@@ -62,6 +68,8 @@ class EvalConfig:
     stride: int | None = None
     sample_fps: float | None = None
     storyboard: Path | None = None
+    title_seconds: float | None = None
+    end_seconds: float | None = None
 
     def as_values(self) -> dict[str, Any]:
         """Returns the settings as plain values in one mapping."""
@@ -124,7 +132,7 @@ class ClipStarts:
 
 
 def score_film(path: Path, config: EvalConfig, progress: Progress = lambda done: None) -> dict[str, Any]:
-    """Returns a film's metrics, drift errors and adherence to its captions, as plain values.
+    """Returns a film's metrics, drift errors and adherence to its captions, as plain values; its cards do not count.
 
     Raises:
         UsageError: the file is no film, or a setting does not fit it.
@@ -133,15 +141,19 @@ def score_film(path: Path, config: EvalConfig, progress: Progress = lambda done:
     long = config.protocol is Protocol.LONG
     tier = make_tier(config.backends, long)
     story = read_storyboard(config.storyboard) if config.storyboard else None
-    video = scan_video(path).subsample(config.stride, config.sample_fps)
+    film = scan_video(path)
+    timeline = film_timeline(film, config, story)
+    video = film.part(timeline.story.first_frame, timeline.story.end_frame)
+    video = video.subsample(config.stride, config.sample_fps)
     if min(video.size) < MIN_SIDE:
         raise UsageError(f"{path}: {video.size[0]}x{video.size[1]} pixels are too few; {MIN_SIDE} a side at least.")
-    spans, clips = _segments(config, video, story), clip_spans(video.frames, video.fps)
+    chunks = segments_at(video.frames, video.fps, _chunk_borders(timeline, story))
+    spans, clips = _segments(config, video, chunks), clip_spans(video.frames, video.fps)
     film_spans = clips if long else [Span(0, video.frames)]
     film_tracks = {name: MetricTrack(metric, video, film_spans) for name, metric in tier.metrics.items()}
     segment_tracks = {id(metric): MetricTrack(metric, video, spans) for metric in tier.all}
     starts = ClipStarts(tier, {clip.first for clip in clips} if long else set())
-    adherence = make_adherence(story, video, tier.texts) if story else None
+    adherence = make_adherence(story, chunks, video, tier.texts) if story else None
     listeners: list[FrameListener] = [
         *film_tracks.values(),
         *segment_tracks.values(),
@@ -155,7 +167,7 @@ def score_film(path: Path, config: EvalConfig, progress: Progress = lambda done:
         "fps": round(video.fps, 4),
         "seconds": round(video.seconds, 4),
         "size": list(video.size),
-        "notes": list(video.notes),
+        "notes": [*video.notes, *_card_notes(timeline)],
         "settings": config.as_values() | {"stride": video.stride, "number_of_segments": len(spans)},
         "metrics": {
             track.metric.key: _metric_values(name, track, segment_tracks[id(track.metric)], starts)
@@ -184,15 +196,61 @@ def _run(path: Path, video: VideoInfo, tier: Tier, listeners: Sequence[FrameList
         raise BlockvidError(f"{path}: the file changed while it was measured; once more, please.")
 
 
-def _segments(config: EvalConfig, video: VideoInfo, story: Storyboard | None) -> list[Span]:
+def film_timeline(film: VideoInfo, config: EvalConfig, story: Storyboard | None) -> Timeline:
+    """When the cards and chunks of a film are on screen.
+
+    It is what the options say, else what was written into the film or its project, if that has as many frames; else
+    the film has the cards of its storyboard if its length is nearer to that of chunks and cards than of chunks alone.
+
+    Raises:
+        UsageError: the cards of the options are longer than the film.
+    """
+    rate = exact_rate(film.fps)
+    if config.title_seconds is not None or config.end_seconds is not None:
+        title, end = (round((seconds or 0.0) * rate) for seconds in (config.title_seconds, config.end_seconds))
+        if title + end >= film.frames:
+            options = {"--title-seconds": config.title_seconds, "--end-seconds": config.end_seconds}
+            named = " ".join(f"{name} {seconds:g}" for name, seconds in options.items() if seconds is not None)
+            raise UsageError(f"{film.path}: the film lasts {film.seconds:g} s, so {named} leaves nothing to score.")
+        return Timeline(rate, (film.frames - title - end,), title, end)
+    metadata, manifest = read_metadata(film.path) or {}, read_manifest(project_folder(film.path))
+    for values in (metadata.get("timeline"), manifest.timeline):
+        timeline = read_timeline(values, rate)
+        if timeline and timeline.frames == film.frames:
+            return timeline
+    title, end = (card_frames(card, rate) for card in ((story.title_card, story.end_card) if story else (None, None)))
+    without_cards = round(story.seconds * rate) if story else 0
+    if 2 * (film.frames - without_cards) > title + end and title + end < film.frames:
+        return Timeline(rate, (film.frames - title - end,), title, end)
+    return Timeline(rate, (film.frames,))
+
+
+def _chunk_borders(timeline: Timeline, story: Storyboard | None) -> list[float]:
+    """Seconds between which the chunks are on screen, from the first chunk on: the film's own, else its storyboard's.
+
+    A storyboard does not know how borders were rounded to blocks.
+    """
+    if story is None or len(timeline.chunks) == len(story.chunks):
+        return [part.start - timeline.story.start for part in timeline.chunks] + [timeline.story.seconds]
+    return [0.0, *(float(chunk.end) for chunk in story.chunks)]
+
+
+def _card_notes(timeline: Timeline) -> list[str]:
+    """A sentence about the cards that are not scored."""
+    names = {"title": "title card", "end": "end card"}
+    cards = [f"{names[part.kind]} ({part.seconds:g} s)" for part in timeline.sections if part.kind in names]
+    return [f"{' and '.join(cards)} {'is' if len(cards) == 1 else 'are'} not scored"] if cards else []
+
+
+def _segments(config: EvalConfig, video: VideoInfo, chunks: list[Span]) -> list[Span]:
     number, seconds = parse_segments(config.segments)
     if number:
         return segments(video.frames, number, config.bounds)
     if seconds:
         return segments_of_seconds(video.frames, video.fps, seconds, config.bounds)
-    if story is None:
+    if len(chunks) == 1 and config.storyboard is None:
         raise UsageError("--segments storyboard: which one? Name it with --storyboard story.yaml.")
-    return segments_at(video.frames, video.fps, [0.0, *(float(chunk.end) for chunk in story.chunks)])
+    return chunks
 
 
 def _batches(frames: Iterable[Frame], video: VideoInfo) -> Iterator[list[Frame]]:

@@ -1,6 +1,6 @@
 """What a film carries beside frames and sound: subtitles (``.srt``), chapters, and tags (title, how it was made).
 
-ffmpeg reads and writes chapters and tags as ffmetadata text (https://ffmpeg.org/ffmpeg-formats.html#Metadata-2); the
+ffmpeg is handed chapters and tags as ffmetadata text (https://ffmpeg.org/ffmpeg-formats.html#Metadata-2); the
 comment holds JSON:
 
     ;FFMETADATA1
@@ -22,10 +22,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from blockvid_cli.errors import BlockvidError
+from blockvid_cli.files import read_plain_json
 from blockvid_cli.storyboard.plan import Plan
 from blockvid_cli.storyboard.storyboard import Storyboard
-from blockvid_cli.video.ffmpeg import last_line, run_ffmpeg
+from blockvid_cli.video.reader import container_of, open_video
 
 COMMENT_BYTES = 60_000
 
@@ -119,12 +119,12 @@ def read_metadata(path: Path) -> dict[str, Any] | None:
     """Returns the metadata that was put into a film; None if it holds none.
 
     Raises:
-        BlockvidError: there is no such film, or it cannot be read.
+        UsageError: there is no such film, or it cannot be read.
     """
     tags, _ = read_tags(path)
     try:
-        metadata = json.loads(tags.get("comment", ""))
-    except (ValueError, RecursionError):
+        metadata = read_plain_json(tags.get("comment", ""))
+    except ValueError:
         return None
     return metadata if isinstance(metadata, dict) else None
 
@@ -133,43 +133,21 @@ def read_tags(path: Path) -> tuple[dict[str, str], list[Chapter]]:
     """Returns a film's tags by name, and its chapters.
 
     Raises:
-        BlockvidError: there is no such film, or it cannot be read.
+        UsageError: there is no such film, or it cannot be read.
     """
-    if not path.is_file():
-        raise BlockvidError(f"there is no film {path}.")
-    process = run_ffmpeg(["-i", str(path.absolute()), "-f", "ffmetadata", "-"])
-    if process.returncode != 0:
-        reason = last_line(process.stderr.decode("utf-8", "replace"))
-        raise BlockvidError(f"{path} cannot be read as a film: {reason}.")
-    return _parse(process.stdout.decode("utf-8", "replace"))
-
-
-def _parse(text: str) -> tuple[dict[str, str], list[Chapter]]:
-    """Tags and chapters of an ffmetadata text; a backslash takes the meaning from the character after it."""
-    sections: list[dict[str, str]] = [{}]
-    for line in re.findall(r"(?:\\.|[^\\\n])+", text, re.DOTALL):
-        pair = re.fullmatch(r"((?:\\.|[^\\=;#\[])(?:\\.|[^\\=])*)=(.*)", line, re.DOTALL)
-        if line == "[CHAPTER]":
-            sections.append({})
-        elif pair:
-            sections[-1][_unescape(pair[1])] = _unescape(pair[2])
-    return sections[0], [_chapter(section) for section in sections[1:]]
-
-
-def _chapter(pairs: Mapping[str, str]) -> Chapter:
-    numerator, denominator = (int(part) for part in pairs["TIMEBASE"].split("/"))
-    start, end = (int(pairs[name]) * numerator / denominator for name in ("START", "END"))
-    return Chapter(start, end, pairs.get("title", ""))
+    with open_video(path) as stream:
+        container = container_of(stream)
+        chapters = [
+            Chapter(*(float(each[name] * each["time_base"]) for name in ("start", "end")), each["metadata"]["title"])
+            for each in container.chapters()
+        ]
+        return dict(container.metadata), chapters
 
 
 def _escape(text: str) -> str:
     """The text as an ffmetadata value."""
     ending = " " if text.endswith("\\") else ""  # ffmpeg joins a line that ends in a backslash to the next
     return re.sub(r"([=;#\\\n])", r"\\\1", text) + ending
-
-
-def _unescape(text: str) -> str:
-    return re.sub(r"\\(.)", r"\1", text, flags=re.DOTALL)
 
 
 def _dump(value: object) -> str:

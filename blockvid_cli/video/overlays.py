@@ -23,7 +23,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from blockvid_cli.errors import BlockvidError, shorten
 from blockvid_cli.storyboard.presentation import TitleCard
-from blockvid_cli.video.spec import Transition, VideoSpec
+from blockvid_cli.video.spec import Transition, VideoSpec, card_frames
 
 CARD_FADE = 0.5  # seconds in which a card appears and disappears
 ROWS = 2  # of a subtitle, on screen at once
@@ -132,7 +132,7 @@ def _card_frames(card: TitleCard | None, spec: VideoSpec) -> Iterator[np.ndarray
     if card is None:
         return
     image = card_image(card, spec.size, spec.font)
-    count = spec.card_frames(card)
+    count = card_frames(card, spec.rate)
     fade = max(1.0, min(CARD_FADE * float(spec.rate), count / 3))
     for number in range(count):
         light = min(1.0, (number + 0.5) / fade, (count - number - 0.5) / fade)

@@ -17,6 +17,7 @@ from collections.abc import Callable, Hashable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from io import SEEK_END, SEEK_SET, FileIO
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
@@ -59,10 +60,11 @@ class VideoInfo:
     """What a video file holds.
 
     Args:
-        frames: how many frames are read: every ``stride``-th of the file's.
+        frames: how many frames are read: every ``stride``-th of the file's from ``first`` on.
         fps: of the frames that are read.
-        seconds: of the whole film.
+        seconds: of the part that is read.
         size: width and height in pixels, as shown (upright).
+        first, end: the part of the file's frames that is read; ``end`` is one past the last, None the file's end.
         notes: what is unusual about the file.
     """
 
@@ -73,6 +75,12 @@ class VideoInfo:
     size: tuple[int, int]
     stride: int = 1
     notes: tuple[str, ...] = ()
+    first: int = 0
+    end: int | None = None
+
+    def part(self, first: int, end: int) -> VideoInfo:
+        """Returns frames ``first`` to ``end`` - 1 of a whole film as a film."""
+        return replace(self, frames=end - first, seconds=(end - first) / self.fps, first=first, end=end)
 
     def subsample(self, stride: int | None = None, sample_fps: float | None = None) -> VideoInfo:
         """Returns the same film of which every ``stride``-th frame is read, or about ``sample_fps`` per second."""
@@ -87,7 +95,7 @@ def scan_video(path: Path) -> VideoInfo:
         UsageError: there is no such file, or no frame in it can be decoded.
     """
     timestamps, size, resized, corrupt, decode_errors, notes = (array("d"), array("d")), None, 0, 0, [], []
-    with _open(path) as stream:
+    with open_video(path) as stream:
         for frame in _decode(stream, decode_errors):
             for times, ticks in zip(timestamps, (frame.pts, frame.dts), strict=True):
                 times.append(math.nan if ticks is None else float(ticks * (stream.time_base or 0)))
@@ -95,7 +103,9 @@ def scan_video(path: Path) -> VideoInfo:
             size = size or upright
             resized = resized or (len(timestamps[0]) if upright != size else 0)
             corrupt += frame.is_corrupt
-        raw_rate = _container(stream).duration is None and stream.codec_context.framerate  # frames without a container
+        raw_rate = (
+            container_of(stream).duration is None and stream.codec_context.framerate
+        )  # frames without a container
         declared = float(raw_rate or stream.average_rate or stream.guessed_rate or 0)
     if size is None:
         raise UsageError(f"{path}: no frame in this file can be read; is it a film, and is it whole?")
@@ -117,9 +127,9 @@ def decode_frames(video: VideoInfo) -> Iterator[Frame]:
     """
     import av
 
-    with _open(video.path) as stream:
+    with open_video(video.path) as stream:
         reformatter = av.video.reformatter.VideoReformatter()
-        for number, frame in enumerate(_decode(stream, [])):
+        for number, frame in enumerate(islice(_decode(stream, []), video.first, video.end)):
             if number % video.stride == 0:
                 try:
                     pixels = _rgb(frame, video.size, reformatter)
@@ -139,7 +149,7 @@ def read_frames(path: Path, size: tuple[int, int]) -> Iterator[np.ndarray]:
 
     decode_errors: list[Exception] = []
     try:
-        with _open(path) as stream:
+        with open_video(path) as stream:
             reformatter = av.video.reformatter.VideoReformatter()
             for frame in _decode(stream, decode_errors):
                 if decode_errors:
@@ -166,7 +176,7 @@ class _AnonymousFile(FileIO):
 
 
 @contextmanager
-def _open(path: Path) -> Iterator[VideoStream]:
+def open_video(path: Path) -> Iterator[VideoStream]:
     """Opens the video stream of a file.
 
     Raises:
@@ -221,7 +231,7 @@ def _largest_stream(path: Path, container: av.container.InputContainer) -> Video
     return stream
 
 
-def _container(stream: VideoStream) -> InputContainer:
+def container_of(stream: VideoStream) -> InputContainer:
     """The file a stream is read from."""
     return cast("InputContainer", stream.container)
 
@@ -230,7 +240,7 @@ def _decode(stream: VideoStream, errors: list[Exception]) -> Iterator[av.VideoFr
     """Yields the frames of a stream; packets that cannot be decoded are skipped, and their errors collected."""
     import av
 
-    packets, packet = _container(stream).demux(stream), None
+    packets, packet = container_of(stream).demux(stream), None
     while True:
         try:
             packet = next(packets, None)

@@ -15,8 +15,11 @@ from fractions import Fraction
 from itertools import accumulate, pairwise
 from math import inf
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
+from pydantic import BaseModel, Field, ValidationError
+
+from blockvid_cli.storyboard.parse import MAX_CHUNKS
 from blockvid_cli.storyboard.plan import Plan
 from blockvid_cli.storyboard.presentation import Audio, TitleCard
 from blockvid_cli.storyboard.storyboard import Storyboard
@@ -61,6 +64,11 @@ class Section:
     def end(self) -> float:
         """Seconds in the film at which it ends."""
         return float(self.end_frame / self.rate)
+
+    @property
+    def seconds(self) -> float:
+        """How long it lasts."""
+        return float((self.end_frame - self.first_frame) / self.rate)
 
 
 @dataclass(frozen=True)
@@ -111,6 +119,23 @@ class Timeline:
         return {"title": self.title_frames, "chunks": list(self.chunk_frames), "end": self.end_frames}
 
 
+class _TimelineForm(BaseModel):
+    """``Timeline.as_values`` as a file holds it, which may be damaged or another program's."""
+
+    title: int = Field(ge=0)
+    chunks: list[Annotated[int, Field(ge=1)]] = Field(min_length=1, max_length=MAX_CHUNKS)
+    end: int = Field(ge=0)
+
+
+def read_timeline(values: object, rate: Fraction) -> Timeline | None:
+    """Returns the timeline that ``as_values`` gave; None if the values make no sense."""
+    try:
+        form = _TimelineForm.model_validate(values, strict=True)
+    except ValidationError:
+        return None
+    return Timeline(rate, tuple(form.chunks), form.title, form.end)
+
+
 @dataclass(frozen=True)
 class VideoSpec:
     """``frames`` frames of ``size`` (width, height) at ``fps``, and what goes under and over them.
@@ -150,8 +175,8 @@ class VideoSpec:
         return Timeline(
             self.rate,
             tuple(end - start for start, end in pairwise(borders)),
-            self.card_frames(self.title_card),
-            self.card_frames(self.end_card),
+            card_frames(self.title_card, self.rate),
+            card_frames(self.end_card, self.rate),
         )
 
     @property
@@ -159,10 +184,6 @@ class VideoSpec:
         """Whether anything is drawn into frames, or frames are added; otherwise the encoded frames are copied."""
         burned = self.subtitles == "burned" and any(chapter.subtitle_text for chapter in self.chapters)
         return bool(burned or self.transitions or self.title_card or self.end_card)
-
-    def card_frames(self, card: TitleCard | None) -> int:
-        """How many frames a card is shown; 0 without one."""
-        return max(1, round(card.seconds * self.rate)) if card else 0
 
     def film_chapters(self) -> list[Chapter]:
         """A chapter for each section of the film; a card has no subtitle."""
@@ -174,6 +195,11 @@ class VideoSpec:
             elif self.chapters:
                 chapters.append(replace(self.chapters[section.chunk - 1], start=section.start, end=section.end))
         return chapters
+
+
+def card_frames(card: TitleCard | None, rate: Fraction) -> int:
+    """How many frames a card is shown at ``rate`` frames per second; 0 without one."""
+    return max(1, round(card.seconds * rate)) if card else 0
 
 
 def video_spec(
