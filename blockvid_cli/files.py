@@ -10,13 +10,15 @@ import json
 import os
 import re
 import stat
+from collections.abc import Iterable
+from contextlib import suppress
 from math import inf, isfinite
 from pathlib import Path
 from typing import BinaryIO, ClassVar
 
 import yaml
 
-from blockvid_cli.errors import shorten
+from blockvid_cli.errors import UsageError, shorten
 
 PART = 1 << 20  # bytes read at once, so that a small file costs little memory whatever the limit is
 KINDS = {
@@ -24,11 +26,13 @@ KINDS = {
     stat.S_IFCHR: "a device",
     stat.S_IFBLK: "a device",
     stat.S_IFSOCK: "a socket",
+    stat.S_IFLNK: "a link",
 }
 MAX_ALIASES = 100  # of a YAML text
 MAX_VALUES = 40_000  # values and names of fields
 MAX_ENTRIES = 5400  # in one list of a YAML text
 MAX_DEPTH = 24
+MAX_JSON_DEPTH = 50  # a storyboard's values, and what a project says of them, have fewer levels
 MAX_TEXT = 20_000  # characters of one value; the fields have their own, lower limits
 MAX_NAME = 100  # characters of a field's name
 MAX_NUMBER = 10**30
@@ -51,19 +55,20 @@ class FileTooLargeError(OSError):
     """A file is larger than its reader allows; ``strerror`` says how much that is."""
 
 
-def open_regular_file(path: Path) -> BinaryIO:
-    """Opens a regular file for reading (bytes), without waiting for anybody.
+def open_regular_file(path: Path, follow: bool = True) -> BinaryIO:
+    """Opens a regular file for reading (bytes), without waiting for anybody; without ``follow``, no link to one.
 
     The path is looked at before it is opened, so that no device notices, and the open file once more, in case the
     path was replaced in between.
 
     Raises:
-        NotRegularFileError: it is a pipe, a device or a socket.
+        NotRegularFileError: it is a pipe, a device or a socket; or, without ``follow``, a link.
         OSError: it is missing, a folder, may not be read, or has a name that no file can have.
     """
+    flags = ("O_NONBLOCK", "O_BINARY") if follow else ("O_NONBLOCK", "O_BINARY", "O_NOFOLLOW")
     try:
-        _check_kind(path, os.stat(path).st_mode)
-        descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
+        _check_kind(path, os.stat(path, follow_symlinks=follow).st_mode)
+        descriptor = os.open(path, os.O_RDONLY | sum(getattr(os, flag, 0) for flag in flags))
     except ValueError as error:  # a zero character, or half a character
         raise OSError(errno.EINVAL, "a name that no file can have", str(path)) from error
     try:
@@ -74,8 +79,8 @@ def open_regular_file(path: Path) -> BinaryIO:
     return os.fdopen(descriptor, "rb")
 
 
-def read_regular_file(path: Path, limit: int) -> bytes:
-    """Returns the bytes of a regular file of at most ``limit`` bytes.
+def read_regular_file(path: Path, limit: int, follow: bool = True) -> bytes:
+    """Returns the bytes of a regular file of at most ``limit`` bytes; without ``follow``, not through a link.
 
     Raises:
         FileTooLargeError: it has more; no more than ``limit`` + 1 bytes are read, whatever its size is said to be.
@@ -83,13 +88,33 @@ def read_regular_file(path: Path, limit: int) -> bytes:
         OSError: it is missing, a folder, cannot be read, or has a name that no file can have.
     """
     content = bytearray()
-    with open_regular_file(path) as file:
+    with open_regular_file(path, follow) as file:
         while part := file.read(min(limit + 1 - len(content), PART)):  # None: a file of the kernel's that would wait
             content += part
     if len(content) > limit:
         size = f"{limit / 1e6:g} MB" if limit >= 100_000 else f"{limit} bytes"
         raise FileTooLargeError(errno.EINVAL, f"larger than {size}", str(path))
     return bytes(content)
+
+
+def check_own_folder(folder: Path) -> None:
+    """Makes sure that a folder of ours, which may itself be reached through a link, holds no links.
+
+    Whatever is written, appended to, locked, read or removed below it afterwards lies in it, and nothing there waits.
+
+    Raises:
+        UsageError: something below it is a link, a pipe, a device or a socket.
+    """
+    for parent, folders, files in os.walk(folder):
+        for path in (Path(parent, name) for name in (*folders, *files)):
+            with suppress(FileNotFoundError):  # another process works in it
+                mode = path.lstat().st_mode
+                if not stat.S_ISDIR(mode) and not stat.S_ISREG(mode):
+                    raise UsageError(
+                        f"{path} is {KINDS.get(stat.S_IFMT(mode), 'no file')}; a project folder holds folders and"
+                        " regular files only, so that nothing outside it is changed. Remove it, or replace it with"
+                        " what it stands for."
+                    )
 
 
 def _check_kind(path: Path, mode: int) -> None:
@@ -224,9 +249,19 @@ def read_plain_json(text: str | bytes) -> object:
         ValueError: it is not JSON, nests too deeply, or holds a number that is not finite or has thousands of digits.
     """
     try:
-        return json.loads(text, parse_constant=_finite, parse_float=_finite)
+        values: object = json.loads(text, parse_constant=_finite, parse_float=_finite)
     except RecursionError as error:
         raise ValueError("it nests too deeply") from error
+    level = [values]
+    for _ in range(MAX_JSON_DEPTH):
+        level = [inner for value in level for inner in _inner_values(value)]
+        if not level:
+            return values
+    raise ValueError("it nests too deeply")
+
+
+def _inner_values(value: object) -> Iterable[object]:
+    return value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
 
 
 def _finite(text: str) -> float:

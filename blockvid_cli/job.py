@@ -19,13 +19,14 @@ import torch
 
 from blockvid_cli import __version__
 from blockvid_cli.errors import StoryboardError, UsageError, error_prefix, lookup
+from blockvid_cli.files import check_own_folder
 from blockvid_cli.models.card import ModelCard, bundled_models, parse_size
 from blockvid_cli.models.hub import fingerprint
 from blockvid_cli.models.registry import find_model
 from blockvid_cli.models.sentence_encoder import embed
-from blockvid_cli.project.film_keys import Numerics, film_keys, finished_numerics, guidance_rows, numerics_of
+from blockvid_cli.project.film_keys import film_keys, finished_numerics, guidance_rows, numerics_of
 from blockvid_cli.project.identity import ChunkKeys, TakeChoices, read_take_choices
-from blockvid_cli.project.project import project_folder, read_manifest
+from blockvid_cli.project.project import Manifest, Numerics, project_folder, read_manifest
 from blockvid_cli.rollout.kv_cache.storage import DTYPES, LOCATIONS
 from blockvid_cli.rollout.recipe import Recipe, make_recipe, merge_recipes, segment_blocks
 from blockvid_cli.runtime.memory_estimate import MemoryEstimate, choose_preset, estimate_memory, free_memory
@@ -82,6 +83,7 @@ class RenderJob:
     reference_images: dict[int, ReferenceImage]  # by the latent frame that shows each
     notes: tuple[str, ...]  # what was decided about captions and images, one sentence each
     numerics: tuple[Numerics, ...]  # of each chunk: where it was rendered with a higher preset, of that one
+    recorded: Manifest  # of the render before
 
     @property
     def device(self) -> str:
@@ -152,6 +154,8 @@ def prepare(request: RenderRequest, storyboard: Storyboard | None = None) -> Ren
     storyboard = storyboard or read_storyboard(request.storyboard, request.overrides, request.allow_outside)
     card = find_model(request.model or _model_name(storyboard, request.allow_outside))
     output = _output(request, storyboard)
+    check_own_folder(project_folder(output))
+    recorded = read_manifest(project_folder(output))
     takes = request.takes
     if takes is None:
         takes = {} if request.fresh else read_take_choices(project_folder(output))
@@ -170,7 +174,7 @@ def prepare(request: RenderRequest, storyboard: Storyboard | None = None) -> Ren
     recipes = _chunk_recipes(storyboard, values)
     _check_recipes(storyboard, plan, recipes)
     device = resolve_device(request.device)
-    runtime, recorded = _resume_runtime(request, output, device)
+    runtime, numerics = _resume_runtime(request, Manifest() if request.fresh else recorded, device)
     preset, free = _choose_preset(runtime, device, card, plan, recipes)
     images = read_reference_images(storyboard, card, plan)
     job = RenderJob(
@@ -187,13 +191,15 @@ def prepare(request: RenderRequest, storyboard: Storyboard | None = None) -> Ren
         free_memory=free,
         reference_images=images,
         notes=(
+            *plan.warnings,
             *storyboard.notes,
             *(note for image in images.values() for note in image.notes),
             *_position_notes(card, plan, recipes),
         ),
         numerics=(numerics_of(preset),) * len(plan.chunks),
+        recorded=recorded,
     )
-    return _with_numerics(job, recorded)
+    return _with_numerics(job, numerics)
 
 
 def _position_notes(card: ModelCard, plan: Plan, recipes: Sequence[Recipe]) -> tuple[str, ...]:
@@ -235,21 +241,21 @@ def _with_numerics(job: RenderJob, recorded: Sequence[Numerics]) -> RenderJob:
     return replace(job, numerics=numerics)
 
 
-def _resume_runtime(request: RenderRequest, output: Path, device: str) -> tuple[RuntimeOptions, tuple[Numerics, ...]]:
+def _resume_runtime(
+    request: RenderRequest, recorded: Manifest, device: str
+) -> tuple[RuntimeOptions, tuple[Numerics, ...]]:
     """The options of a film that was begun on such a device, and the numerics of its chunks, if the same is asked for.
 
     A film goes on with the preset it was last rendered with, which may be a lower one than was asked for.
     """
-    runtime, manifest = request.runtime, {} if request.fresh else read_manifest(project_folder(output))
-    name = manifest.get("preset")
-    if name not in PRESETS or manifest.get("device") != device.split(":")[0]:
+    runtime, name, before = request.runtime, recorded.preset, recorded.runtime
+    if name not in PRESETS or recorded.device != device.split(":")[0]:
         return runtime, ()
-    before, recorded = manifest.get("runtime", {}), manifest.get("numerics", [])
     options = {"precision": runtime.precision, "kv_dtype": runtime.kv_dtype}
     same = all(before.get(option) == value for option, value in options.items())
     if runtime.preset != "auto" and not (same and runtime.preset == before.get("preset")):
         return runtime, ()
-    return replace(runtime, preset=name), tuple(Numerics(**each) for each in recorded) if same else ()
+    return replace(runtime, preset=name), recorded.numerics if same else ()
 
 
 def _choose_preset(

@@ -87,7 +87,7 @@ def _choice_between(job: RenderJob, chunk: int, take: int) -> TakeChoice:
     if any(other > number for number, needed in enumerate(keys.needs, start=1) for other in needed):
         raise UsageError(f"--only {chunk}: this recipe's schedule renders chunks together, so none can be done alone.")
     manifest = read_manifest(folder)
-    bases = manifest.get("bases", [])
+    bases = manifest.bases
     if len(bases) < chunk or not stored_frames(folder, chunk):
         raise UsageError(f"--only {chunk}: chunk {chunk} was never rendered, so no neighbours can stay; render first.")
     pairs = enumerate(zip(bases, keys.bases, strict=False), start=1)
@@ -104,7 +104,7 @@ def _choice_between(job: RenderJob, chunk: int, take: int) -> TakeChoice:
         take=take,
         replaces=bases[chunk - 1],
         context=context_hash(chunk, keys.bases, keys.needs[chunk - 1], cuts),
-        neighbours=neighbours_hash(chunk, manifest["keys"], cuts),
+        neighbours=neighbours_hash(chunk, manifest.keys, cuts),
     )
 
 
@@ -120,8 +120,7 @@ class ChunkChange:
 def chunk_changes(job: RenderJob) -> list[ChunkChange]:
     """What the next render of a film would do, chunk by chunk, and why; nothing is rendered or loaded."""
     folder, keys = project_folder(job.output), job.keys
-    manifest = read_manifest(folder)
-    recorded, recorded_keys = manifest.get("identities", []), manifest.get("keys", [])
+    recorded, recorded_keys = job.recorded.identities, job.recorded.keys
     edited = [
         changed_fields(recorded[n], identity) if n < len(recorded) else ["new"]
         for n, identity in enumerate(keys.identities)

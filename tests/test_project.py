@@ -16,8 +16,8 @@ from safetensors.torch import save_file
 
 from blockvid_cli.errors import BlockvidError, PartialError, UsageError
 from blockvid_cli.project import atomic_files as disk
-from blockvid_cli.project.project import Project, project_folder
-from blockvid_cli.project.takes import VERSION, Take, _digest, _metadata
+from blockvid_cli.project.project import Project, project_folder, read_manifest, set_aside_path, stored_frames
+from blockvid_cli.project.takes import VERSION, Take, _digest, _metadata, write_take
 
 FIXED = {"model": "storybook", "size": (160, 96), "fps": 12.0, "seed": 7}
 DEV_FULL = Path("/dev/full")
@@ -132,6 +132,25 @@ def noticed(project: Project, path: Path) -> None:
     name = path.relative_to(project.folder).as_posix()
     assert note.startswith(f"{name} is damaged (") and note.endswith("): chunk 1 is rendered again.")
     assert "\n" not in note
+
+
+@pytest.mark.parametrize("key", ["../../x", "", "a/b", "a\0b", "a" * 300])
+def test_a_key_that_is_no_key_changes_nothing_outside(project, key):
+    path = project.take_path(1)
+    write_take(path, Take(1, 1, key, 3), latents())
+    before = sorted(path.parents[3].rglob("*"))
+    project.save_take(1, latents(seed=1), "key", frames=3)
+    assert torch.equal(load(project, "key"), latents(seed=1))
+    assert set(path.parents[3].rglob("*")) - {*before} <= {set_aside_path(path, "a" * 8)}
+
+
+def test_latents_without_a_shape_are_damaged(project):
+    path = project.take_path(1)
+    path.parent.mkdir(parents=True)
+    take = Take(1, 1, "key", 3)
+    save_file({"latents": torch.tensor(1.0)}, path, {**_metadata(take), "sha256": _digest(take, torch.tensor(1.0))})
+    assert stored_frames(project.folder, 1) == {}
+    noticed(project, path)
 
 
 def test_every_truncation_is_noticed(project):
@@ -279,10 +298,10 @@ def test_a_full_disk_is_said_and_keeps_what_is_finished(project, monkeypatch, ca
 
 
 @pytest.mark.skipif(not DEV_FULL.exists(), reason="this system has no /dev/full")
-def test_a_disk_that_is_really_full(project):
+def test_a_disk_that_is_really_full(project, monkeypatch):
     project.save_take(1, latents(3), "key", frames=6)
     path = project.take_path(1)
-    disk.temporary_path(path).symlink_to(DEV_FULL)
+    monkeypatch.setattr(disk, "open", lambda *_: DEV_FULL.open("wb"), raising=False)
     with pytest.raises(PartialError, match="the disk is full"):
         project.save_take(1, latents(6), "key", frames=6)
     assert [entry.name for entry in path.parent.iterdir()] == ["take-1.safetensors"]
@@ -323,8 +342,9 @@ def test_opening_again_keeps_manifest_and_takes(folder):
         project.write_manifest({"storyboard": {"caption": "ein Löwe 🦁 \udc80"}})
         project.save_take(1, latents(), "key", frames=3)
     with Project.open(folder, {**FIXED, "fps": 12}) as project:
-        assert project.manifest["storyboard"] == {"caption": "ein Löwe 🦁 \udc80"}
-        assert project.manifest["fixed"]["model"] == "storybook"
+        manifest = json.loads((folder / "manifest.json").read_bytes())
+        assert manifest["storyboard"] == {"caption": "ein Löwe 🦁 \udc80"}
+        assert manifest["fixed"]["model"] == "storybook"
         assert load(project, "key") is not None
         assert project.notes == []
 
@@ -367,13 +387,24 @@ def test_fresh_forgets_the_chunks_of_this_project_only(folder):
     (folder / "keep.txt").write_text("mine")
     with Project.open(folder, {**FIXED, "fps": 24}, fresh=True) as project:
         assert load(project, "key") is None
-        assert project.manifest["fixed"]["fps"] == 24
+        assert read_manifest(folder).fixed["fps"] == 24
     with Project.open(neighbour, FIXED) as project:
         assert load(project, "key") is not None
     assert (folder / "keep.txt").exists()
 
 
-@pytest.mark.parametrize("content", [b"", b'{"fixed": {"mod', b"[]", b'{"fixed": 3}', b"\xff\xfe\x00", b"[" * 99999])
+DAMAGED_MANIFESTS = [
+    *(b"", b'{"fixed": {"mod', b"[]", b'{"fixed": 3}', b"\xff\xfe\x00", b"[" * 99999, b"7", b'{"fixed": {}}'),
+    b'{"fixed": {"model": ' + b'{"a": ' * 60 + b"1" + b"}" * 62,
+    b'{"fixed": {"model": "storybook", "fps": Infinity}}',
+    b'{"fixed": {"model": "storybook", "fps": 1e999}}',
+    b'{"fixed": {"model": "storybook"}, "preset": []}',
+    b'{"fixed": {"model": "storybook"}, "numerics": [{"precision": 7}]}',
+    b'{"fixed": {"model": "storybook"}, "keys": {"a": 1}, "identities": [[]]}',
+]
+
+
+@pytest.mark.parametrize("content", DAMAGED_MANIFESTS)
 def test_a_damaged_manifest_is_noticed_and_the_takes_stay(folder, content):
     with Project.open(folder, FIXED) as project:
         project.save_take(1, latents(), "key", frames=3)
@@ -416,7 +447,7 @@ def test_a_lock_that_is_a_link_is_not_followed(folder, tmp_path):
     other.write_text("mine")
     folder.mkdir()
     (folder / ".lock").symlink_to(other)
-    with pytest.raises(BlockvidError, match=r"\.lock cannot be written"):
+    with pytest.raises(UsageError, match=r"\.lock is a link"):
         Project.open(folder, FIXED)
     assert other.read_text() == "mine"
 
@@ -427,7 +458,8 @@ def test_nothing_behind_a_link_is_removed(folder, tmp_path):
     (models / "mine.safetensors").write_bytes(b"weights")
     folder.mkdir()
     (folder / ".memory").symlink_to(models)
-    Project.open(folder, FIXED).close()
+    with pytest.raises(UsageError, match=r"\.memory is a link; .* Remove it"):
+        Project.open(folder, FIXED)
     assert (models / "mine.safetensors").read_bytes() == b"weights"
 
 

@@ -316,7 +316,7 @@ def test_latents_that_were_lost_are_said_to_be_missing(story, model):
     job = job_of(story, model)
     render_story(job)
     (project_folder(job.output) / "chunks" / "002" / "take-1.safetensors").unlink()
-    assert [change.reason for change in chunk_changes(job)] == ["", "its latents are missing", "", ""]
+    assert [change.reason for change in chunk_changes(job_of(story, model))] == ["", "its latents are missing", "", ""]
 
 
 def test_an_edit_of_the_chunk_after_one_between_neighbours_is_noticed(story, model):

@@ -24,7 +24,8 @@ def write_atomically(path: Path, content: bytes) -> None:
     with disk_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
-            with open(temporary, "wb") as file:
+            temporary.unlink(missing_ok=True)  # of a killed process; or a link that somebody put there
+            with open(temporary, "xb") as file:
                 file.write(content)
                 file.flush()
                 os.fsync(file.fileno())
@@ -42,13 +43,12 @@ def temporary_path(path: Path) -> Path:
 
 
 def remove_temporary_files(folder: Path) -> None:
-    """Removes what killed processes left below ``folder``; what cannot be removed, or lies behind a link, stays."""
+    """Removes what killed processes left below ``folder``, which holds no links; what cannot be removed stays."""
     tokens = folder / KV_CACHE_FOLDER
-    cached = [] if tokens.is_symlink() else tokens.glob("*.safetensors")
-    for path in (*folder.rglob(".*.tmp"), *cached):
+    for path in (*folder.rglob(".*.tmp"), *tokens.glob("*.safetensors")):
         with suppress(OSError):
             path.unlink()
-    with suppress(OSError):  # it does not exist, is not empty, or is a link
+    with suppress(OSError):  # it does not exist, or is not empty
         tokens.rmdir()
 
 

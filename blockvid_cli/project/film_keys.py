@@ -7,25 +7,15 @@ rendered.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 from blockvid_cli.models.card import ModelCard
 from blockvid_cli.models.hub import fingerprint
 from blockvid_cli.project.identity import ChunkIdentity, ChunkKeys, TakeChoices, chunk_keys
-from blockvid_cli.project.project import stored_frames
+from blockvid_cli.project.project import Numerics, stored_frames
 from blockvid_cli.rollout.recipe import Recipe, recipe_values
 from blockvid_cli.runtime.presets import ResolvedPreset
 from blockvid_cli.storyboard.plan import Plan
-
-
-@dataclass(frozen=True)
-class Numerics:
-    """What of a preset decides a chunk's latents."""
-
-    precision: str  # of the transformer
-    kv_dtype: str  # of cached tokens
-    vae: str  # its dtype, and whether it works in tiles: for images that a chunk begins or ends with
 
 
 def numerics_of(preset: ResolvedPreset) -> Numerics:

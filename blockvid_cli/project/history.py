@@ -14,15 +14,19 @@ import hashlib
 import json
 import os
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
-from pydantic import TypeAdapter, ValidationError
+from pydantic import TypeAdapter
 
 from blockvid_cli.errors import BlockvidError
+from blockvid_cli.files import check_own_folder, open_regular_file, read_plain_json, read_regular_file
 from blockvid_cli.project.atomic_files import disk_errors, write_atomically
 
+MAX_HISTORY_BYTES = 32_000_000  # some ten thousand renders
+MAX_STORYBOARD_BYTES = 2_000_000
 FILE, STORYBOARDS_FOLDER = "history.jsonl", "history"
 DONE, INTERRUPTED, FAILED = "done", "interrupted", "failed"
 
@@ -87,7 +91,7 @@ def read_storyboard_text(folder: Path, render: RenderRecord) -> bytes:
     """
     file = folder / STORYBOARDS_FOLDER / Path(render.text).name
     try:
-        text = file.read_bytes()
+        text = read_regular_file(file, MAX_STORYBOARD_BYTES, follow=False)
     except OSError as error:
         raise BlockvidError(f"{file} cannot be read ({error.strerror}): that storyboard is lost.") from error
     if hashlib.sha256(text).hexdigest()[:16] != file.stem:
@@ -102,7 +106,7 @@ def append_record(folder: Path, render: RenderRecord) -> None:
         BlockvidError: it cannot be written (``PartialError``: the disk is full).
     """
     file, line = folder / FILE, json.dumps(asdict(render), default=str).encode() + b"\n"
-    with disk_errors(file), open(file, "a+b") as opened:
+    with disk_errors(file), _open_to_append(file) as opened:
         size = opened.seek(0, os.SEEK_END)
         opened.seek(max(size - 1, 0))
         torn = opened.read(1) not in (b"", b"\n")
@@ -111,15 +115,31 @@ def append_record(folder: Path, render: RenderRecord) -> None:
         os.fsync(opened.fileno())
 
 
+def _open_to_append(file: Path) -> BinaryIO:
+    """Opens a regular file for reading and appending, made if need be; no link to one.
+
+    A file that has another name elsewhere, as in a backup, is copied first, so that only this one grows.
+
+    Raises:
+        OSError: it is something else, or may not be read and written.
+    """
+    with suppress(FileNotFoundError), open_regular_file(file, follow=False) as existing:
+        if os.fstat(existing.fileno()).st_nlink > 1:
+            write_atomically(file, read_regular_file(file, MAX_HISTORY_BYTES, follow=False))
+    return open(file, "a+b", opener=lambda path, flags: os.open(path, flags | getattr(os, "O_NOFOLLOW", 0), 0o666))
+
+
 def read_history(folder: Path) -> History:
     """All renders of a project; none where nothing was recorded.
 
     Raises:
+        UsageError: the folder holds links.
         BlockvidError: the file is there and cannot be read.
     """
     file = folder / FILE
+    check_own_folder(folder)
     try:
-        lines = file.read_bytes().split(b"\n")
+        lines = read_regular_file(file, MAX_HISTORY_BYTES, follow=False).split(b"\n")
     except FileNotFoundError:
         return History({})
     except OSError as error:
@@ -130,7 +150,7 @@ def read_history(folder: Path) -> History:
         if not line.strip():
             continue
         try:
-            renders[number] = RECORD_ADAPTER.validate_json(line)
-        except ValidationError:
+            renders[number] = RECORD_ADAPTER.validate_python(read_plain_json(line))
+        except ValueError:
             notes.append(f"{file}: line {number} cannot be read; render {number} is left out.")
     return History(renders, tuple(notes))

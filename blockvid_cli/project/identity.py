@@ -19,11 +19,16 @@ import json
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
+from pydantic import BaseModel, Field, TypeAdapter
+
+from blockvid_cli.files import read_plain_json, read_regular_file
 from blockvid_cli.project.atomic_files import write_atomically
 
 TAKES_FILE = "takes.json"
+MAX_TAKES_BYTES = 8_000_000  # of the choices of all chunks of the longest film
+MAX_TAKE = 99_999  # a take's number is part of a file's name
 
 
 def _decides(label: str, **default: Any) -> Any:  # noqa: ANN401  (dataclasses.field has no better type)
@@ -196,22 +201,28 @@ def _hash(content: object) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
+class _StoredChoice(BaseModel, extra="forbid"):
+    """A choice as it was written; of an older version's (``before`` and ``link``) the take counts."""
+
+    take: Annotated[int, Field(ge=1, le=MAX_TAKE)] = 1
+    replaces: str | None = None
+    context: str | None = None
+    neighbours: str = ""
+    before: Annotated[str | None, Field(exclude=True)] = None
+    link: Annotated[str | None, Field(exclude=True)] = None
+
+
+_STORED_CHOICES = TypeAdapter(dict[Annotated[int, Field(ge=1)], _StoredChoice])
+
+
 def read_take_choices(folder: Path) -> dict[int, TakeChoice]:
     """Which takes a project has chosen, by chunk; the first of each where the file does not say, or is damaged."""
     try:
-        choices = json.loads((folder / TAKES_FILE).read_text(encoding="utf-8"))
-        return {int(chunk): _choice(**values) for chunk, values in choices.items() if int(values.get("take", 1)) >= 1}
-    except (OSError, ValueError, TypeError, AttributeError):
+        values = read_plain_json(read_regular_file(folder / TAKES_FILE, MAX_TAKES_BYTES, follow=False))
+        choices = _STORED_CHOICES.validate_python(values)
+    except (OSError, ValueError):
         return {}
-
-
-def _choice(
-    take: int = 1, replaces: str | None = None, context: str | None = None, neighbours: str = "", **older: str | None
-) -> TakeChoice:
-    """A choice as it was written; of an older version's (``before`` and ``link``) the take counts."""
-    if set(older) - {"before", "link"}:
-        raise TypeError(f"a choice has no {', '.join(older)}")
-    return TakeChoice(take, replaces, context, neighbours)
+    return {chunk: TakeChoice(**choice.model_dump()) for chunk, choice in choices.items()}
 
 
 def write_take_choices(folder: Path, choices: TakeChoices) -> None:

@@ -12,6 +12,8 @@
 
 Rendering again resumes: a take is used if its key (``identity``) is the key that the storyboard gives that chunk now. A
 whole take that an edit replaces is set aside under its key, and is used again when the edit is undone.
+
+The folder itself may be reached through a link; below it there are none, or the project is refused.
 """
 
 from __future__ import annotations
@@ -21,20 +23,25 @@ import os
 import shutil
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
 import torch
 from filelock import FileLock, Timeout
+from pydantic import BaseModel, ConfigDict
 
-from blockvid_cli.errors import UsageError
+from blockvid_cli.errors import UsageError, shorten
+from blockvid_cli.files import check_own_folder, read_plain_json, read_regular_file
 from blockvid_cli.models.hub import sha256
 from blockvid_cli.project.atomic_files import disk_errors, remove_temporary_files, write_atomically
+from blockvid_cli.project.identity import MAX_TAKE
 from blockvid_cli.project.takes import DamagedTakeError, Take, read_take, read_take_header, write_take
 from blockvid_cli.storyboard.plan import Plan
 
 VERSION = 2
+MAX_STATE_BYTES = 64_000_000  # of a manifest; that of the longest film has half as many
 DRAFT_FOLDER = "draft.blockvid"  # a project of its own, of films in fewer steps
 DECODED_VIDEO_FILE = "pictures.json"  # says what the cached frames are; without it there are none
 MANIFEST = "manifest.json"
@@ -46,13 +53,39 @@ def project_folder(path: Path) -> Path:
     return path.with_suffix(".blockvid")
 
 
-def read_manifest(folder: Path) -> dict[str, Any]:
-    """The manifest of the last render; empty where there is none, or none that can be read."""
-    try:
-        manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError):
-        return {}
-    return manifest if isinstance(manifest, dict) else {}
+@dataclass(frozen=True)
+class Numerics:
+    """What of a preset decides a chunk's latents."""
+
+    precision: str  # of the transformer
+    kv_dtype: str  # of cached tokens
+    vae: str  # its dtype, and whether it works in tiles: for images that a chunk begins or ends with
+
+
+class Manifest(BaseModel):
+    """What the next render needs to know of the last one, of all that the manifest says; empty where there was none."""
+
+    model_config = ConfigDict(frozen=True)
+
+    version: int = 0
+    fixed: dict[str, object] = {}
+    identity: dict[str, object] = {}  # what version 1 called ``fixed``
+    preset: str = ""
+    device: str = ""
+    runtime: dict[str, object] = {}
+    numerics: tuple[Numerics, ...] = ()  # one a chunk, like those that follow
+    identities: tuple[dict[str, object], ...] = ()
+    keys: tuple[str, ...] = ()
+    bases: tuple[str, ...] = ()
+    timeline: object = None  # frames of cards and chunks; ``video.spec.read_timeline`` checks it
+
+
+def read_manifest(folder: Path) -> Manifest:
+    """The manifest of the last render; an empty one where there is none, or none that can be read."""
+    with suppress(OSError, ValueError):  # not JSON, too deep, not UTF-8, other values than a manifest's
+        content = read_regular_file(folder / MANIFEST, MAX_STATE_BYTES, follow=False)
+        return Manifest.model_validate(read_plain_json(content))
+    return Manifest()
 
 
 class Project:
@@ -62,7 +95,6 @@ class Project:
         self.folder = folder
         self.fixed = fixed
         self.notes: list[str] = []  # what is damaged, one sentence each
-        self.manifest: dict[str, Any] = {}
         self._lock = lock
 
     @classmethod
@@ -73,11 +105,12 @@ class Project:
             fixed: the model, size and fps, which a project keeps; plain JSON values.
 
         Raises:
-            UsageError: the project has another model, size or fps, or another process renders in it.
+            UsageError: the project has another model, size or fps, another process renders in it, or it holds links.
             BlockvidError: the folder cannot be written to (``PartialError``: the disk is full).
         """
         with disk_errors(folder):
             folder.mkdir(parents=True, exist_ok=True)
+        check_own_folder(folder)
         project = cls(folder, json.loads(json.dumps(fixed)), _locked(folder))
         try:
             project._begin(fresh)
@@ -100,8 +133,7 @@ class Project:
 
     def write_manifest(self, content: Mapping[str, Any]) -> None:
         """Replaces the manifest: ``content`` (plain JSON values) beside the version and what is fixed."""
-        self.manifest = {**content, "version": VERSION, "fixed": self.fixed}
-        text = json.dumps(self.manifest, indent=2, ensure_ascii=False)
+        text = json.dumps({**content, "version": VERSION, "fixed": self.fixed}, indent=2, ensure_ascii=False)
         write_atomically(self.folder / MANIFEST, f"{text}\n".encode("utf-8", "backslashreplace"))
 
     def take_path(self, chunk: int, take: int = 1) -> Path:
@@ -161,9 +193,9 @@ class Project:
         remove_temporary_files(self.folder)
         if fresh:
             self._remove_chunks()
-        self.manifest = {} if fresh else self._own_manifest()
-        if self.manifest:
-            self._check_fixed(self.manifest["fixed"])
+        fixed = {} if fresh else self._recorded_fixed()
+        if fixed:
+            self._check_fixed(fixed)
         else:
             self.write_manifest({})
 
@@ -172,24 +204,20 @@ class Project:
         with disk_errors(chunks):
             (self.folder / DECODED_VIDEO_FILE).unlink(missing_ok=True)
             shutil.rmtree(self.folder / DRAFT_FOLDER, ignore_errors=True)
-            if chunks.is_symlink():
-                chunks.unlink()
-            elif chunks.exists():
+            if chunks.exists():
                 shutil.rmtree(chunks)
 
-    def _own_manifest(self) -> dict[str, Any]:
-        """The manifest on disk; empty if there is none, or (with a note) none that can be read."""
+    def _recorded_fixed(self) -> Mapping[str, object]:
+        """What the manifest on disk says is fixed; empty if there is none, or (with a note) none that can be read."""
         manifest = read_manifest(self.folder)
-        if manifest.get("version") == 1 and isinstance(manifest.get("identity"), dict):
+        if manifest.version == 1 and manifest.identity:
             self.notes.append("this project is of an older version: its chunks are rendered again, the old set aside.")
-            return {"fixed": manifest["identity"]}
-        if isinstance(manifest.get("fixed"), dict):
-            return manifest
-        if (self.folder / MANIFEST).exists():
+            return manifest.identity
+        if not manifest.fixed and (self.folder / MANIFEST).exists():
             self.notes.append("manifest.json is damaged: it is written anew; the rendered chunks are still used.")
-        return {}
+        return manifest.fixed
 
-    def _check_fixed(self, recorded: Mapping[str, Any]) -> None:
+    def _check_fixed(self, recorded: Mapping[str, object]) -> None:
         differing = [name for name in FIXED_FIELDS if recorded.get(name) != self.fixed.get(name)]
         if not differing:
             return
@@ -215,7 +243,7 @@ class DecodedVideoCache:
     def is_valid(self) -> bool:
         """Whether the frames are there, decoded from just these latents, and undamaged."""
         try:
-            recorded: object = json.loads(self._file.read_text(encoding="utf-8"))
+            recorded = read_plain_json(read_regular_file(self._file, MAX_STATE_BYTES, follow=False))
             return recorded == {**self._source, "sha256": sha256(self.video)}
         except (OSError, ValueError):
             return False
@@ -252,7 +280,7 @@ def takes_on_disk(folder: Path, chunk: int) -> list[int]:
     """The takes of a chunk that a project folder holds, in order."""
     names = (path.name.split(".")[0] for path in (folder / "chunks" / f"{chunk:03d}").glob("take-*.safetensors"))
     numbers = (name.removeprefix("take-") for name in names)
-    return sorted({int(number) for number in numbers if number.isdecimal()})
+    return sorted({int(number) for number in numbers if number.isdecimal() and 1 <= int(number) <= MAX_TAKE})
 
 
 def stored_frames(folder: Path, chunk: int) -> dict[str, int]:
@@ -271,5 +299,5 @@ def set_aside_path(path: Path, key: str) -> Path:
 
 
 def _format(value: object) -> str:
-    """``[832, 480]`` -> ``832x480``; other values as they are."""
-    return "x".join(str(part) for part in value) if isinstance(value, list) else str(value)
+    """``[832, 480]`` -> ``832x480``; other values as they are, if they are short."""
+    return shorten("x".join(str(part) for part in value) if isinstance(value, list) else str(value), 100)

@@ -12,6 +12,8 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
+import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -26,6 +28,9 @@ from blockvid_cli.errors import BlockvidError
 from blockvid_cli.project.atomic_files import write_atomically
 
 VERSION = 1
+MAX_BYTES = 1 << 31  # of a take's latents; a chunk of a minute in 1080p has a tenth
+MAX_INDICES = 200_000  # characters
+KEY = re.compile(r"[\w -]{1,100}")  # a part of it becomes part of the name of a file
 
 
 @dataclass(frozen=True)
@@ -67,13 +72,13 @@ def read_take(path: Path) -> tuple[Take, torch.Tensor]:
     """
     with _reading(path) as file:
         metadata = file.metadata() or {}
+        take, shape = _parse_metadata(metadata), file.get_slice("latents").get_shape()
+        if len(shape) != 4 or not _fits(take, shape[0]) or 4 * math.prod(shape) > MAX_BYTES:
+            raise DamagedTakeError(f"its latents have the shape {tuple(shape)}")
         latents = file.get_tensor("latents").clone()  # a copy: the file may be replaced while this lives
-        take = _parse_metadata(metadata)
     if _metadata(take).items() - metadata.items():
         raise DamagedTakeError("what it says of itself was changed")
-    if latents.dtype != torch.float32 or latents.ndim != 4 or not _fits(take, len(latents)):
-        raise DamagedTakeError(f"its latents have the shape {tuple(latents.shape)}")
-    if metadata.get("sha256") != _digest(take, latents):
+    if latents.dtype != torch.float32 or metadata.get("sha256") != _digest(take, latents):
         raise DamagedTakeError("its checksum does not fit")
     if not torch.isfinite(latents).all():
         raise DamagedTakeError("it holds values that are not numbers")
@@ -107,11 +112,13 @@ def _reading(path: Path) -> Iterator[Any]:
         raise
     except OSError as error:
         raise DamagedTakeError(error.strerror or str(error)) from error
-    except (SafetensorError, KeyError, ValueError, TypeError, AttributeError, RuntimeError) as error:
+    except (SafetensorError, LookupError, ValueError, TypeError, AttributeError, RuntimeError) as error:
         raise DamagedTakeError(f"it cannot be read: {_first_line(error)}") from error
 
 
 def _parse_metadata(metadata: Mapping[str, str]) -> Take:
+    if not KEY.fullmatch(metadata["key"]) or len(metadata.get("indices", "")) > MAX_INDICES:
+        raise ValueError("its key, or its indices, are none")
     indices = tuple(int(index) for index in metadata.get("indices", "").split())
     return Take(int(metadata["chunk"]), int(metadata["take"]), metadata["key"], int(metadata["frames"]), indices)
 
