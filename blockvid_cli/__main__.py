@@ -27,11 +27,9 @@ def main() -> None:
             code = run()
             if stops and code == Interrupted.exit_code:  # the parser of options makes an exit code of a Ctrl-C
                 code = _report(stops[0])
-        except BrokenPipeError:
-            code = terminal.CLOSED_PIPE_EXIT_CODE
         except (Exception, KeyboardInterrupt) as error:  # noqa: BLE001  (raised again unless it has a sentence)
             code = _report(stops[0] if stops and not isinstance(error, BlockvidError) else error)
-    sys.exit(code if terminal.flush() else terminal.CLOSED_PIPE_EXIT_CODE)
+    sys.exit(code)
 
 
 def _report(error: BaseException) -> int:

@@ -172,7 +172,7 @@ def import_(
     storyboard = read_storyboard(file, overrides)
     text = dump_storyboard(storyboard)
     if output is None:
-        terminal.write(text, end="")
+        terminal.write(text if terminal.can_write(text) else dump_storyboard(storyboard, ascii_only=True), end="")
     else:
         _write(output, text, force)
         terminal.write(f"{output}: {len(storyboard.chunks)} chunks, {float(storyboard.seconds):g} s")
@@ -244,6 +244,7 @@ def _plan_values(
                 "blocks": chunk.block_count,
                 "seed": chunk.seed,
                 "retrieves": list(others),
+                "warnings": list(chunk.warnings),
             }
             for chunk, others in zip(plan.chunks, retrieved, strict=True)
         ],

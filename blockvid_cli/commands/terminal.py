@@ -2,7 +2,7 @@
 
 Captions, file names, cards and messages of libraries may hold control characters, which would move the cursor, colour
 the screen or reverse the text. They are shown (``\\x1b``) and never obeyed, whoever prints them. What an encoding
-cannot write is shown in the same way. A reader that went away ends a command quietly.
+cannot write is shown in the same way.
 """
 
 from __future__ import annotations
@@ -25,7 +25,6 @@ if TYPE_CHECKING:
 
 # C0 without tab and line feed, DEL, C1, line separators, and what changes the direction of text
 CONTROLS = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069]")
-CLOSED_PIPE_EXIT_CODE = 141  # as a shell reports a program that SIGPIPE ended
 
 
 def visible(text: str) -> str:
@@ -127,13 +126,3 @@ def console(stderr: bool = False) -> Console:
                 yield segment if segment.control else segment._replace(text=visible(segment.text))
 
     return VisibleConsole(stderr=stderr, highlight=False, markup=False, emoji=False)
-
-
-def flush() -> bool:
-    """Writes out what is buffered; False where nobody reads stdout any more."""
-    try:
-        sys.stdout.flush()
-    except OSError:
-        sys.stdout = open(os.devnull, "w")  # noqa: SIM115  (so that the interpreter can close it)
-        return False
-    return True

@@ -35,8 +35,11 @@ _Dumper.add_representer(str, _Dumper.represent_text)
 _Dumper.add_implicit_resolver(f"{YAML_TAG}float", FLOAT, list("-+.0123456789"))  # quotes a text like 1e5
 
 
-def dump_storyboard(storyboard: Storyboard) -> str:
+def dump_storyboard(storyboard: Storyboard, ascii_only: bool = False) -> str:
     """Returns YAML that reads back as the same storyboard when it is saved in the folder of ``storyboard.source``.
+
+    Args:
+        ascii_only: other characters are written as escapes.
 
     Raises:
         ValueError: a chunk lasts neither a decimal number of seconds nor whole frames.
@@ -49,7 +52,7 @@ def dump_storyboard(storyboard: Storyboard) -> str:
         _chunk(chunk, length if length != default else None, folder)
         for chunk, length in zip(storyboard.chunks, lengths, strict=True)
     ]
-    text = yaml.dump(values, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=WIDTH)
+    text = yaml.dump(values, Dumper=_Dumper, sort_keys=False, allow_unicode=not ascii_only, width=WIDTH)
     return text.replace("\nchunks:\n", "\n\nchunks:\n", 1)
 
 
