@@ -108,7 +108,7 @@ class RenderJob:
 
     def manifest(self) -> dict[str, Any]:
         """Everything that is needed to render the film again, as plain JSON values; it is written into the film too."""
-        written = ("source", "notes", "recipe_location", "location")
+        written = ("source", "notes", "recipe_location", "location", "content")
         board = _plain({k: v for k, v in asdict(self.storyboard).items() if k not in written})
         chunks = [
             {**{k: v for k, v in source.items() if k not in written}, "seed": chunk.seed, "take": chunk.take}

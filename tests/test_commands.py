@@ -17,7 +17,7 @@ from blockvid_cli.errors import MissingModelError, UsageError
 from blockvid_cli.models.card import bundled_models, find_card, packaged_folder, read_card
 from blockvid_cli.models.hub import local_path
 from blockvid_cli.storyboard import storyboard
-from blockvid_cli.storyboard.parse import read_text
+from blockvid_cli.storyboard.parse import read_content
 from blockvid_cli.storyboard.plan import make_plan
 from blockvid_cli.storyboard.storyboard import read_storyboard
 
@@ -96,7 +96,7 @@ def test_a_recipe_that_does_not_work_is_refused_with_file_and_line(tmp_path, mod
 @pytest.mark.parametrize("command", [["storyboard", "check"], ["storyboard", "diff"], ["takes", "list"], ["render"]])
 def test_a_storyboard_is_read_once(story, model, monkeypatch, command):
     paths = []
-    monkeypatch.setattr(storyboard, "read_text", lambda path: paths.append(path) or read_text(path))
+    monkeypatch.setattr(storyboard, "read_content", lambda path: paths.append(path) or read_content(path))
     if command[0] != "takes":
         command = [*command, "--model", str(model)]
     else:

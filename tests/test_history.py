@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 from safetensors.torch import load_file
 
+from blockvid_cli import job
 from blockvid_cli.commands.display import ProgressForm
 from blockvid_cli.commands.film import render_film
 from blockvid_cli.errors import OutOfMemoryError
@@ -64,6 +65,21 @@ def test_a_render_is_recorded_with_all_it_takes_to_render_it_again(rendered, mod
         render.time.endswith("Z")
         and read_storyboard_text(rendered.with_suffix(".blockvid"), render) == rendered.read_bytes()
     )
+
+
+def test_what_was_read_at_the_beginning_is_what_is_recorded(rendered, model, blockvid, monkeypatch):
+    before, find = rendered.read_bytes(), job.find_model
+
+    def edit_and_find(name: str):
+        rendered.write_bytes(before.replace(b"hops up and down", b"dives into a lake"))
+        return find(name)
+
+    monkeypatch.setattr(job, "find_model", edit_and_find)
+    assert blockvid("render", rendered, "--model", model, "--seed", "6").code == 0
+    assert rendered.read_bytes() != before
+    render = renders(rendered)[2]
+    assert read_storyboard_text(rendered.with_suffix(".blockvid"), render) == before
+    assert "dives into a lake" not in rendered.with_suffix(".report.html").read_text()
 
 
 def test_a_storyboard_is_kept_once_and_an_edit_beside_it(rendered, model, blockvid):

@@ -28,17 +28,13 @@ NOT_RECORDED = ("storyboard", "output", "fresh", "retry")  # paths, and what mat
 
 @dataclass(frozen=True)
 class RenderResult:
-    """A finished film, its job, and the seconds of each phase."""
+    """A finished film, its job, the seconds of each phase, and the seconds that the person waited in all."""
 
     film: Film
     job: RenderJob
     timer: PhaseTimer
+    seconds: float
     report: Path | None = None
-
-    @property
-    def seconds(self) -> float:
-        """Seconds of all phases."""
-        return sum(self.timer.seconds.values())
 
     def values(self) -> dict[str, Any]:
         """Returns the result as plain values, for programs."""
@@ -57,8 +53,13 @@ class RenderResult:
         return f"{film.path}: {film.seconds:.3f} s, {film.frames} frames, seed {seed}, rendered in {self.seconds:.1f} s"
 
 
-def render_film(job: RenderJob, form: display.ProgressForm, with_report: bool = True) -> RenderResult:
+def render_film(
+    job: RenderJob, form: display.ProgressForm, with_report: bool = True, started: float | None = None
+) -> RenderResult:
     """Renders the chunks of a film that are missing, and writes its report.
+
+    Args:
+        started: when the command began, by ``time.perf_counter``; None for now.
 
     Raises:
         Interrupted: by Ctrl-C; everything finished is kept.
@@ -67,7 +68,7 @@ def render_film(job: RenderJob, form: display.ProgressForm, with_report: bool = 
     from blockvid_cli.render import render
     from blockvid_cli.report.render_report import RenderLog
 
-    timer = PhaseTimer()
+    timer = PhaseTimer(started)
     try:
         with display.progress(job, form) as listener:
             with recorded_in_history(job, listener) as counter:
@@ -77,7 +78,7 @@ def render_film(job: RenderJob, form: display.ProgressForm, with_report: bool = 
     except KeyboardInterrupt as stop:
         raise Interrupted(what_is_finished(job), stop) from stop
     options.save_last_storyboard(job.storyboard.source)
-    return RenderResult(film, job, timer, report)
+    return RenderResult(film, job, timer, timer.waited, report)
 
 
 def what_is_finished(job: RenderJob) -> str:
@@ -118,7 +119,7 @@ def recorded_in_history(job: RenderJob, listener: EventListener) -> Iterator[Chu
     from blockvid_cli.project.history import DONE, FAILED, INTERRUPTED
     from blockvid_cli.project.project import project_folder
 
-    text, began, start = job.storyboard.source.read_bytes(), datetime.now(UTC), time.monotonic()
+    began, start = datetime.now(UTC), time.monotonic()
     counter, result = ChunkCounter(listener), f"{FAILED}: it broke off"
     try:
         yield counter
@@ -134,7 +135,7 @@ def recorded_in_history(job: RenderJob, listener: EventListener) -> Iterator[Chu
         raise
     finally:
         if result and project_folder(job.output).is_dir():
-            _append_record(job, text, began, round(time.monotonic() - start, 1), counter, result)
+            _append_record(job, began, round(time.monotonic() - start, 1), counter, result)
 
 
 class ChunkCounter:
@@ -153,9 +154,7 @@ class ChunkCounter:
         self.listener(event)
 
 
-def _append_record(
-    job: RenderJob, text: bytes, began: datetime, seconds: float, counter: ChunkCounter, result: str
-) -> None:
+def _append_record(job: RenderJob, began: datetime, seconds: float, counter: ChunkCounter, result: str) -> None:
     from blockvid_cli.models.hub import fingerprint
     from blockvid_cli.project.history import DONE, RenderRecord, append_record, save_storyboard_text
     from blockvid_cli.project.project import project_folder
@@ -168,7 +167,7 @@ def _append_record(
             time=began.strftime("%Y-%m-%dT%H:%M:%SZ"),
             film=job.output.name,
             storyboard=_relative(source.resolve(), folder.parent.resolve()),
-            text=save_storyboard_text(folder, text, source.suffix),
+            text=save_storyboard_text(folder, job.storyboard.content, source.suffix),
             options=_options(job),
             model=job.card.name,
             weights=fingerprint(job.card),

@@ -13,7 +13,7 @@ from blockvid_cli.errors import UsageError
 from blockvid_cli.models.card import ModelCard
 from blockvid_cli.storyboard.exports import dump_storyboard
 from blockvid_cli.storyboard.imports import is_caption_file
-from blockvid_cli.storyboard.parse import read_text
+from blockvid_cli.storyboard.parse import decode_text, read_content
 from blockvid_cli.storyboard.plan import Plan
 from blockvid_cli.storyboard.schema import json_schema, keys_table
 from blockvid_cli.storyboard.storyboard import Storyboard, read_storyboard
@@ -166,7 +166,7 @@ def import_(
 
     Example: blockvid storyboard import talk.srt -o talk.yaml
     """
-    if not is_caption_file(read_text(file), file):
+    if not is_caption_file(decode_text(read_content(file), file), file):
         raise UsageError(f"{file} is no list of captions; blockvid imports .srt, .vtt, .txt or LV-Bench's .json")
     overrides = [f"chunk={seconds}", *([] if title is None else [f'title="{title}"'])]
     storyboard = read_storyboard(file, overrides)

@@ -96,14 +96,14 @@ def field_name(path: FieldPath) -> str:
     return name
 
 
-def read_text(path: Path) -> str:
-    """Returns the text of a regular UTF-8 file of at most 1 MB.
+def read_content(path: Path) -> bytes:
+    """Returns the bytes of a regular file of at most 1 MB.
 
     Raises:
-        StoryboardError: there is no such file, it cannot be read, it is no regular file or too large, or not UTF-8.
+        StoryboardError: there is no such file, it cannot be read, or it is no regular file or too large.
     """
     try:
-        raw = read_regular_file(path, MAX_FILE_BYTES)
+        return read_regular_file(path, MAX_FILE_BYTES)
     except FileNotFoundError as error:
         raise StoryboardError(
             f"{path}: there is no such file; 'blockvid storyboard new {path}' writes a first one"
@@ -116,10 +116,18 @@ def read_text(path: Path) -> str:
         raise StoryboardError(f"{path}: this file is {error.strerror}; a storyboard is a few pages of text") from error
     except OSError as error:
         raise StoryboardError(f"{path}: this file cannot be read ({error.strerror}); check its permissions") from error
+
+
+def decode_text(content: bytes, path: Path) -> str:
+    """Returns the text of a file; ``path`` is for the sentence.
+
+    Raises:
+        StoryboardError: it is not UTF-8.
+    """
     try:
-        return raw.decode("utf-8-sig")
+        return content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
-        line = raw.count(b"\n", 0, error.start) + 1
+        line = content.count(b"\n", 0, error.start) + 1
         raise StoryboardError(f"{path}:{line}: this is not UTF-8 text; save the file as UTF-8") from error
 
 

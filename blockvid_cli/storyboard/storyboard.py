@@ -11,7 +11,7 @@ Times are fractions, so that nine hundred chunks of a tenth of a second end exac
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -21,7 +21,7 @@ from pydantic import ValidationError
 from blockvid_cli.storyboard.field_types import LARGEST_FPS
 from blockvid_cli.storyboard.imports import is_caption_file, read_captions
 from blockvid_cli.storyboard.overrides import apply_overrides
-from blockvid_cli.storyboard.parse import MAX_PROBLEMS, Document, Problem, read_text, read_yaml
+from blockvid_cli.storyboard.parse import MAX_PROBLEMS, Document, Problem, decode_text, read_content, read_yaml
 from blockvid_cli.storyboard.presentation import (
     TRANSITION_SECONDS,
     Audio,
@@ -79,6 +79,7 @@ class Storyboard:
     font: Path | None = None  # of words inside frames
     notes: tuple[str, ...] = field(default=(), compare=False)  # what an import had to decide
     recipe_location: str = field(default="", compare=False)  # file and line, or --set; "" without a recipe
+    content: bytes = field(default=b"", compare=False, repr=False)  # of the file, as it was when it was read
 
     @property
     def seconds(self) -> Fraction:
@@ -94,10 +95,11 @@ def read_storyboard(path: Path, overrides: Sequence[str] = (), allow_outside: bo
         UsageError: an override names no field.
     """
     path = Path(path)
-    text = read_text(path)
+    content = read_content(path)
+    text = decode_text(content, path)
     document = read_captions(text, path) if is_caption_file(text, path) else read_yaml(text, path)
     apply_overrides(document, overrides)
-    return _build(document, allow_outside)
+    return replace(_build(document, allow_outside), content=content)
 
 
 def _build(document: Document, allow_outside: bool) -> Storyboard:
