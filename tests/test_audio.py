@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import wave
+from dataclasses import replace
 from itertools import product
 from math import inf
 from pathlib import Path
@@ -114,6 +115,21 @@ def test_loudness_is_that_of_what_is_heard_and_volume_comes_on_top(pictures, tmp
     assert lufs(film_with(pictures, tmp_path, AudioTrack(audio))) == pytest.approx(-26, abs=1)
 
 
+@pytest.mark.parametrize(("volume", "expected"), [(1, -16), (0.5, -22)])
+def test_the_sounds_of_chunks_do_not_make_a_film_louder_than_was_asked_for(pictures, tmp_path, tone, volume, expected):
+    (tmp_path / "music.wav").write_bytes(tone(440).read_bytes())
+    (tmp_path / "rain.wav").write_bytes(tone(1000, level=0.9, channels=2).read_bytes())
+    story = tmp_path / "story.yaml"
+    story.write_text(
+        f"fps: 12\nchunk: 48f\naudio: {{file: music.wav, loudness: -16, volume: {volume}}}\n"
+        "chunks: [{caption: a, audio: {file: rain.wav, volume: 0.5}}]\n"
+    )
+    storyboard = read_storyboard(story)
+    plan = make_plan(storyboard, find_card("storybook"), seed=0)
+    mux_film(pictures, tmp_path / "film.mp4", replace(video_spec(storyboard, plan), size=SIZE, frames=48))
+    assert lufs(tmp_path / "film.mp4") == pytest.approx(expected, abs=0.5)
+
+
 def test_silence_has_no_loudness_to_change(pictures, tmp_path, tone):
     assert np.abs(heard(film_with(pictures, tmp_path, AudioTrack(Audio(tone(level=0), loudness=-16))))).max() < 0.001
 
@@ -196,5 +212,58 @@ chunks:
     assert [chunk.first_frame / 12 for chunk in plan.chunks] == [0, 3.75, 7.75, 11.75]
     spans = [(track.begin, track.end) for track in spec.tracks]
     assert spans == [(1, 3.5), (3.75, 7.75), (6.75, inf), (12.25, 18.25)]
-    placed = [(sound.begin, sound.begin + sound.audible) for sound in check_video_spec(spec)]
+    placed = [(sound.begin, sound.begin + sound.audible) for sound in check_video_spec(spec).clips]
     assert placed == [(4, 6.5), (6.75, 10.75), (9.75, 10.75), (15.25, 19)]
+
+
+# ---- files that name others ------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def secret(tmp_path, tone) -> Path:
+    """A sound outside the storyboard's folder, in the formats that playlists may name; returns the inner folder."""
+    sound, story = tone(), tmp_path / "story"
+    story.mkdir()
+    for name in ("secret.ts", "secret.aac", "secret.wav"):
+        assert run_ffmpeg(["-y", "-i", str(sound), str(tmp_path / name)]).returncode == 0
+    return story
+
+
+LISTS = {
+    "list.m3u8": "#EXTM3U\n#EXT-X-TARGETDURATION:9\n#EXTINF:9,\n../secret.ts\n#EXT-X-ENDLIST\n",
+    "list.mp3": "#EXTM3U\n#EXT-X-TARGETDURATION:9\n#EXTINF:9,\n../secret.aac\n#EXT-X-ENDLIST\n",
+    "list.ffconcat": "ffconcat version 1.0\nfile ../secret.wav\n",
+    "list.wav": "ffconcat version 1.0\nfile ../secret.wav\n",
+    "list.mpd": '<?xml version="1.0"?><MPD xmlns="urn:mpeg:dash:schema:mpd:2011" type="static" '
+    'mediaPresentationDuration="PT9S"><Period><AdaptationSet mimeType="audio/mp4"><Representation id="1" '
+    'bandwidth="1"><BaseURL>../secret.wav</BaseURL></Representation></AdaptationSet></Period></MPD>',
+    "call.sdp": "v=0\no=- 0 0 IN IP4 127.0.0.1\ns=x\nc=IN IP4 127.0.0.1\nt=0 0\nm=audio 5004 RTP/AVP 0\n",
+    "cue.cue": 'FILE "../secret.wav" WAVE\n  TRACK 01 AUDIO\n    INDEX 01 00:00:00\n',
+    "empty.wav": "",
+    "text.flac": "no sound",
+}
+
+
+@pytest.mark.parametrize("name", LISTS)
+def test_a_list_of_files_is_no_sound(secret, name):
+    (secret / name).write_text(LISTS[name])
+    with pytest.raises(BlockvidError, match=r"list of other files|cannot be played"):
+        check_video_spec(VideoSpec(12, SIZE, 48, tracks=(AudioTrack(Audio(secret / name)),)))
+
+
+@pytest.mark.parametrize("name", ["-i", "concat:a|b.wav", "http:", "100%03d.wav", "data:x,y", "a b.wav", "ü'\"\\.wav"])
+def test_a_name_is_a_name(pictures, secret, name, tone):
+    sound = secret / name
+    sound.write_bytes(tone().read_bytes())
+    film = film_with(pictures, secret, AudioTrack(Audio(sound)))
+    assert np.abs(heard(film)).max() > 0.1
+
+
+@pytest.mark.parametrize(
+    "suffix", ["wav", "flac", "mp3", "m4a", "ogg", "opus", "aac", "aiff", "mka", "ac3", "wv", "mp4", "ts", "avi"]
+)
+def test_formats_of_sound(tone, tmp_path, suffix):
+    sound = tmp_path / f"sound.{suffix}"
+    assert run_ffmpeg(["-i", str(tone()), str(sound)]).returncode == 0
+    (clip,) = check_video_spec(VideoSpec(12, SIZE, 48, tracks=(AudioTrack(Audio(sound)),))).clips
+    assert clip.duration == pytest.approx(4, abs=0.1)

@@ -293,8 +293,7 @@ def test_a_wrong_frame_is_our_mistake(film):
 
 
 def test_missing_ffmpeg_names_what_mends_it(film, monkeypatch):
-    for module in ("config", "video.io.ffmpeg_writer"):
-        monkeypatch.setattr(ffmpeg.moviepy_module(module), "FFMPEG_BINARY", "/nowhere/ffmpeg")
+    monkeypatch.setenv("FFMPEG_BINARY", "/nowhere/ffmpeg")
     with pytest.raises(BlockvidError, match="pip install --force-reinstall imageio-ffmpeg"):
         film_of(film)
     with pytest.raises(BlockvidError, match="FFMPEG_BINARY"):
@@ -317,13 +316,88 @@ def test_a_wrong_ffmpeg_setting_is_a_sentence_too():
     assert done.stdout.startswith("ffmpeg is missing"), done.stderr
 
 
-def test_the_environment_stays_as_it_was(monkeypatch):
-    monkeypatch.setenv("BLOCKVID_A", "before")
-    monkeypatch.delenv("BLOCKVID_B", raising=False)
-    with ffmpeg.preserved_environment():
-        os.environ.update(BLOCKVID_A="changed", BLOCKVID_B="new")
-    assert os.environ["BLOCKVID_A"] == "before"
-    assert "BLOCKVID_B" not in os.environ
+HOSTILE = {  # what libraries read in a working folder, and what runs or fails if they do
+    ".env": "FFMPEG_BINARY=./evil\nFFPLAY_BINARY=./evil\nIMAGEIO_FFMPEG_EXE=./evil\nHF_ENDPOINT=http://127.0.0.1:9\n",
+    "matplotlibrc": "backend: module://evil\ntext.usetex: True\n",
+    "sitecustomize.py": "open('ran', 'w')",
+    "usercustomize.py": "open('ran', 'w')",
+    "evil.py": "open('ran', 'w')",
+    "evil": "#!/bin/sh\ntouch ran\n",
+    "ffmpeg": "#!/bin/sh\ntouch ran\n",
+}
+EVERYTHING = """
+import os, sys
+from pathlib import Path
+home, opened = os.getcwd(), []
+
+def watch(event, values):
+    if event in ("open", "subprocess.Popen", "os.posix_spawn", "os.exec"):
+        path = values[0]
+        if not isinstance(path, (str, bytes, os.PathLike)) or (event != "open" and os.sep not in os.fsdecode(path)):
+            return  # a file descriptor, or a program that is searched for on PATH
+        folder, name = os.path.split(os.path.abspath(os.fsdecode(path)))
+        if folder == home and name != "work":
+            opened.append(name)
+
+sys.addaudithook(watch)
+import importlib, pkgutil, blockvid_cli
+for module in pkgutil.walk_packages(blockvid_cli.__path__, "blockvid_cli."):
+    if not module.name.endswith("__main__"):
+        importlib.import_module(module.name)
+import numpy as np
+from blockvid_cli.evaluation.scores import EvalConfig, score_film
+from blockvid_cli.evaluation.tables import plot
+from blockvid_cli.video import ffmpeg
+from blockvid_cli.video.mux import write_film
+film = Path("work/film.mp4").absolute()
+write_film([np.full((48, 64, 3), 8 * n, np.uint8) for n in range(30)], film, fps=12, size=(64, 48), frames_total=30)
+plot([score_film(film, EvalConfig(segments="2"))], ["film"], film.with_suffix(".png"))
+from blockvid_cli.commands.app import app
+from blockvid_cli.errors import BlockvidError
+for command in (["doctor"], ["models", "list"], ["storyboard", "new", "work/story.yaml"],
+                ["storyboard", "check", "work/story.yaml"], ["history", "work/story.yaml"]):
+    try:
+        app(command, standalone_mode=False)
+    except (SystemExit, BlockvidError):
+        pass
+import matplotlib
+print("\\n--")
+print(sorted(set(opened)), ffmpeg.binary(), matplotlib.rcParams["text.usetex"])
+"""
+
+
+@pytest.mark.parametrize("interpreter", [["-P", "-c", EVERYTHING], ["-P", "work/everything.py"]], ids=["code", "file"])
+def test_no_library_reads_settings_in_the_working_folder(tmp_path, interpreter):
+    for name, text in HOSTILE.items():
+        (tmp_path / name).write_text(text)
+        (tmp_path / name).chmod(0o755)
+    (tmp_path / "work").mkdir()
+    (tmp_path / "work" / "everything.py").write_text(EVERYTHING)
+    done = subprocess.run(
+        [sys.executable, *interpreter],
+        env={name: value for name, value in os.environ.items() if name != "PYTHONPATH"},
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    opened = done.stdout.rpartition("--\n")[2]
+    assert opened == f"[] {ffmpeg.binary()} False\n"
+    assert not (tmp_path / "ran").exists() and not (tmp_path / "work" / "ran").exists()
+
+
+def test_moviepy_uses_our_ffmpeg_even_where_it_was_imported_before():
+    """A program that uses this package may have imported it in a folder with a ``.env``."""
+    code = (
+        "from moviepy.video.io import ffmpeg_writer\n"
+        "from blockvid_cli.video import ffmpeg\n"
+        "ffmpeg_writer.FFMPEG_BINARY = './evil'\n"
+        "assert ffmpeg.import_writer().FFMPEG_BINARY == ffmpeg.binary()\n"
+        "import dotenv\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=Path(ffmpeg.__file__).parents[2], check=False)
+    assert done.returncode == 0
 
 
 def test_moviepy_is_not_imported_before_it_is_needed():

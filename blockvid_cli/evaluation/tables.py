@@ -5,11 +5,13 @@ from __future__ import annotations
 import csv
 import io
 from collections.abc import Mapping, Sequence
+from contextlib import chdir
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from blockvid_cli.project.atomic_files import write_atomically
+from blockvid_cli.video.overlays import matplotlib_data
 
 BARS = "▁▂▃▄▅▆▇█"
 PLOT_COLUMNS, PLOT_WIDTH, PLOT_HEIGHT = 3, 4.2, 2.1  # panels beside each other, inches of each
@@ -160,8 +162,9 @@ def plot(results: Sequence[Mapping[str, Any]], names: Sequence[str], path: Path)
     Raises:
         BlockvidError: it cannot be written.
     """
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
+    with chdir(matplotlib_data()):  # matplotlib reads a matplotlibrc in the working folder, whoever wrote it
+        from matplotlib.backends.backend_agg import FigureCanvasAgg
+        from matplotlib.figure import Figure
 
     curves = [segment_curves(result) for result in results]
     metrics = list(dict.fromkeys(name for film in curves for name in film))

@@ -1,15 +1,18 @@
-"""Runs moviepy's ffmpeg: writes frames as H.264 through moviepy's writer, and runs single commands (sound, muxing).
+"""Runs ffmpeg: writes frames as H.264 through moviepy's writer, and runs single commands (sound, muxing).
 
-Errors of ffmpeg become sentences. Frames are read back by ``reader`` (PyAV), not here.
+Which ffmpeg that is decides the user's environment, never a file in the working folder. Errors of ffmpeg become
+sentences. Frames are read back by ``reader`` (PyAV), not here.
 """
 
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
+import sys
 import tempfile
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from fractions import Fraction
 from itertools import islice
 from pathlib import Path
@@ -26,40 +29,45 @@ DISK_FULL_MESSAGES = ("No space left on device", "Disk quota exceeded", "File to
 SECONDS_BETWEEN_KEYFRAMES = 4
 
 
-@contextmanager
-def preserved_environment() -> Iterator[None]:
-    """Restores the environment variables on exit: importing moviepy reads the nearest ``.env`` into them."""
-    before = dict(os.environ)
-    try:
-        yield
-    finally:
-        for name in os.environ.keys() - before.keys():
-            del os.environ[name]
-        os.environ.update(before)
-
-
-def moviepy_module(name: str) -> ModuleType:
-    """Imports a module of moviepy on first use, because that is slow.
-
-    Raises:
-        BlockvidError: moviepy finds no ffmpeg.
-    """
-    import importlib
-
-    try:
-        with preserved_environment():
-            return importlib.import_module(f"moviepy.{name}")
-    except (OSError, RuntimeError) as error:  # what moviepy and imageio raise where there is no ffmpeg
-        raise missing_ffmpeg() from error
-
-
 def binary() -> str:
-    """Returns the ffmpeg that moviepy uses: ``FFMPEG_BINARY`` if set, else the one that comes with imageio-ffmpeg.
+    """Returns the ffmpeg to use: that of the environment's ``FFMPEG_BINARY``, else the one of imageio-ffmpeg.
 
     Raises:
         BlockvidError: there is none.
     """
-    return moviepy_module("config").FFMPEG_BINARY
+    if name := os.environ.get("FFMPEG_BINARY"):
+        if path := shutil.which(name):
+            return path
+        raise missing_ffmpeg()
+    from imageio_ffmpeg import get_ffmpeg_exe
+
+    try:
+        return get_ffmpeg_exe()
+    except RuntimeError as error:
+        raise missing_ffmpeg() from error
+
+
+def import_writer() -> ModuleType:
+    """Imports the module of moviepy that writes films, on first use, because that is slow.
+
+    On import, moviepy runs the programs that the nearest ``.env`` file names. For that time it lacks dotenv, by which
+    it reads such files; it is handed ``binary`` instead.
+
+    Raises:
+        BlockvidError: there is no ffmpeg.
+    """
+    program, dotenv = binary(), sys.modules.get("dotenv")
+    sys.modules["dotenv"] = None  # type: ignore[assignment]  # an import of it fails
+    try:
+        from moviepy.video.io import ffmpeg_writer
+    except OSError as error:  # FFMPEG_BINARY cannot be run
+        raise missing_ffmpeg() from error
+    finally:
+        del sys.modules["dotenv"]
+        if dotenv is not None:
+            sys.modules["dotenv"] = dotenv
+    ffmpeg_writer.FFMPEG_BINARY = program
+    return ffmpeg_writer
 
 
 def missing_ffmpeg() -> BlockvidError:
@@ -67,6 +75,15 @@ def missing_ffmpeg() -> BlockvidError:
     return BlockvidError(
         f"ffmpeg is missing. '{REINSTALL}' brings it; or set FFMPEG_BINARY to the path of one that has libx264."
     )
+
+
+def open_arguments(path: Path, formats: str) -> list[str]:
+    """ffmpeg's arguments that open a file, by its content one of these ``formats``, and no other file for its sake.
+
+    A name is never taken for an option, a protocol or a pattern. Playlists, which name other files, are in no list.
+    """
+    whitelists = ["-protocol_whitelist", "file", "-format_whitelist", formats]
+    return [*whitelists, "-i", f"file:{path.absolute()}"]
 
 
 def run_ffmpeg(arguments: Sequence[str], stdin: bytes = b"") -> subprocess.CompletedProcess[bytes]:
@@ -130,7 +147,7 @@ class VideoWriter:
 
     def __init__(self, path: Path, rate: Fraction, size: tuple[int, int], crf: int) -> None:
         self.path = path
-        writer_type = moviepy_module("video.io.ffmpeg_writer").FFMPEG_VideoWriter
+        writer_type = import_writer().FFMPEG_VideoWriter
         with disk_errors(path):
             self._stderr: IO[str] = tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace")  # noqa: SIM115
         try:

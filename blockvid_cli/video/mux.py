@@ -20,12 +20,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from blockvid_cli.errors import BlockvidError, UsageError
+from blockvid_cli.files import read_regular_file
 from blockvid_cli.project.atomic_files import disk_errors, write_atomically
 from blockvid_cli.storyboard.plan import Plan
 from blockvid_cli.storyboard.presentation import Audio
-from blockvid_cli.video.audio import AudioClip, AudioTrack, check_audio, input_arguments, output_arguments
+from blockvid_cli.video.audio import AudioTrack, SoundMix, check_audio
 from blockvid_cli.video.contact_sheet import thumbnail
-from blockvid_cli.video.ffmpeg import encode_video, exact_rate, run_ffmpeg, write_error
+from blockvid_cli.video.ffmpeg import encode_video, exact_rate, open_arguments, run_ffmpeg, write_error
 from blockvid_cli.video.metadata import Chapter, ffmetadata, srt
 from blockvid_cli.video.overlays import apply_overlays, check_text
 from blockvid_cli.video.reader import read_frames
@@ -94,7 +95,7 @@ def write_video(
             os.replace(growing, path)
 
 
-def check_video_spec(spec: VideoSpec) -> list[AudioClip]:
+def check_video_spec(spec: VideoSpec) -> SoundMix:
     """Makes sure, before anything is rendered, that the film can be muxed; returns the audio it will have.
 
     Raises:
@@ -102,7 +103,7 @@ def check_video_spec(spec: VideoSpec) -> list[AudioClip]:
     """
     check_text(spec)
     timeline = spec.timeline
-    return check_audio(spec.tracks, timeline.story.start, timeline.seconds)
+    return check_audio(spec.tracks, timeline.story.start, timeline.seconds, spec.loudness)
 
 
 def mux_film(video: Path, film: Path, spec: VideoSpec) -> Film:
@@ -118,7 +119,7 @@ def mux_film(video: Path, film: Path, spec: VideoSpec) -> Film:
             is missing or fails (``PartialError``: the disk is full).
     """
     _check_name(film)
-    clips = check_video_spec(spec)
+    mix = check_video_spec(spec)
     if not video.is_file():
         raise BlockvidError(f"the pictures {video} do not exist.")
     with _clean_folder(film, *_temporary_files(film)):
@@ -126,7 +127,7 @@ def mux_film(video: Path, film: Path, spec: VideoSpec) -> Film:
         if spec.needs_encoding:
             source, frames = _temporary_files(film)[0], apply_overlays(read_frames(video, spec.size), spec)
             encode_video(frames, source, rate=spec.rate, size=spec.size, total=spec.timeline.frames, crf=spec.crf)
-        return _finish(source, film, spec, clips)
+        return _finish(source, film, spec, mix)
 
 
 def write_film(
@@ -153,11 +154,11 @@ def write_film(
     tracks = (AudioTrack(audio),) if audio else ()
     spec = VideoSpec(fps, size, frames_total, tuple(chapters), tracks=tracks, title=title, metadata=metadata, crf=crf)
     _check_name(path)
-    clips = check_video_spec(spec)
+    mix = check_video_spec(spec)
     with _clean_folder(path, *_temporary_files(path)):
         video = _temporary_files(path)[0]
         encode_video(frames, video, rate=spec.rate, size=size, total=frames_total, crf=crf)
-        return _finish(video, path, spec, clips)
+        return _finish(video, path, spec, mix)
 
 
 def _check_name(film: Path) -> None:
@@ -172,18 +173,26 @@ def _temporary_files(film: Path) -> tuple[Path, Path, Path]:
 
 @contextmanager
 def _clean_folder(path: Path, *unfinished: Path) -> Iterator[None]:
-    """Makes the folder of ``path``; on exit, whatever happened, removes the unfinished files."""
+    """Makes the folder of ``path``; before and after, whatever happened, removes the unfinished files.
+
+    Before, they are those of a killed process, or links that ffmpeg would write through.
+    """
+    with disk_errors(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        _remove(unfinished)
     try:
-        with disk_errors(path):
-            path.parent.mkdir(parents=True, exist_ok=True)
         yield
     finally:
-        for file in unfinished:
-            with suppress(OSError):
-                file.unlink(missing_ok=True)
+        with suppress(OSError):
+            _remove(unfinished)
 
 
-def _finish(video: Path, film: Path, spec: VideoSpec, clips: Sequence[AudioClip]) -> Film:
+def _remove(files: Iterable[Path]) -> None:
+    for file in files:
+        file.unlink(missing_ok=True)
+
+
+def _finish(video: Path, film: Path, spec: VideoSpec, mix: SoundMix) -> Film:
     """Copies the frames of ``video`` into a film, and adds sound, subtitles, chapters and tags."""
     _, muxed, srt_file = _temporary_files(film)
     chapters = spec.film_chapters()
@@ -192,7 +201,7 @@ def _finish(video: Path, film: Path, spec: VideoSpec, clips: Sequence[AudioClip]
     if soft:
         write_atomically(srt_file, subtitles)
     tags = ffmetadata(chapters, spec.metadata, spec.title)
-    frames = _mux(video, muxed, spec, clips, tags, srt_file if soft else None)
+    frames = _mux(video, muxed, spec, mix, tags, srt_file if soft else None)
     total, seconds = spec.timeline.frames, spec.timeline.seconds
     if frames < total:
         raise BlockvidError(f"{video} holds {frames} pictures of {total}; remove it to have it made anew.")
@@ -202,20 +211,18 @@ def _finish(video: Path, film: Path, spec: VideoSpec, clips: Sequence[AudioClip]
     return Film(film, total, seconds, film.stat().st_size)
 
 
-def _mux(
-    video: Path, muxed: Path, spec: VideoSpec, clips: Sequence[AudioClip], tags: str, srt_file: Path | None
-) -> int:
+def _mux(video: Path, muxed: Path, spec: VideoSpec, mix: SoundMix, tags: str, srt_file: Path | None) -> int:
     """Runs ffmpeg, the index at the front of the file; returns how many frames were copied."""
-    inputs = ["-i", str(video.absolute()), "-f", "ffmetadata", "-i", "pipe:0"]
+    inputs = [*open_arguments(video, "mov"), "-protocol_whitelist", "pipe", "-f", "ffmetadata", "-i", "pipe:0"]
     outputs = ["-map", "0:v:0", "-c:v", "copy", "-map_metadata", "1", "-map_chapters", "1"]
     outputs += ["-frames:v", str(spec.timeline.frames)]
     if srt_file:
-        inputs += ["-f", "srt", "-i", str(srt_file.absolute())]
+        inputs += open_arguments(srt_file, "srt")
         outputs += ["-map", "2:s:0", "-c:s", "mov_text"]
-    if clips:
-        inputs += input_arguments(clips)
-        outputs += output_arguments(clips, 3 if srt_file else 2, spec.timeline.seconds)
-    outputs += ["-movflags", "+faststart", "-progress", "pipe:1", str(muxed.absolute())]
+    if mix.clips:
+        inputs += mix.input_arguments()
+        outputs += mix.output_arguments(3 if srt_file else 2)
+    outputs += ["-movflags", "+faststart", "-progress", "pipe:1", "-f", "mp4", f"file:{muxed.absolute()}"]
     process = run_ffmpeg(["-y", *inputs, *outputs], tags.encode("utf-8", "replace"))
     if process.returncode != 0:
         raise write_error(muxed, process.stderr.decode("utf-8", "replace"))
@@ -228,6 +235,7 @@ def _update_srt(path: Path, subtitles: bytes, beside: bool) -> None:
     """Writes the ``.srt``; without ``beside`` one of the same content is removed, as players would show both."""
     if beside:
         write_atomically(path, subtitles)
-    elif path.is_file() and path.read_bytes() == subtitles:
-        with suppress(OSError):
+        return
+    with suppress(OSError):
+        if read_regular_file(path, len(subtitles)) == subtitles:
             path.unlink()

@@ -149,13 +149,13 @@ def _blend(old: np.ndarray, new: np.ndarray, share: float) -> np.ndarray:
 
 @lru_cache(maxsize=64)
 def load_font(pixels: int, file: Path | None = None) -> Font:
-    """Loads a font of this many pixels: from a file, or else DejaVu Sans, which matplotlib brings.
+    """Loads a font of this many pixels: from a file, or else DejaVu Sans, which comes with matplotlib.
 
     Raises:
         BlockvidError: the file is no font.
     """
     try:
-        return ImageFont.truetype(str(file or _default_font()), pixels)
+        return ImageFont.truetype(str(file or matplotlib_data() / "fonts" / "ttf" / "DejaVuSans.ttf"), pixels)
     except OSError as error:
         if file is None:
             return ImageFont.load_default(pixels)
@@ -257,8 +257,7 @@ def _letter_pixels(size: tuple[int, int], share: float) -> int:
     return max(10, round(size[1] * share))
 
 
-def _default_font() -> Path:
-    """The file of DejaVu Sans in matplotlib's folder; matplotlib is not imported for that."""
+def matplotlib_data() -> Path:
+    """The folder of matplotlib's fonts and settings; matplotlib is not imported for that."""
     spec = find_spec("matplotlib")
-    folder = Path(spec.origin).parent if spec and spec.origin else Path()
-    return folder / "mpl-data" / "fonts" / "ttf" / "DejaVuSans.ttf"
+    return (Path(spec.origin).parent if spec and spec.origin else Path()) / "mpl-data"

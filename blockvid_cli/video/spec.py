@@ -13,7 +13,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from itertools import accumulate, pairwise
-from math import inf
+from math import inf, log10
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -143,6 +143,7 @@ class VideoSpec:
     Args:
         subtitles: beside (an .srt), none, soft (in the film too) or burned (drawn into the frames).
         font: a font file for text in frames; None is the default font.
+        loudness: LUFS that several tracks together are brought to; None leaves them as they are.
         metadata: how the film was made; without it the film has neither title nor comment.
         crf: of frames that are encoded again because something is drawn into them.
     """
@@ -153,6 +154,7 @@ class VideoSpec:
     chapters: tuple[Chapter, ...] = ()
     transitions: tuple[Transition, ...] = ()
     tracks: tuple[AudioTrack, ...] = ()
+    loudness: float | None = None
     subtitles: str = "beside"
     title_card: TitleCard | None = None
     end_card: TitleCard | None = None
@@ -213,6 +215,7 @@ def video_spec(
         chapters=tuple(plan_chapters(plan, storyboard)),
         transitions=tuple(_transitions(storyboard, plan)),
         tracks=tuple(_tracks(storyboard, plan)),
+        loudness=_film_loudness(storyboard.audio),
         subtitles=storyboard.subtitles,
         title_card=storyboard.title_card,
         end_card=storyboard.end_card,
@@ -237,6 +240,13 @@ def _tracks(storyboard: Storyboard, plan: Plan) -> Iterator[AudioTrack]:
         if audio := chunk.audio:
             has_length = audio.duration is not None or (audio.end is not None and not audio.loop)
             yield _track(audio, planned.first_frame / plan.fps, inf if has_length else planned.end_frame / plan.fps)
+
+
+def _film_loudness(audio: Audio | None) -> float | None:
+    """The loudness that the film's sound asks for, its volume included."""
+    if audio is None or audio.loudness is None or audio.volume == 0:
+        return None
+    return audio.loudness + 20 * log10(audio.volume)
 
 
 def _track(audio: Audio, start: float, end: float) -> AudioTrack:
