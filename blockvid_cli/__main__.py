@@ -7,20 +7,26 @@ import shlex
 import signal
 import sys
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
-from types import FrameType
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from importlib.abc import MetaPathFinder
+from pathlib import Path
+from types import FrameType, ModuleType
 
 from blockvid_cli.commands import terminal
-from blockvid_cli.errors import BlockvidError, Interrupted, Stopped, to_blockvid_error
+from blockvid_cli.errors import BlockvidError, Interrupted, OutOfMemoryError, Stopped, to_blockvid_error
 
 SIGNALS = [number for name in ("SIGINT", "SIGTERM", "SIGHUP") if (number := getattr(signal, name, None))]
+
+# What the shortest film of the bundled model took on two cores, in bytes: less ends in the loader or in a segfault
+NEEDED_ADDRESS_SPACE, NEEDED_MEMORY = 1500 * 2**20, 512 * 2**20
+CGROUPS = Path("/sys/fs/cgroup")
 
 
 def main() -> None:
     """The console script."""
     terminal.prepare_streams()
-    with _signals_stop() as stops:
+    with _signals_stop() as stops, _limits_checked():
         try:
             from blockvid_cli.commands.app import run
 
@@ -85,6 +91,53 @@ def _signals_stop() -> Iterator[list[Stopped]]:
         sys.unraisablehook = hook
         for number, handler in handlers.items():
             signal.signal(number, handler)
+
+
+class _MemoryLimits(MetaPathFinder):
+    """Looks at the limits of the process when torch is about to be imported; finds no modules itself."""
+
+    def find_spec(self, name: str, path: Sequence[str] | None, target: ModuleType | None = None) -> None:
+        """Raises OutOfMemoryError where there is too little for torch, which would not say so."""
+        if name == "torch":
+            _check_limit("this process may use (ulimit -v)", _address_space(), NEEDED_ADDRESS_SPACE)
+            _check_limit("this container may use", _container_memory(), NEEDED_MEMORY)
+
+
+@contextmanager
+def _limits_checked() -> Iterator[None]:
+    limits = _MemoryLimits()
+    sys.meta_path.insert(0, limits)
+    try:
+        yield
+    finally:
+        sys.meta_path.remove(limits)
+
+
+def _check_limit(what: str, limit: int, needed: int) -> None:
+    if limit < needed:
+        mebibytes = f"{limit / 2**20:.0f} MiB are all the memory that {what}, and {needed / 2**20:.0f} MiB are needed"
+        raise OutOfMemoryError(f"{mebibytes} at least; raise the limit.")
+
+
+def _address_space() -> int:
+    """Bytes that this process may map."""
+    with suppress(ImportError):  # Windows has no such limit
+        import resource
+
+        limit = resource.getrlimit(resource.RLIMIT_AS)[0]
+        return sys.maxsize if limit == resource.RLIM_INFINITY else limit
+    return sys.maxsize
+
+
+def _container_memory() -> int:
+    """Bytes that the Linux control groups of this process allow, the smallest of all that it is in."""
+    limits = [sys.maxsize]
+    with suppress(OSError, ValueError):
+        own = Path("/proc/self/cgroup").read_text(encoding="utf-8").splitlines()[-1].rpartition(":")[2].strip("/")
+        groups = [CGROUPS / own, *(CGROUPS / own).parents]
+        files = [*(group / "memory.max" for group in groups), CGROUPS / "memory" / "memory.limit_in_bytes"]
+        limits += [int(text) for file in files if file.is_file() and (text := file.read_text().strip()).isdecimal()]
+    return min(limits)
 
 
 if __name__ == "__main__":
