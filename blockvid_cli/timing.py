@@ -11,12 +11,22 @@ Item = TypeVar("Item")
 
 
 class PhaseTimer:
-    """Adds up the seconds of each phase; a phase inside another is not counted twice."""
+    """Adds up the seconds of each phase; a phase inside another is not counted twice.
 
-    def __init__(self) -> None:
+    Args:
+        started: when the person began to wait, by ``time.perf_counter``; None for now.
+    """
+
+    def __init__(self, started: float | None = None) -> None:
         self.seconds: dict[str, float] = {}
         self._phases: list[str] = []
         self._since = time.perf_counter()
+        self._started = self._since if started is None else started
+
+    @property
+    def waited(self) -> float:
+        """Seconds since the person began to wait, whatever they were spent on."""
+        return time.perf_counter() - self._started
 
     @contextmanager
     def phase(self, name: str) -> Iterator[None]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from dataclasses import replace
+from fractions import Fraction
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -13,9 +14,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from blockvid_cli.evaluation.segments import LargestChange, drift_error, largest_change
 from blockvid_cli.report import report
 from blockvid_cli.report.contents import Curve, RenderedChunk, RenderSettings, Report, RetrievedChunk, moment, size
+from blockvid_cli.report.render_report import CURVE_FPS, curve_segments, watch
 from blockvid_cli.report.report import MAX_EMBEDDED_BYTES, as_data, as_json, page, write_report
+from blockvid_cli.timing import PhaseTimer
+from blockvid_cli.video.ffmpeg import encode_video
+from blockvid_cli.video.reader import VideoInfo
+from blockvid_cli.video.spec import Timeline
+from tests import small
 
 HOSTILE = '</script><img src=x onerror="document.title=1"><!-- & \' " -->'
 VOID = {"meta", "link", "br", "img", "source"}
@@ -46,6 +54,8 @@ def small_report(caption: str = "A red boat rests.", chunks: int = 3, film: Path
             seconds=2.0,
             resumed=number == 1,
             image=picture(),
+            first_image="boat.png" if number == 1 else "",
+            warnings=(f"Cannot be drawn: {caption}",) if number == 3 else (),
         )
         for number in range(1, chunks + 1)
     )
@@ -60,8 +70,9 @@ def small_report(caption: str = "A red boat rests.", chunks: int = 3, film: Path
             f"blockvid render {caption}", f"title: {caption}", "tiny", "ab12", 7, {"steps": [1, 2]}, {"torch": "2"}
         ),
         phases={"text": 1.0, "load": 1.0, "denoise": 5.0, "decode": 2.0, "mux": 1.0},
+        waited=12.0,
         peak=3 * 2**30,
-        curves={"sharpness": Curve((0.9, None, 0.7), (0.5, 1.5, 2.5), True)},
+        curves={"sharpness": Curve((0.9, None, 0.7), (0.5, 1.5, 2.5), "of frames", 0.222, LargestChange(2, -0.222))},
         notes=(caption,),
     )
 
@@ -191,8 +202,135 @@ def test_nothing_is_fetched_and_only_our_script_runs(tmp_path):
 
 
 def test_speed_counts_what_was_drawn_now():
-    assert small_report().speed == pytest.approx(2.0 / 10.0)
+    assert small_report().speed == pytest.approx(2.0 / 12.0)
     assert bare_report().speed is None
+
+
+def test_time_is_that_which_the_person_waited(tmp_path):
+    """Not only that of the phases that are measured, which is ten seconds."""
+    text = re.sub(r"<[^>]+>", " ", page(small_report(), tmp_path))
+    assert "rendered in 12.0 s" in text
+    assert re.search(r"in all\s+12.0 s", text)
+    assert re.search(r"starting, checking and planning\s+2.0 s", text)
+
+
+def test_a_timer_knows_what_came_before_its_phases(monkeypatch):
+    clock = iter((5.0, 6.0, 8.0, 9.0))
+    monkeypatch.setattr("time.perf_counter", lambda: next(clock))
+    timer = PhaseTimer(started=1.0)
+    with timer.phase("decode"):
+        pass
+    assert (timer.seconds, timer.waited) == ({"decode": 2.0}, 8.0)
+
+
+# ---- drift along the way ----------------------------------------------------------------------------------
+
+WHITE, YELLOW, GRASS = (245, 245, 245), (240, 200, 40), (90, 150, 60)
+
+
+def cat_film(path: Path, seconds: int = 20, yellow: range = range(8, 12)) -> Path:
+    """A white square that walks over a meadow, 96x64 at 12 frames a second; yellow in some of its seconds."""
+    frames = []
+    for number in range(seconds * 12):
+        frame = np.full((64, 96, 3), GRASS, np.uint8)
+        left = 30 + abs(number % 48 - 24)
+        frame[24:44, left : left + 20] = YELLOW if number // 12 in yellow else WHITE
+        frames.append(frame)
+    encode_video(frames, path, rate=Fraction(12), size=(96, 64), total=len(frames), crf=12)
+    return path
+
+
+def cat_plan():
+    """Five chunks of four seconds for it, without the VAE's short first latent."""
+    plan = small.plan([6] * 5)
+    return replace(plan, size=(96, 64), frames=240)
+
+
+def test_drift_that_disappears_again_is_seen(tmp_path):
+    """A white cat that turns yellow and comes back: as white at the end as at the beginning."""
+    timeline = Timeline(Fraction(12), (48,) * 5, title_frames=36)
+    images, curves = watch(cat_film(tmp_path / "cat.mp4"), cat_plan(), timeline)
+    colours = curves["colours of the subject"]
+    assert abs(colours.scores[-1] / colours.scores[0] - 1) < 0.005
+    assert colours.largest.change < -0.05
+    assert 3 + 8 < colours.seconds[colours.largest.segment] < 3 + 12
+    assert colours.drift > 0.005
+    assert sorted(images) == [1, 2, 3, 4, 5] and images[3].shape == (64, 96, 3)
+
+
+def test_without_drift_nothing_is_seen(tmp_path):
+    _, curves = watch(cat_film(tmp_path / "cat.mp4", yellow=range(0)), cat_plan(), Timeline(Fraction(12), (48,) * 5))
+    assert abs(curves["colours of the subject"].largest.change) < 0.005
+
+
+def test_the_figures_of_drift_are_those_of_eval(tmp_path):
+    _, curves = watch(cat_film(tmp_path / "cat.mp4"), cat_plan(), Timeline(Fraction(12), (48,) * 5))
+    assert len(curves) == 6
+    for curve in curves.values():
+        assert (curve.drift, curve.largest) == (drift_error(curve.scores).normalised, largest_change(curve.scores))
+
+
+def test_points_lie_within_chunks_and_do_not_become_too_many():
+    film = VideoInfo(Path("film.mp4"), 80, CURVE_FPS, 20.0, (96, 64))
+    spans = curve_segments(film, [1.0, 9.0, 20.0])
+    assert [span.first for span in spans] == [0, 4, 12, 20, 28, 36, 43, 51, 58, 65, 73]
+    assert spans[-1].end == 80
+    long = VideoInfo(Path("film.mp4"), 86400, CURVE_FPS, 21600.0, (96, 64))
+    assert len(curve_segments(long, [60.0 * minute for minute in range(1, 361)])) == 360
+    assert len(curve_segments(long, [10800.0, 21600.0])) == 60
+
+
+# ---- a rendered film --------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def rendered(story, model, blockvid):
+    """Renders the small storyboard with these lines on top of it; returns the page and what the command printed."""
+
+    def run(lines: str, *options: str) -> tuple[Page, dict]:
+        story.write_text(lines + story.read_text())
+        done = blockvid("render", story, "--model", model, "--json", *options)
+        assert done.code == 0, done.err
+        return Page(story.with_suffix(".report.html").read_text("utf-8")), json.loads(done.out)
+
+    return run
+
+
+CARDS = "title_card: {text: Hello, seconds: 2}\nend_card: {text: Bye, seconds: 1}\n"
+
+
+def test_times_are_those_of_the_film_with_its_cards(rendered):
+    read, result = rendered(CARDS)
+    facts = read.facts()
+    assert facts["seconds"] == pytest.approx(result["seconds"]) == 8.0
+    assert facts["cards"] == [
+        {"name": "title card", "start": 0.0, "end": 2.0},
+        {"name": "end card", "start": 7.0, "end": 8.0},
+    ]
+    starts, ends = ([chunk[side] for chunk in facts["chunks"]] for side in ("start", "end"))
+    assert starts == [2.0, *ends[:-1]] and ends[-1] == 7.0
+    assert all(2.0 < at < 7.0 for at in facts["curves"][0]["seconds"])
+    said = [text for tag, text in read.texts if tag == "li"]
+    assert {"0:08", "title card of 2.0 s", "end card of 1.0 s"} <= set(said)
+    assert result["render_seconds"] > sum(result["phases"].values())  # what was waited for, not what was measured
+
+
+def test_the_chunks_that_are_retrieved_are_those_of_check(rendered, story, model, blockvid):
+    read, _ = rendered("recipe: {kv_cache: {name: semantic, recent: 1, last_blocks: 1}}\n")
+    planned = json.loads(blockvid("storyboard", "check", story, "--model", model, "--json").out)["chunks"]
+    attended = [chunk["retrieved"] for chunk in read.facts()["chunks"]]
+    shown = [[old["chunk"] for old in each if old["cosine"] is not None] for each in attended]
+    assert shown == [chunk["retrieves"] for chunk in planned]
+    assert shown != [[], [], []]
+
+
+def test_without_metadata_the_report_says_nothing_that_was_written(rendered, story):
+    read, _ = rendered("style: SECRET\n", "--no-metadata")
+    text = story.with_suffix(".report.html").read_text("utf-8")
+    for secret in ("SECRET", "Three moments", "A red boat", "glides", "Seed of the film"):
+        assert secret not in text
+    assert {(chunk["seed"], chunk["caption"], chunk["prompt"]) for chunk in read.facts()["chunks"]} == {(None, "", "")}
+    assert any("--no-metadata" in said for tag, said in read.texts if tag == "li")
 
 
 def test_times_and_sizes_are_said_plainly():

@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import itertools
 import shutil
+from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from blockvid_cli.evaluation.segments import LargestChange
 from blockvid_cli.report import report
+from blockvid_cli.report.contents import Curve
 from blockvid_cli.report.report import write_report
 from blockvid_cli.video.ffmpeg import encode_video
+from blockvid_cli.video.reader import decode_frames, scan_video
+from blockvid_cli.video.spec import Timeline
 from tests.test_report import HOSTILE, small_report
 
 webdriver = pytest.importorskip("selenium.webdriver", reason="selenium is not installed: pip install '.[browser]'")
@@ -141,9 +147,9 @@ def test_what_a_chunk_attends_to_leads_to_it(browser):
 
 def test_a_curve_tells_its_values(browser):
     reach(browser, ".plot")
-    assert see(browser, "document.activeElement.getAttribute('aria-valuetext')") == "0:00.5  0.9000"
+    assert see(browser, "document.activeElement.getAttribute('aria-valuetext')") == "0:00.5  0.900"
     press(browser, Keys.ARROW_RIGHT)
-    assert see(browser, "document.activeElement.getAttribute('aria-valuetext')") == "0:02.5  0.7000  −22.2 %"
+    assert see(browser, "document.activeElement.getAttribute('aria-valuetext')") == "0:02.5  0.700  −22.2 %"
     press(browser, Keys.ENTER)
     until(browser, "Math.abs(document.querySelector('video').currentTime - 2.5) < 0.1")
 
@@ -189,3 +195,137 @@ def test_a_film_of_six_hours_answers_at_once(browser, tmp_path):
     press(browser, Keys.END)
     assert see(browser, "document.querySelector('.where').textContent").startswith("Chunk 1000 of 1000")
     until(browser, "document.getElementById('scroller').scrollLeft > 10000")
+
+
+# ---- cards ------------------------------------------------------------------------------------------------
+
+TITLE, END = 30, 12  # frames of the cards
+
+
+def chunk_frame(number: int, first: bool) -> np.ndarray:
+    """A frame of the film with cards: its grey says the chunk, and a bar on the left that it is the first of one."""
+    frame = np.full((48, 64, 3), 30 * number, np.uint8)
+    frame[:, :16] = 255 if first else 0
+    return frame
+
+
+@pytest.fixture
+def with_cards(browser, tmp_path):
+    """The report of a film of six chunks of a second between two cards; returns the film."""
+    timeline = Timeline(Fraction(FPS), (FPS,) * SECONDS, TITLE, END)
+    frames = [chunk_frame(0, False)] * TITLE
+    for number in range(1, SECONDS + 1):
+        frames += [chunk_frame(number, at == 0) for at in range(FPS)]
+    frames += [chunk_frame(8, False)] * END
+    path = tmp_path / "cards.mp4"
+    encode_video(frames, path, rate=Fraction(FPS), size=(64, 48), total=len(frames), crf=5)
+    facts = small_report("A boat.", SECONDS, path)
+    chunks = [replace(c, start=s.start, end=s.end) for c, s in zip(facts.chunks, timeline.chunks, strict=True)]
+    cards = tuple(section for section in timeline.sections if section.kind != "chunk")
+    write_report(
+        tmp_path / "cards.report.html", replace(facts, chunks=tuple(chunks), cards=cards, seconds=timeline.seconds)
+    )
+    browser.get((tmp_path / "cards.report.html").as_uri())
+    until(browser, "document.querySelector('video').readyState >= 2")
+    return path
+
+
+def shown_pixels(browser) -> np.ndarray:
+    """The film's frame in the browser, (H, W, 3) uint8."""
+    until(browser, "!document.querySelector('video').seeking && document.querySelector('video').readyState >= 2")
+    data = see(
+        browser,
+        """(() => { const v = document.querySelector('video'), c = document.createElement('canvas');
+        [c.width, c.height] = [v.videoWidth, v.videoHeight]; const d = c.getContext('2d');
+        d.drawImage(v, 0, 0); return Array.from(d.getImageData(0, 0, c.width, c.height).data); })()""",
+    )
+    return np.array(data, np.uint8).reshape(48, 64, 4)[..., :3]
+
+
+@pytest.mark.parametrize("number", [1, 4, 6])
+def test_a_click_on_a_chunk_shows_its_first_frame(browser, with_cards, number):
+    frames = [frame.rgb for frame in decode_frames(scan_video(with_cards))]
+    browser.execute_script(f"document.querySelectorAll('.chunk')[{number - 1}].click()")
+    pixels, first = shown_pixels(browser).astype(int), TITLE + FPS * (number - 1)
+    distances = [float(np.abs(pixels - frames[index]).mean()) for index in (first - 1, first, first + 1)]
+    assert distances[1] < 4 < min(distances[0], distances[2]), distances
+    assert see(browser, "document.querySelector('.where').textContent").startswith(f"Chunk {number} of 6")
+    until(browser, f"document.querySelectorAll('.chunk')[{number - 1}].getAttribute('aria-current') === 'true'")
+
+
+def test_captions_and_cards_are_where_the_film_has_them(browser, with_cards):
+    cues = "[...document.querySelector('video').textTracks[0].cues].map((c) => [c.startTime, c.endTime])"
+    browser.execute_script("document.querySelector('video').textTracks[0].mode = 'hidden'")
+    assert see(browser, cues) == [[2.5 + second, 3.5 + second] for second in range(SECONDS)]
+    assert see(browser, "[...document.querySelectorAll('.still')].map((s) => s.textContent)") == [
+        "title card",
+        "end card",
+    ]
+    lefts = "['.still', '.chunk'].map((s) => document.querySelector(s).getBoundingClientRect().left)"
+    title, chunk = see(browser, lefts)
+    assert chunk - title == pytest.approx(2.5 * see(browser, "scale"), abs=1)
+
+
+def test_while_a_card_is_shown_no_chunk_is_playing(browser, with_cards):
+    assert see(browser, "document.querySelectorAll('.chunk[aria-current]').length") == 0
+    browser.execute_script("document.querySelectorAll('.chunk')[5].click()")
+    until(browser, "document.querySelectorAll('.chunk[aria-current]').length === 1")
+    browser.execute_script("document.querySelector('video').currentTime = 9.2")
+    until(browser, "document.querySelectorAll('.chunk[aria-current]').length === 0")
+    browser.execute_script("document.querySelector('video').currentTime = 4")
+    until(browser, "document.querySelector('.where').textContent.startsWith('Chunk 2 of 6')")  # it follows again
+
+
+# ---- drift, warnings, pictures ----------------------------------------------------------------------------
+
+
+@pytest.fixture
+def drifting(browser, tmp_path):
+    """The report of a film whose subject changes its colours in the fourth second, and back."""
+    scores = (1.0, 1.0, 0.99, 0.85, 0.99, 1.0)
+    curve = Curve(
+        scores, tuple(n + 0.5 for n in range(6)), "compared with the beginning", 0.03, LargestChange(3, -0.15)
+    )
+    facts = replace(small_report("A boat.", SECONDS, film(tmp_path / "boat.mp4")), curves={"colours": curve})
+    write_report(tmp_path / "boat.report.html", facts)
+    browser.get((tmp_path / "boat.report.html").as_uri())
+    until(browser, "document.querySelector('video').readyState >= 1")
+
+
+def test_drift_that_disappears_again_is_shown_and_a_click_goes_there(browser, drifting):
+    assert see(browser, "document.querySelector('button.largest').textContent") == "largest −15.0 % at 0:03.5, chunk 4"
+    assert see(browser, "document.querySelector('.value').textContent") == "mean change 3.0 %"
+    browser.execute_script("document.querySelector('button.largest').click()")
+    until(browser, "Math.abs(document.querySelector('video').currentTime - 3.5) < 0.1")
+    until(browser, "document.querySelector('.where').textContent.startsWith('Chunk 4 of 6')")
+    far = "document.querySelector('.dot.far').getAttribute('cy')"
+    dots = "Math.max(...[...document.querySelectorAll('.dot:not(.chosen)')].map((d) => Number(d.getAttribute('cy'))))"
+    assert float(see(browser, far)) == see(browser, dots)  # the lowest
+
+
+def test_axes_have_numbers(browser, drifting):
+    numbers = "[...document.querySelectorAll('.score')].map((t) => Number(t.textContent))"
+    marks = see(browser, numbers)
+    assert len(marks) >= 3 and min(marks) <= 0.85 and max(marks) >= 1.0
+    steps = {round(b - a, 6) for a, b in itertools.pairwise(marks)}
+    assert len(steps) == 1
+    assert see(browser, "[...document.querySelectorAll('.time')].map((t) => t.textContent)") == [
+        "0:00",
+        "0:02",
+        "0:04",
+        "0:06",
+    ]
+
+
+def test_a_chunk_tells_its_picture_and_its_warning(browser):
+    assert "begins withthe picture boat.png" in see(browser, "document.querySelector('.card').textContent")
+    browser.execute_script("document.querySelectorAll('.chunk')[2].click()")
+    assert see(browser, "document.querySelector('.card .warning').textContent") == f"Cannot be drawn: {HOSTILE}"
+    assert "the picture" not in see(browser, "document.querySelector('.card').textContent")
+    warned = see(browser, "[...document.querySelectorAll('.chunk b')].map((b) => b.textContent)")
+    assert warned == ["1", "2", "3 ⚠", "4", "5", "6"]
+
+
+def test_thumbnails_are_whole_and_pixels_stay_square(browser):
+    assert see(browser, "getComputedStyle(document.querySelector('.frame img')).objectFit") == "contain"
+    until(browser, "getComputedStyle(document.querySelector('video')).imageRendering === 'pixelated'")

@@ -1,4 +1,4 @@
-// The card of a chunk: its caption, what it attended to, how it was rendered. And the buttons that copy a text.
+// The card of a chunk: its caption and warnings, what it attended to, how it was rendered. And the buttons that copy a text.
 "use strict";
 
 const LINKS = 24; // chunks that are named in a row
@@ -11,31 +11,34 @@ function showCard(chunk) {
   const row = (name, ...values) => {
     list.append(make("div", {}, make("dt", { textContent: name }), make("dd", {}, ...values)));
   };
-  row("attends to", ...(chunk.retrieved.length ? chunk.retrieved.map(link) : ["nothing earlier"]));
+  if (chunk.first_image) row("begins with", `the picture ${chunk.first_image}`);
+  if (chunk.last_image) row("ends with", `the picture ${chunk.last_image}`);
+  const [alike, recent] = [true, false].map((with_) => chunk.retrieved.filter((old) => (old.cosine !== null) === with_));
+  row("retrieves", ...(alike.length ? alike.map(link) : ["no earlier chunk"]));
+  if (recent.length) row("recent", ...recent.map((old) => link({ chunk: old.chunk })));
   const by = chunks.filter((other) => other.retrieved.some((old) => old.chunk === chunk.number));
   const more = by.length > LINKS ? [` and ${by.length - LINKS} more`] : [];
   if (by.length) row("used by", ...by.slice(0, LINKS).map((other) => link({ chunk: other.number })), ...more);
-  row("seed", make("code", { textContent: chunk.seed }));
+  if (chunk.seed !== null) row("seed", make("code", { textContent: chunk.seed }));
   const among = chunk.takes.length > 1 ? `, chosen from ${chunk.takes.join(", ")}` : ", the only one";
   row("take", `${chunk.take}${among}`);
   if (chunk.cached_tokens !== null) row("tokens cached", ...tokensOf(chunk));
   const took = chunk.seconds === null ? "" : `${chunk.seconds.toFixed(1)} s`;
   row("rendered", chunk.resumed ? `by an earlier render${took && `, in ${took}`}` : `now${took && `, in ${took}`}`);
-  card.replaceChildren(
-    make("p", { className: "where", textContent: where }),
-    make("p", { className: "caption", dir: "auto", textContent: chunk.caption }));
+  card.replaceChildren(make("p", { className: "where", textContent: where }));
+  if (chunk.caption) card.append(make("p", { className: "caption", dir: "auto", textContent: chunk.caption }));
   if (chunk.prompt && chunk.prompt !== chunk.caption) {
     const prompt = make("q", { dir: "auto", textContent: chunk.prompt });
     card.append(make("p", { className: "prompt" }, "rendered as ", prompt));
   }
+  for (const text of chunk.warnings) card.append(make("p", { className: "warning", dir: "auto", textContent: text }));
   card.append(list);
 }
 
 function link(old) {
-  const alike = typeof old.cosine === "number" ? ` ${old.cosine.toFixed(2)}` : old.cosine === null ? " recent" : "";
+  const alike = old.cosine === undefined ? "" : ` ${old.cosine.toFixed(2)}`;
   const made = make("button", { type: "button", className: "link" }, make("b", { textContent: old.chunk }), alike);
-  const spoken = typeof old.cosine === "number" ? `, cosine${alike}` : alike && ", recent";
-  made.setAttribute("aria-label", `Chunk ${old.chunk}${spoken}`);
+  made.setAttribute("aria-label", `Chunk ${old.chunk}${alike && `, cosine${alike}`}`);
   const place = placeOf.get(old.chunk);
   made.disabled = place === undefined;
   made.addEventListener("click", () => { seek(place); buttons[place].focus({ preventScroll: true }); });

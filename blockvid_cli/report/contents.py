@@ -12,6 +12,10 @@ from typing import Any
 import numpy as np
 import yaml
 
+from blockvid_cli.errors import plural
+from blockvid_cli.evaluation.segments import LargestChange
+from blockvid_cli.video.spec import Section
+
 GIB = 2**30
 PHASE_NAMES = {
     "text": "reading captions",
@@ -19,7 +23,10 @@ PHASE_NAMES = {
     "denoise": "generating blocks",
     "decode": "decoding",
     "mux": "writing the film",
+    "report": "measuring the film for this report",
 }
+CARD_NAMES = {"title": "title card", "end": "end card"}
+WITHOUT_METADATA = "Rendered with --no-metadata: title, captions, seeds, notes and the storyboard are left out."
 
 
 @dataclass(frozen=True)
@@ -40,9 +47,12 @@ class RenderedChunk:
     """A chunk as it was rendered.
 
     Args:
-        start, end: seconds in the film, after rounding to blocks.
-        caption: as written.
+        start, end: seconds in the finished film, cards included.
+        caption: as written; empty where metadata are left out.
+        seed: None where metadata are left out.
         prompt: the text that the network read instead, where that is another.
+        first_image, last_image: names of the pictures that it begins and ends with.
+        warnings: sentences about this chunk.
         take: the take that is in the film; ``takes`` are the numbers of all that exist.
         cached_tokens, tokens: how many of how many tokens the KV cache selected of it.
         seconds: spent rendering it.
@@ -55,8 +65,11 @@ class RenderedChunk:
     start: float
     end: float
     caption: str
-    seed: int
+    seed: int | None
     prompt: str = ""
+    first_image: str = ""
+    last_image: str = ""
+    warnings: tuple[str, ...] = ()
     take: int = 1
     takes: tuple[int, ...] = (1,)
     retrieved: tuple[RetrievedChunk, ...] = ()
@@ -73,13 +86,17 @@ class Curve:
 
     Args:
         scores: one per segment; None where a segment has none.
-        seconds: the middle of each segment in the film.
-        higher: whether more is better; None where neither is.
+        seconds: the middle of each segment in the finished film.
+        description: what is measured.
+        drift: the normalised drift error; None where there is none.
+        largest: the largest change from the first segment on the way.
     """
 
     scores: tuple[float | None, ...]
     seconds: tuple[float, ...]
-    higher: bool | None = None
+    description: str = ""
+    drift: float | None = None
+    largest: LargestChange | None = None
 
 
 @dataclass(frozen=True)
@@ -91,7 +108,7 @@ class RenderSettings:
         storyboard: the text of the file, with its comments.
         recipe: plain values, as a storyboard writes them.
         weights: their hash.
-        seed: the film's.
+        seed: the film's; None where metadata are left out.
         versions: by the name of the library.
     """
 
@@ -99,7 +116,7 @@ class RenderSettings:
     storyboard: str
     model: str
     weights: str
-    seed: int
+    seed: int | None
     recipe: Mapping[str, Any] = field(default_factory=dict)
     versions: Mapping[str, str] = field(default_factory=dict)
 
@@ -110,9 +127,11 @@ class Report:
 
     Args:
         film: the file, embedded in the report or linked from it; None if there is none.
-        seconds: the film's length.
+        seconds: the film's length, cards included.
         size: width and height in pixels.
+        cards: the title card and the end card, where there are.
         phases: seconds by phase, in order.
+        waited: seconds that the person waited in all; None where it is not known.
         peak: of memory, in bytes.
         curves: by name; there may be none.
         notes: sentences.
@@ -125,21 +144,18 @@ class Report:
     size: tuple[int, int]
     chunks: tuple[RenderedChunk, ...]
     settings: RenderSettings
+    cards: tuple[Section, ...] = ()
     phases: Mapping[str, float] = field(default_factory=dict)
+    waited: float | None = None
     peak: int | None = None
     curves: Mapping[str, Curve] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
 
     @property
-    def total_seconds(self) -> float:
-        """Seconds of all phases."""
-        return sum(self.phases.values())
-
-    @property
     def speed(self) -> float | None:
-        """Seconds of film per second of rendering; None where nothing was rendered or the time is unknown."""
+        """Seconds of film per second waited; None where nothing was rendered or the time is not known."""
         rendered = sum(chunk.end - chunk.start for chunk in self.chunks if not chunk.resumed)
-        return rendered / self.total_seconds if rendered and self.total_seconds else None
+        return rendered / self.waited if rendered and self.waited else None
 
 
 # ---- parts of the page -----------------------------------------------------------------------------------
@@ -151,15 +167,16 @@ def summary(facts: Report) -> str:
     rendered = sum(not chunk.resumed for chunk in facts.chunks)
     items = [
         moment(facts.seconds),
+        *(f"{CARD_NAMES[card.kind]} of {_duration(card.end - card.start)}" for card in facts.cards),
         f"{facts.size[0]}×{facts.size[1]}",
         f"{facts.fps:g} frames a second",
-        f"{_count(len(facts.chunks), 'chunk')} in {_count(shots, 'shot')}",
+        f"{plural(len(facts.chunks), 'chunk')} in {plural(shots, 'shot')}",
         f"model {facts.settings.model}",
     ]
-    if facts.total_seconds:
-        items.append(f"rendered in {_duration(facts.total_seconds)}")
+    if facts.waited:
+        items.append(f"rendered in {_duration(facts.waited)}")
     if rendered < len(facts.chunks):
-        items.append(f"{rendered or 'no'} {'chunk' if rendered == 1 else 'chunks'} rendered now")
+        items.append(f"{plural(rendered, 'chunk')} rendered now")
     return "".join(f"<li>{escape(text)}</li>" for text in items)
 
 
@@ -167,12 +184,15 @@ def phases(facts: Report) -> str:
     """Seconds by phase with a bar each, and the render's memory and speed; empty where nothing was measured."""
     if not facts.phases and facts.peak is None:
         return ""
-    rows = "".join(_phase(name, seconds, facts.total_seconds) for name, seconds in facts.phases.items())
+    measured = sum(facts.phases.values())
+    waited = facts.waited or measured
+    values = {**facts.phases, "starting, checking and planning": max(waited - measured, 0.0)}
+    rows = "".join(_phase(name, seconds, waited) for name, seconds in values.items()) if facts.phases else ""
     totals = []
     if facts.phases:
-        totals.append(("total", _duration(facts.total_seconds)))
+        totals.append(("in all", _duration(waited)))
     if facts.speed is not None:
-        totals.append(("film per second of rendering", f"{facts.speed:.2g} s"))
+        totals.append(("film per second of waiting", f"{facts.speed:.2g} s"))
     if facts.peak is not None:
         totals.append(("peak memory", size(facts.peak)))
     foot = "".join(f'<tr><th scope="row">{name}</th><td></td><td>{value}</td></tr>' for name, value in totals)
@@ -184,7 +204,8 @@ def phases(facts: Report) -> str:
 
 def settings(values: RenderSettings) -> str:
     """How to render the film again, folded."""
-    items = {"Model": values.model, "Weights": values.weights, "Seed of the film": str(values.seed), **values.versions}
+    seed = {} if values.seed is None else {"Seed of the film": str(values.seed)}
+    items = {"Model": values.model, "Weights": values.weights, **seed, **values.versions}
     listed = "".join(f"<div><dt>{escape(name)}</dt><dd>{escape(value)}</dd></div>" for name, value in items.items())
     recipe = yaml.safe_dump(_plain(values.recipe), sort_keys=False, allow_unicode=True) if values.recipe else ""
     return (
@@ -205,7 +226,7 @@ def notes(sentences: Sequence[str]) -> str:
 
 def chunk_table(chunks: Iterable[RenderedChunk]) -> str:
     """Every chunk as a row, to read without scripts, to print, to copy."""
-    heads = ("chunk", "shot", "from", "to", "caption", "attends to", "seed", "take", "tokens cached", "rendered in")
+    heads = ("chunk", "shot", "from", "to", "caption", "retrieves", "recent", "seed", "take", "tokens cached", "took")
     rows = []
     for chunk in chunks:
         tokens = (
@@ -213,16 +234,17 @@ def chunk_table(chunks: Iterable[RenderedChunk]) -> str:
             if chunk.cached_tokens is None
             else f"{chunk.cached_tokens:,}" + (f" of {chunk.tokens:,}" if chunk.tokens else "")
         )
-        prompt = f'<br><small dir="auto">→ {escape(chunk.prompt)}</small>' if _is_rewritten(chunk) else ""
+        remarks = "".join(f'<br><small dir="auto">{escape(text)}</small>' for text in _remarks(chunk))
         took = "" if chunk.seconds is None else _duration(chunk.seconds)
         cells = (
             str(chunk.number),
             str(chunk.shot),
             moment(chunk.start),
             moment(chunk.end),
-            f'<span dir="auto">{escape(chunk.caption)}</span>{prompt}',
-            ", ".join(map(_retrieved, chunk.retrieved)),
-            str(chunk.seed),
+            f'<span dir="auto">{escape(chunk.caption)}</span>{remarks}',
+            ", ".join(f"{old.chunk} ({old.cosine:.2f})" for old in chunk.retrieved if old.cosine is not None),
+            ", ".join(str(old.chunk) for old in chunk.retrieved if old.cosine is None),
+            "" if chunk.seed is None else str(chunk.seed),
             f"{chunk.take} of {len(chunk.takes)}",
             tokens,
             f"{took} (earlier)" if chunk.resumed and took else "earlier" if chunk.resumed else took,
@@ -265,22 +287,16 @@ def _text(name: str, title: str, text: str) -> str:
     )
 
 
-def _retrieved(retrieved: RetrievedChunk) -> str:
-    return f"{retrieved.chunk} ({'recent' if retrieved.cosine is None else f'{retrieved.cosine:.2f}'})"
-
-
-def _is_rewritten(chunk: RenderedChunk) -> bool:
-    """Whether the network read another text than the caption."""
-    return bool(chunk.prompt) and chunk.prompt != chunk.caption
+def _remarks(chunk: RenderedChunk) -> list[str]:
+    """What the network read instead of the caption, the pictures of a chunk by name, and its warnings."""
+    prompt = [f"→ {chunk.prompt}"] if chunk.prompt and chunk.prompt != chunk.caption else []
+    images = (("begins", chunk.first_image), ("ends", chunk.last_image))
+    return [*prompt, *(f"{verb} with the picture {name}" for verb, name in images if name), *chunk.warnings]
 
 
 def _plain(values: Mapping[str, Any]) -> dict[str, Any]:
     """The same as plain values, which YAML can write."""
     return json.loads(json.dumps(values, default=str))
-
-
-def _count(number: int, name: str) -> str:
-    return f"{number} {name}" if number == 1 else f"{number} {name}s"
 
 
 def _duration(seconds: float) -> str:

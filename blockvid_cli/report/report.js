@@ -38,17 +38,20 @@ const arcs = draw("svg", { class: "arcs", "aria-hidden": "true" });
 const playhead = make("div", { className: "playhead" });
 const buttons = chunks.map(button);
 const labels = [];
+const stills = facts.cards.map((card) => make("div", { className: "still", textContent: card.name }));
 let scale = 1, chosen = 0, playing = -1;
+let following = true; // the card shows the chunk that is playing
 
 function button(chunk, place) {
   const image = chunk.image ? [make("img", { src: chunk.image, alt: "", decoding: "async" })] : [];
   const span = `${clock(chunk.start)} to ${clock(chunk.end)}`;
   const made = make("button", { type: "button", className: "chunk", title: chunk.caption, tabIndex: -1 },
     make("span", { className: "frame" }, ...image), make("span", { className: "badge" }),
-    make("b", { textContent: chunk.number }),
+    make("b", { textContent: chunk.warnings.length ? `${chunk.number} ⚠` : chunk.number }),
     make("small", { textContent: clock(LONG ? Math.round(chunk.start) : chunk.start) }));
   made.setAttribute("role", "option");
-  made.setAttribute("aria-label", `Chunk ${chunk.number}, ${span}, shot ${chunk.shot}: ${chunk.caption}`);
+  const warned = chunk.warnings.length ? ", with a warning" : "";
+  made.setAttribute("aria-label", `Chunk ${chunk.number}, ${span}, shot ${chunk.shot}${warned}: ${chunk.caption}`);
   made.addEventListener("click", () => seek(place));
   return made;
 }
@@ -69,7 +72,7 @@ function fill() {
     }
     timeline.append(group);
   }
-  timeline.append(playhead);
+  timeline.append(...stills, playhead);
 }
 
 function grouped() {
@@ -91,6 +94,10 @@ function layOut() {
   chunks.forEach((chunk, place) => {
     buttons[place].style.left = `${chunk.start * scale}px`;
     buttons[place].style.width = `${(chunk.end - chunk.start) * scale}px`;
+  });
+  facts.cards.forEach((card, place) => {
+    stills[place].style.left = `${card.start * scale}px`;
+    stills[place].style.width = `${(card.end - card.start) * scale - 2}px`;
   });
   for (const [label, start, end] of labels) {
     label.style.left = `${start * scale}px`;
@@ -143,6 +150,7 @@ function bringIntoView(made) {
 }
 
 function seek(place) {
+  following = true;
   choose(place);
   go(chunks[place].start);
 }
@@ -157,21 +165,28 @@ function keys(event) {
   if (from < 0 || !(event.key in STEPS) || event.altKey || event.ctrlKey || event.metaKey) return;
   event.preventDefault();
   choose(Math.min(Math.max(from + STEPS[event.key], 0), chunks.length - 1), true);
+  following = chosen === playing;
 }
 
-// The card follows the film, unless another chunk than the one playing was chosen to be looked at.
+// The card follows the film, unless another chunk than the one playing was chosen to be looked at. A title card or an
+// end card plays no chunk.
 function moved() {
   const now = film ? film.currentTime : 0;
   playhead.style.transform = `translateX(${now * scale}px)`;
   tell.dispatchEvent(new CustomEvent("time", { detail: now }));
-  const place = film ? chunks.findLastIndex((chunk) => chunk.start <= now + 1e-3) : -1;
+  const place = film ? chunks.findLastIndex((chunk) => chunk.start <= now + 1e-3 && now < chunk.end) : -1;
   if (place === playing) return;
   if (playing >= 0) buttons[playing].removeAttribute("aria-current");
-  const follows = chosen === playing;
   playing = place;
   if (playing < 0) return;
   buttons[playing].setAttribute("aria-current", "true");
-  if (follows && playing !== chosen) choose(playing);
+  if (following && playing !== chosen) choose(playing);
+  following = chosen === playing;
+}
+
+// Pixels that are shown larger than they are stay square, so that they look as they were rendered.
+function sharpen() {
+  film.classList.toggle("enlarged", film.clientWidth * devicePixelRatio > film.width);
 }
 
 function everyFrame() {
@@ -181,8 +196,10 @@ function everyFrame() {
 
 // The player's own switch for captions shows the storyboard's.
 function subtitles() {
+  const captioned = chunks.filter((chunk) => chunk.caption);
+  if (!captioned.length) return;
   const track = film.addTextTrack("captions", "Storyboard");
-  for (const chunk of chunks) {
+  for (const chunk of captioned) {
     const plain = chunk.caption.replaceAll("&", "&amp;").replaceAll("<", "&lt;");
     track.addCue(new VTTCue(chunk.start, chunk.end, plain));
   }
@@ -197,6 +214,7 @@ if (chunks.length) {
   new ResizeObserver(layOut).observe(scroller);
   if (film) {
     subtitles();
+    new ResizeObserver(sharpen).observe(film);
     film.addEventListener("play", everyFrame);
     for (const name of ["timeupdate", "seeking", "seeked"]) film.addEventListener(name, moved);
   }

@@ -28,7 +28,7 @@ import numpy as np
 from PIL import Image
 
 from blockvid_cli.project.atomic_files import write_atomically
-from blockvid_cli.report.contents import Report, chunk_table, notes, phases, settings, summary
+from blockvid_cli.report.contents import CARD_NAMES, Report, chunk_table, notes, phases, settings, summary
 
 FOLDER = Path(__file__).parent
 SCRIPTS = ("card.js", "report.js", "curves.js")  # one script in this order
@@ -73,18 +73,22 @@ def as_data(report: Report) -> dict[str, Any]:
     chunks = []
     for chunk in report.chunks:
         values = asdict(replace(chunk, image=None))
-        values |= {"seed": str(chunk.seed), "takes": list(chunk.takes), "retrieved": list(values["retrieved"])}
+        seed = None if chunk.seed is None else str(chunk.seed)
+        values |= {name: list(values[name]) for name in ("takes", "retrieved", "warnings")} | {"seed": seed}
         chunks.append(values | {"image": None if chunk.image is None else image_uri(chunk.image, width)})
     curves = [
         {
             "name": name,
             "scores": [_finite(score) for score in curve.scores],
             "seconds": list(curve.seconds),
-            "higher": curve.higher,
+            "description": curve.description,
+            "drift": curve.drift,
+            "largest": asdict(curve.largest) if curve.largest else None,
         }
         for name, curve in report.curves.items()
     ]
-    return {"seconds": report.seconds, "fps": report.fps, "chunks": chunks, "curves": curves}
+    cards = [{"name": CARD_NAMES[card.kind], "start": card.start, "end": card.end} for card in report.cards]
+    return {"seconds": report.seconds, "fps": report.fps, "chunks": chunks, "cards": cards, "curves": curves}
 
 
 def as_json(values: dict[str, Any]) -> str:
