@@ -15,7 +15,7 @@ from imageio_ffmpeg import count_frames_and_secs
 from blockvid_cli.errors import BlockvidError
 from blockvid_cli.models.card import find_card
 from blockvid_cli.storyboard.plan import make_plan
-from blockvid_cli.storyboard.presentation import Audio, TitleCard
+from blockvid_cli.storyboard.presentation import Audio, Subtitles, TitleCard
 from blockvid_cli.storyboard.storyboard import read_storyboard
 from blockvid_cli.video.audio import AudioTrack
 from blockvid_cli.video.ffmpeg import run_ffmpeg
@@ -169,7 +169,7 @@ def test_a_film_lasts_as_long_as_its_pictures_and_cards(pictures, tmp_path, tone
     tracks = (AudioTrack(Audio(tone(seconds=2.7), fade_out=1)), AudioTrack(Audio(tone(880, 9)), 3, inf))[:sounds]
     title, end = (TitleCard("A film", 0.75), TitleCard("The end", 1.0)) if cards == 2 else (None, None)
     title = TitleCard("A film", 0.75) if cards else title
-    spec = VideoSpec(12, SIZE, 48, CHAPTERS, (), tracks, subtitles, title, end)
+    spec = VideoSpec(12, SIZE, 48, CHAPTERS, (), tracks, subtitles=Subtitles(subtitles), title_card=title, end_card=end)
     film = mux_film(pictures, tmp_path / "film.mp4", spec)
     frames = 48 + (9 if cards else 0) + (12 if cards == 2 else 0)
     assert (film.frames, film.seconds) == (frames, frames / 12)
@@ -183,7 +183,9 @@ def test_the_pictures_are_copied_when_only_sounds_change(pictures, tmp_path, ton
         lines = output(path, "-map", "0:v", "-c", "copy", "-f", "framecrc").decode().splitlines()
         return [line.split(",")[4:] for line in lines if not line.startswith("#")]
 
-    film = film_with(pictures, tmp_path, AudioTrack(Audio(tone())), AudioTrack(Audio(tone(880))), subtitles="soft")
+    film = film_with(
+        pictures, tmp_path, AudioTrack(Audio(tone())), AudioTrack(Audio(tone(880))), subtitles=Subtitles("soft")
+    )
     assert packets(film) == packets(pictures)
 
 

@@ -269,12 +269,12 @@ BAD = {
     "subtitles unknown": (
         "subtitles: hard\nchunks: [a]",
         1,
-        "subtitles: 'hard' will not do; write beside, none, soft or burned",
+        "subtitles.show: 'hard' will not do; write beside, none, soft or burned",
     ),
     "subtitles misspelt": (
         "subtitles: burnt\nchunks: [a]",
         1,
-        "subtitles: 'burnt' will not do; did you mean 'burned'? There are beside, none, soft or burned",
+        "subtitles.show: 'burnt' will not do; did you mean 'burned'? There are beside, none, soft or burned",
     ),
     "transition misspelt": (
         "chunks:\n- a\n- {caption: b, cut: true, transition: disolve}",
@@ -602,7 +602,7 @@ OVERRIDES = {
     "audio.volum=2": "there is no field 'volum'; did you mean 'volume'?",
     "chunks.1.audio.volume=loud": "chunks[1].audio.volume: 'loud' will not do",
     "end_card.texture=a": "there is no field 'texture'; did you mean 'text'?",
-    "subtitles=loud": "subtitles: 'loud' will not do; write beside",
+    "subtitles=loud": "subtitles.show: 'loud' will not do; write beside",
     "chunks.1.at=00:00-00:03": None,
 }
 

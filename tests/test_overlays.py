@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import weakref
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +15,7 @@ from blockvid_cli.errors import BlockvidError, UsageError
 from blockvid_cli.models.card import find_card
 from blockvid_cli.storyboard.exports import dump_storyboard
 from blockvid_cli.storyboard.plan import make_plan
-from blockvid_cli.storyboard.presentation import Audio, TitleCard
+from blockvid_cli.storyboard.presentation import Audio, Subtitles, TitleCard
 from blockvid_cli.storyboard.schema import json_schema
 from blockvid_cli.storyboard.storyboard import read_storyboard
 from blockvid_cli.video import ffmpeg
@@ -102,7 +103,7 @@ def test_memory_does_not_grow_with_the_film():
             most = max(most, len(alive))
             yield kept
 
-    spec = VideoSpec(12, SIZE, 100, CHAPTERS, (Transition(24, "dissolve", 20),), subtitles="burned")
+    spec = VideoSpec(12, SIZE, 100, CHAPTERS, (Transition(24, "dissolve", 20),), subtitles=Subtitles("burned"))
     for _ in apply_overlays(frames(), spec):
         pass
     assert most <= 5
@@ -129,7 +130,7 @@ def test_subtitles_can_be_read_and_stay_off_the_edges(size):
 
 def test_subtitles_are_seen_at_their_time_and_nowhere_else():
     frames = plain(60, (160, 96))
-    spec = VideoSpec(12, (160, 96), 60, CHAPTERS, subtitles="burned")
+    spec = VideoSpec(12, (160, 96), 60, CHAPTERS, subtitles=Subtitles("burned"))
     shown = list(burn_subtitles(frames, spec))
     changed = [number for number in range(60) if shown[number] is not frames[number]]
     assert changed == list(range(48))  # the third chapter says nothing
@@ -139,7 +140,7 @@ def test_subtitles_are_seen_at_their_time_and_nowhere_else():
 
 def test_a_long_subtitle_is_shown_page_after_page():
     frames = [np.zeros((96, 160, 3), np.uint8)] * 40
-    spec = VideoSpec(10, (160, 96), 40, (Chapter(0, 4, CAPTION),), subtitles="burned")
+    spec = VideoSpec(10, (160, 96), 40, (Chapter(0, 4, CAPTION),), subtitles=Subtitles("burned"))
     shown = list(burn_subtitles(frames, spec))
     turns = [number for number in range(1, 40) if not np.array_equal(shown[number], shown[number - 1])]
     count = len(subtitle_pages(CAPTION, (160, 96)))
@@ -158,7 +159,7 @@ def test_a_film_with_burned_subtitles(pictures, tmp_path):
     film = tmp_path / "film.mp4"
     mux_film(pictures, film, VideoSpec(12, SIZE, 60, CHAPTERS))
     assert film.with_suffix(".srt").exists()
-    mux_film(pictures, film, VideoSpec(12, SIZE, 60, CHAPTERS, subtitles="burned"))
+    mux_film(pictures, film, VideoSpec(12, SIZE, 60, CHAPTERS, subtitles=Subtitles("burned")))
     assert not film.with_suffix(".srt").exists()  # a player would show both
     before, after = (np.array([f[:10].mean(axis=(0, 2)) for f in read_frames(path, SIZE)]) for path in (pictures, film))
     assert np.abs(before - after).max() < 12
@@ -168,20 +169,80 @@ def test_subtitles_of_ones_own_stay(pictures, tmp_path):
     beside = tmp_path / "film.srt"
     beside.write_text("1\n00:00:00,000 --> 00:00:02,000\nvon Hand\n")
     for mode in ("none", "burned"):
-        mux_film(pictures, tmp_path / "film.mp4", VideoSpec(12, SIZE, 60, CHAPTERS, subtitles=mode))
+        mux_film(pictures, tmp_path / "film.mp4", VideoSpec(12, SIZE, 60, CHAPTERS, subtitles=Subtitles(mode)))
         assert "von Hand" in beside.read_text()
 
 
-def test_soft_subtitles_are_in_the_film_and_beside_it(pictures, tmp_path):
-    film = tmp_path / "film.mp4"
-    mux_film(pictures, film, VideoSpec(12, SIZE, 60, CHAPTERS, subtitles="soft"))
-    inside = output(film, "-map", "0:s", "-f", "srt").decode().replace("\r\n", "\n")
-    for text in (inside, film.with_suffix(".srt").read_text()):
-        assert "00:00:02,000 --> 00:00:04,000\na word of its own" in text and "three" not in text
+def test_soft_subtitles_are_in_the_film_and_beside_it_only_on_request(pictures, tmp_path):
+    film, beside = tmp_path / "film.mp4", tmp_path / "film.srt"
+    for style in (Subtitles("soft"), Subtitles("soft", srt=True)):
+        mux_film(pictures, film, VideoSpec(12, SIZE, 60, CHAPTERS, subtitles=style))
+        inside = output(film, "-map", "0:s", "-f", "srt").decode().replace("\r\n", "\n")
+        for text in (inside, *([beside.read_text()] if style.srt else [])):
+            assert "00:00:02,000 --> 00:00:04,000\n" in text and "a word of its own" in text and "three" not in text
+        assert beside.exists() == style.srt
+    assert "<" not in beside.read_text()
     said = subprocess.run([ffmpeg.binary(), "-i", film], capture_output=True, text=True, check=False).stderr
     assert "mov_text" in said
     assert sorted(path.name for path in tmp_path.iterdir()) == ["film.mp4", "film.srt", "kept"]
-    mux_film(pictures, film, VideoSpec(12, SIZE, 60, (Chapter(0, 5, "", ""),), subtitles="soft"))  # nothing is said
+    silent = VideoSpec(12, SIZE, 60, (Chapter(0, 5, "", ""),), subtitles=Subtitles("soft"))
+    mux_film(pictures, film, silent)  # there is nothing to show
+
+
+@pytest.mark.parametrize(("size", "lines"), [(6, 17), (12.5, 36)])
+def test_soft_subtitles_have_the_size_that_was_asked_for(pictures, tmp_path, size, lines):
+    """Players relate it to 288 lines."""
+    film = tmp_path / "film.mp4"
+    mux_film(pictures, film, VideoSpec(12, SIZE, 60, CHAPTERS, subtitles=Subtitles("soft", size=size)))
+    assert f"{{\\fs{lines}}}one" in output(film, "-map", "0:s", "-f", "ass").decode()
+
+
+@pytest.mark.parametrize(("place", "above", "below"), [("bottom", 0.6, 1), ("middle", 0.3, 0.7), ("top", 0, 0.4)])
+def test_burned_subtitles_have_their_place_and_size(place, above, below):
+    size, heights = (320, 200), []
+    for percent in (4, 8):
+        layer = subtitle_layer(["a row"], size, style=Subtitles("burned", size=percent, place=place))
+        heights.append(len(layer.colour))
+        assert above * size[1] <= layer.top and layer.top + len(layer.colour) <= below * size[1]
+    assert heights[1] == pytest.approx(2 * heights[0], rel=0.25)
+    spec = VideoSpec(12, size, 24, (Chapter(0, 2, "a row"),), subtitles=Subtitles("burned", size=8, place=place))
+    (frame, *_) = apply_overlays(plain(24, size), spec)
+    rows = np.nonzero(frame.max(axis=(1, 2)) > 100)[0]
+    assert above * size[1] <= rows.min() and rows.max() < below * size[1]
+    assert len(subtitle_pages(CAPTION, size, style=Subtitles(size=12))) > len(subtitle_pages(CAPTION, size))
+
+
+def test_what_a_storyboard_says_of_subtitles(tmp_path):
+    def read(text: str) -> Subtitles | None:
+        (tmp_path / "story.yaml").write_text(f"{text}\nchunks: [a]")
+        story = read_storyboard(tmp_path / "story.yaml")
+        (tmp_path / "again.yaml").write_text(dump_storyboard(story))
+        assert read_storyboard(tmp_path / "again.yaml").subtitles == story.subtitles
+        return story.subtitles
+
+    assert read("title: a") is None
+    assert read("subtitles: soft") == Subtitles("soft")
+    assert read("subtitles: {show: burned, srt: true, size: 8, place: top}") == Subtitles("burned", True, 8, "top")
+    assert read("subtitles: {size: 9}") == Subtitles(size=9)
+    for wrong, sentence in (("{size: 50}", "percentage"), ("{place: left}", "bottom, middle or top")):
+        with pytest.raises(UsageError, match=sentence):
+            read(f"subtitles: {wrong}")
+
+
+def test_a_film_without_metadata_says_no_caption_that_was_not_asked_for(board):
+    story = read_storyboard(board)
+    plan = make_plan(story, find_card("storybook"), seed=0)
+    for metadata, asked, show in (({}, None, "beside"), (None, None, "none"), (None, Subtitles("soft"), "soft")):
+        assert video_spec(replace(story, subtitles=asked), plan, metadata).subtitles.show == show
+
+
+def test_without_metadata_a_film_has_no_chapters(pictures, tmp_path):
+    film = tmp_path / "film.mp4"
+    spec = VideoSpec(12, SIZE, 60, CHAPTERS, subtitles=Subtitles("none"), title="a title", title_card=TitleCard("card"))
+    mux_film(pictures, film, spec)
+    assert read_tags(film)[1] == [] and b"a word of" not in film.read_bytes() and b"a title" not in film.read_bytes()
+    mux_film(pictures, film, replace(spec, metadata={}))
+    assert [chapter.text for chapter in read_tags(film)[1]] == ["card", "one", "two", "three"]
 
 
 # ---- cards -----------------------------------------------------------------------------------------------
@@ -189,7 +250,7 @@ def test_soft_subtitles_are_in_the_film_and_beside_it(pictures, tmp_path):
 
 def test_cards_come_before_and_after(pictures, tmp_path):
     title, end = TitleCard("A film\nin two rows", 1.0), TitleCard("The end", 0.5, "black", "#ffffff")
-    spec = VideoSpec(12, SIZE, 60, CHAPTERS, title_card=title, end_card=end)
+    spec = VideoSpec(12, SIZE, 60, CHAPTERS, title_card=title, end_card=end, metadata={})
     made = mux_film(pictures, tmp_path / "film.mp4", spec)
     assert (made.frames, made.seconds) == (78, 6.5)
     assert numbers(made.path)[12:72] == list(range(60))
@@ -335,7 +396,7 @@ def board(tmp_path):
 def test_every_field_of_the_dress_is_read_and_written(board):
     story, wind = read_storyboard(board), board.parent.resolve() / "wind.ogg"
     assert story.audio == Audio(wind, 1.5, 1, 0, 0.5, 2, 10, None, True, -16)
-    assert (story.subtitles, story.font) == ("burned", board.parent.resolve() / "font.ttf")
+    assert (story.subtitles, story.font) == (Subtitles("burned"), board.parent.resolve() / "font.ttf")
     assert story.title_card == TitleCard("A film\nby hand", 2.5, "yellow", "#102030")
     assert story.end_card == TitleCard("The end", 3, "white", "black")
     assert [chunk.subtitle for chunk in story.chunks] == ["", None, "one\ntwo", None]
@@ -350,7 +411,7 @@ def test_overrides_reach_the_dress(board):
     overrides = ["chunks.1.audio.volume=2", "chunks.4.audio.file=wind.ogg", "end_card.seconds=1", "subtitles=soft"]
     story = read_storyboard(board, [*overrides, "chunks.3.transition=fade"])
     assert (story.chunks[0].audio.volume, story.chunks[3].audio.file.name) == (2, "wind.ogg")
-    assert (story.end_card.text, story.end_card.seconds, story.subtitles) == ("The end", 1, "soft")
+    assert (story.end_card.text, story.end_card.seconds, story.subtitles) == ("The end", 1, Subtitles("soft"))
     assert story.chunks[2].transition == "fade"
 
 

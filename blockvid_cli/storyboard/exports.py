@@ -10,7 +10,7 @@ from typing import Any
 import yaml
 
 from blockvid_cli.files import FLOAT, YAML_TAG
-from blockvid_cli.storyboard.presentation import Audio, Folder, TitleCard
+from blockvid_cli.storyboard.presentation import Audio, Folder, Subtitles, TitleCard
 from blockvid_cli.storyboard.seconds import exact_decimal
 from blockvid_cli.storyboard.storyboard import Chunk, Storyboard
 
@@ -62,13 +62,16 @@ def _head(storyboard: Storyboard, folder: Folder) -> dict[str, Any]:
         "title": storyboard.title,
         "model": storyboard.model,
         "size": "{}x{}".format(*storyboard.size) if storyboard.size else None,
+        "untrained_size": storyboard.untrained_size,
         "fps": storyboard.fps,
         "seed": storyboard.seed,
         "style": storyboard.style,
         "negative": storyboard.negative,
         "recipe": storyboard.recipe,
         "audio": _audio(storyboard.audio, folder),
-        "subtitles": storyboard.subtitles if storyboard.subtitles != "beside" else None,
+        "subtitles": _without_defaults(storyboard.subtitles) | {"show": storyboard.subtitles.show}
+        if storyboard.subtitles
+        else None,
         "title_card": _without_defaults(storyboard.title_card) if storyboard.title_card else None,
         "end_card": _without_defaults(storyboard.end_card) if storyboard.end_card else None,
         "font": folder.name(storyboard.font) if storyboard.font else None,
@@ -105,7 +108,7 @@ def _audio(audio: Audio | None, folder: Folder) -> dict[str, Any] | None:
     return _without_defaults(audio) | {"file": folder.name(audio.file)} if audio else None
 
 
-def _without_defaults(part: Audio | TitleCard) -> dict[str, Any]:
+def _without_defaults(part: Audio | Subtitles | TitleCard) -> dict[str, Any]:
     """Returns the fields of a part that differ from their defaults."""
     defaults = {each.name: each.default for each in fields(part)}
     return {name: value for name, value in asdict(part).items() if value != defaults[name]}

@@ -22,6 +22,7 @@ LONGEST_AUDIO = 86400  # seconds
 SHORTEST_STRETCH = 0.01  # seconds that a transition, a still or a part of a sound may last
 MIN_LUFS, MAX_LUFS = -70, -5  # LUFS that may be aimed at
 SUBTITLES = ("beside", "none", "soft", "burned")
+PLACES = ("bottom", "middle", "top")  # of a subtitle in a frame
 TRANSITIONS = ("cut", "fade", "dissolve")
 SOUND_STARTS = ("film", "story")  # the film begins with its title card, the story with its first chunk
 COLOURS = ("black", "white", "grey", "red", "orange", "yellow", "green", "blue", "purple")
@@ -209,7 +210,13 @@ Loudness = Annotated[
     PlainValidator(_loudness),
     WithJsonSchema({"anyOf": [{"const": "none"}, {"type": "number", "minimum": MIN_LUFS, "maximum": MAX_LUFS}]}),
 ]
-Subtitles = Annotated[str, PlainValidator(_one_of(SUBTITLES)), WithJsonSchema({"enum": list(SUBTITLES)})]
+SubtitleKind = Annotated[str, PlainValidator(_one_of(SUBTITLES)), WithJsonSchema({"enum": list(SUBTITLES)})]
+SubtitlePlace = Annotated[str, PlainValidator(_one_of(PLACES)), WithJsonSchema({"enum": list(PLACES)})]
+SubtitleSize = Annotated[
+    float,
+    PlainValidator(_number(2, 20, False, "from 2 to 20, a percentage of the frame's height")),
+    WithJsonSchema({"type": "number", "minimum": 2, "maximum": 20}),
+]
 Transition = Annotated[str, PlainValidator(_one_of(TRANSITIONS)), WithJsonSchema({"enum": list(TRANSITIONS)})]
 Colour = Annotated[str, PlainValidator(_colour), WithJsonSchema({"type": "string", "examples": ["white", "#ff8800"]})]
 ChunkLength = Annotated[

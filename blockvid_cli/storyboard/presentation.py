@@ -15,7 +15,7 @@ from pathlib import Path
 
 from blockvid_cli.errors import shorten
 from blockvid_cli.storyboard.parse import FieldPath, Problem
-from blockvid_cli.storyboard.schema import AudioForm, StoryboardForm, TitleCardForm
+from blockvid_cli.storyboard.schema import AudioForm, StoryboardForm, SubtitlesForm, TitleCardForm
 
 TRANSITION_SECONDS = 0.5
 
@@ -40,6 +40,27 @@ class Audio:
     duration: float | None = None
     loop: bool = False
     loudness: float | None = None  # LUFS it is brought to, before ``volume``
+
+
+@dataclass(frozen=True)
+class Subtitles:
+    """How captions are shown: beside (an .srt), none, soft (in the film) or burned (drawn into the frames).
+
+    Args:
+        srt: whether an .srt lies beside the film, however they are shown.
+        size: height of the letters as a percentage of the frame's.
+        place: of burned ones: bottom, middle or top.
+    """
+
+    show: str = "beside"
+    srt: bool = False
+    size: float = 6.0
+    place: str = "bottom"
+
+    @property
+    def has_file(self) -> bool:
+        """Whether an .srt lies beside the film."""
+        return self.srt or self.show == "beside"
 
 
 @dataclass(frozen=True)
@@ -122,6 +143,11 @@ def title_card(form: TitleCardForm | None) -> TitleCard | None:
     if form is None:
         return None
     return TitleCard(text=form.text, seconds=form.seconds, colour=form.colour, background=form.background)
+
+
+def subtitles(form: SubtitlesForm | None) -> Subtitles | None:
+    """Returns what a storyboard says of subtitles; None if it says nothing."""
+    return Subtitles(**form.model_dump()) if form else None
 
 
 def _audio(

@@ -8,6 +8,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from blockvid_cli.errors import closest_name, shorten
 from blockvid_cli.storyboard.field_types import (
+    SUBTITLES,
     ChunkLength,
     Colour,
     Fps,
@@ -22,7 +23,9 @@ from blockvid_cli.storyboard.field_types import (
     Size,
     SoundStart,
     Stretch,
-    Subtitles,
+    SubtitleKind,
+    SubtitlePlace,
+    SubtitleSize,
     Switch,
     Text,
     TimeSpan,
@@ -76,7 +79,11 @@ class AudioForm(_Form):
     fade_in: Seconds = Field(0.0, description="seconds until it has its full volume")
     fade_out: Seconds = Field(0.0, description="seconds in which it dies away at its end")
     volume: Volume = Field(1.0, description="factor; 1 is as recorded, or as loudness makes it")
-    loudness: Loudness = Field(None, description="loudness that the sound is brought to, in LUFS (EBU R128), like -16")
+    loudness: Loudness = Field(
+        None,
+        description="loudness that the sound is brought to, in LUFS (EBU R128), like -16; the film's sound and those "
+        "of its chunks are brought to it together",
+    )
 
     @property
     def offset(self) -> float:
@@ -97,6 +104,25 @@ class TitleCardForm(_Form):
     seconds: Stretch = Field(3.0, description="how long the card is shown; it makes the film that much longer")
     colour: Colour = Field("white", description="colour of the words")
     background: Colour = Field("black", description="colour behind the words")
+
+
+class SubtitlesForm(_Form):
+    """How captions are shown as subtitles. A bare text is ``show``."""
+
+    bare = "show"
+
+    show: SubtitleKind = Field(
+        "beside",
+        description="beside the film as .srt, none, soft (inside the film, to be switched on), or burned into its "
+        "frames",
+    )
+    srt: Switch = Field(False, description="whether an .srt lies beside the film, however they are shown")
+    size: SubtitleSize = Field(
+        6.0, description="height of the letters, soft or burned, as a percentage of the frame's height"
+    )
+    place: SubtitlePlace = Field(
+        "bottom", description="where burned subtitles stand in a frame; players choose the place of the others"
+    )
 
 
 class ChunkForm(_Form):
@@ -146,6 +172,9 @@ class StoryboardForm(_Form):
     title: Text = Field("", description="title of the film")
     model: NonemptyText | None = Field(None, description="name of a bundled model, or a folder that holds a card.yaml")
     size: Size | None = Field(None, description="WIDTHxHEIGHT in pixels; without this, the model's")
+    untrained_size: Switch = Field(
+        False, description="whether the size may be one that the model was not trained for; the film looks wrong then"
+    )
     fps: Fps | None = Field(None, description="frames a second; without this, the model's")
     seed: Seed = Field(0, description="the same seed gives the same film")
     style: Text = Field("", description="text that is set before every caption")
@@ -153,8 +182,9 @@ class StoryboardForm(_Form):
     chunk: ChunkLength | None = Field(None, description="length of a chunk that names none; without this, 4 seconds")
     recipe: Recipe | None = Field(None, description="changes of the model's default recipe")
     audio: AudioForm | None = Field(None, description="the sound of the film")
-    subtitles: Subtitles = Field(
-        "beside", description="beside the film as .srt, none, soft (inside it too), or burned into its frames"
+    subtitles: SubtitlesForm | None = Field(
+        None,
+        description="how captions are shown as subtitles; without this, beside the film (with --no-metadata: none)",
     )
     title_card: TitleCardForm | None = Field(None, description="a still image with words before the film")
     end_card: TitleCardForm | None = Field(None, description="a still image with words after the film")
@@ -162,7 +192,12 @@ class StoryboardForm(_Form):
     chunks: list[ChunkForm] = Field(min_length=1, max_length=MAX_CHUNKS, description="what the film shows, in order")
 
 
-INNER: dict[str | int, type[_Form]] = {"audio": AudioForm, "title_card": TitleCardForm, "end_card": TitleCardForm}
+INNER: dict[str | int, type[_Form]] = {
+    "audio": AudioForm,
+    "subtitles": SubtitlesForm,
+    "title_card": TitleCardForm,
+    "end_card": TitleCardForm,
+}
 
 
 def form_at(path: FieldPath) -> type[_Form] | None:
@@ -213,6 +248,7 @@ def json_schema() -> dict[str, Any]:
     chunk = schema["$defs"]["ChunkForm"]
     for holder, name in ((schema, "audio"), (schema, "title_card"), (schema, "end_card"), (chunk, "audio")):
         holder["properties"][name]["anyOf"].insert(0, bare)
+    schema["properties"]["subtitles"]["anyOf"].insert(0, {"enum": list(SUBTITLES)})
     schema["properties"]["chunks"]["items"] = {"anyOf": [bare, {"$ref": "#/$defs/ChunkForm"}]}
     return schema | {
         "$schema": "https://json-schema.org/draft/2020-12/schema",
@@ -226,6 +262,7 @@ def keys_table() -> str:
     parts = {
         "": schema,
         "audio.": schema["$defs"]["AudioForm"],
+        "subtitles.": schema["$defs"]["SubtitlesForm"],
         "title_card.": schema["$defs"]["TitleCardForm"],
         "chunks[].": schema["$defs"]["ChunkForm"],
     }
@@ -236,7 +273,11 @@ def keys_table() -> str:
             cells = (
                 f"`{prefix}{name}`",
                 _value_in_words(field),
-                "required" if name in part["required"] else f"`{_yaml(default)}`" if default not in (None, "") else "",
+                "required"
+                if name in part.get("required", ())
+                else f"`{_yaml(default)}`"
+                if default not in (None, "")
+                else "",
                 field["description"],
             )
             rows.append(f"| {' | '.join(cells)} |")
@@ -249,7 +290,12 @@ def _value_in_words(field: dict[str, Any]) -> str:
         choices = [_value_in_words(choice) for choice in field["anyOf"] if choice.get("type") != "null"]
         return " or ".join(choices)
     if "$ref" in field:
-        keys = {"AudioForm": "`audio.`", "TitleCardForm": "`title_card.`", "ChunkForm": "`chunks[].`"}
+        keys = {
+            "AudioForm": "`audio.`",
+            "SubtitlesForm": "`subtitles.`",
+            "TitleCardForm": "`title_card.`",
+            "ChunkForm": "`chunks[].`",
+        }
         return f"the {keys[field['$ref'].rsplit('/')[-1]]} keys below"
     if field.get("type") == "array":
         return f"a list, each {_value_in_words(field['items'])}"

@@ -27,8 +27,10 @@ from blockvid_cli.storyboard.presentation import (
     Audio,
     Folder,
     Span,
+    Subtitles,
     TitleCard,
     find_presentation,
+    subtitles,
     title_card,
 )
 from blockvid_cli.storyboard.schema import ChunkForm, StoryboardForm, sentence
@@ -67,13 +69,14 @@ class Storyboard:
     title: str = ""
     model: str | None = None
     size: tuple[int, int] | None = None  # width, height in pixels
+    untrained_size: bool = False  # whether the model may draw a size that it was not trained for
     fps: float | None = None
     seed: int = 0
     style: str = ""
     negative: str = ""
     recipe: dict[str, Any] = field(default_factory=dict)
     audio: Audio | None = None
-    subtitles: str = "beside"
+    subtitles: Subtitles | None = None
     title_card: TitleCard | None = None
     end_card: TitleCard | None = None
     font: Path | None = None  # of words inside frames
@@ -129,13 +132,14 @@ def _build(document: Document, allow_outside: bool) -> Storyboard:
         title=form.title,
         model=form.model,
         size=form.size,
+        untrained_size=form.untrained_size,
         fps=form.fps,
         seed=form.seed,
         style=form.style,
         negative=form.negative,
         recipe=form.recipe or {},
         audio=presentation.audio,
-        subtitles=form.subtitles,
+        subtitles=subtitles(form.subtitles),
         title_card=title_card(form.title_card),
         end_card=title_card(form.end_card),
         font=presentation.font,

@@ -28,6 +28,7 @@ from blockvid_cli.storyboard.storyboard import Storyboard
 from blockvid_cli.video.reader import container_of, open_video
 
 COMMENT_BYTES = 60_000
+SCRIPT_HEIGHT = 288  # lines of the screen to which ffmpeg relates the size of letters in subtitles
 
 
 @dataclass(frozen=True)
@@ -63,11 +64,16 @@ def clip_chapters(chapters: Sequence[Chapter], seconds: float) -> list[Chapter]:
     return [replace(chapter, end=min(chapter.end, seconds)) for chapter in chapters if chapter.start < seconds]
 
 
-def srt(chapters: Sequence[Chapter]) -> str:
-    """Returns the subtitles as SubRip text; blank lines and arrows, which would end a cue, are removed from it."""
+def srt(chapters: Sequence[Chapter], size: float | None = None) -> str:
+    """Returns the subtitles as SubRip text; blank lines and arrows, which would end a cue, are removed from it.
+
+    Args:
+        size: height of the letters as a percentage of the frame's, for subtitles inside a film; None says nothing.
+    """
+    tags = (f'<font size="{round(size / 100 * SCRIPT_HEIGHT)}">', "</font>") if size else ("", "")
     texts = [(chapter, _cue_text(chapter.subtitle_text)) for chapter in chapters]
     cues = [
-        f"{number}\n{_timestamp(chapter.start)} --> {_timestamp(chapter.end)}\n{text}\n"
+        f"{number}\n{_timestamp(chapter.start)} --> {_timestamp(chapter.end)}\n{text.join(tags)}\n"
         for number, (chapter, text) in enumerate(((c, text) for c, text in texts if text), start=1)
     ]
     return "\n".join(cues)
@@ -91,11 +97,12 @@ def printable(text: str) -> str:
 
 
 def ffmetadata(chapters: Sequence[Chapter], metadata: Mapping[str, Any] | None, title: str) -> str:
-    """Returns the text that ffmpeg reads; without ``metadata`` it holds chapters alone, no title and no comment."""
+    """Returns the text that ffmpeg reads; without ``metadata`` it holds nothing, because chapters are captions."""
     lines = [";FFMETADATA1"]
-    if metadata is not None:
-        lines += [f"title={_escape(printable(title))}"] if title else []
-        lines += [f"comment={_escape(compact(metadata))}"]
+    if metadata is None:
+        return lines[0] + "\n"
+    lines += [f"title={_escape(printable(title))}"] if title else []
+    lines += [f"comment={_escape(compact(metadata))}"]
     for chapter in chapters:
         start, end = round(chapter.start * 1000), round(chapter.end * 1000)
         lines += ["[CHAPTER]", "TIMEBASE=1/1000", f"START={start}", f"END={end}"]

@@ -111,7 +111,7 @@ def mux_film(video: Path, film: Path, spec: VideoSpec) -> Film:
 
     Where nothing is drawn into frames they are copied bit for bit; otherwise they are decoded, changed one by one and
     encoded again. The film lasts exactly as long as the frames and the cards, however long its sounds are. An ``.srt``
-    is written beside it, unless there are no subtitles or they are burned in.
+    is written beside it if the spec's subtitles have such a file.
 
     Raises:
         UsageError: the film's name does not end in .mp4.
@@ -145,7 +145,7 @@ def write_film(
 ) -> Film:
     """Writes frames (H, W, 3) uint8 as a film of exactly ``frames_total`` frames, with an ``.srt``, in one go.
 
-    The audio is checked before the first frame is taken. Without ``metadata`` the film has neither title nor comment.
+    The audio is checked before the first frame is taken. Without ``metadata`` the film has no title, chapters, comment.
 
     Raises:
         UsageError: the film's name does not end in .mp4.
@@ -197,15 +197,15 @@ def _finish(video: Path, film: Path, spec: VideoSpec, mix: SoundMix) -> Film:
     _, muxed, srt_file = _temporary_files(film)
     chapters = spec.film_chapters()
     subtitles = srt(chapters).encode("utf-8", "replace")
-    soft = spec.subtitles == "soft" and bool(subtitles)
+    soft = spec.subtitles.show == "soft" and bool(subtitles)
     if soft:
-        write_atomically(srt_file, subtitles)
+        write_atomically(srt_file, srt(chapters, spec.subtitles.size).encode("utf-8", "replace"))
     tags = ffmetadata(chapters, spec.metadata, spec.title)
     frames = _mux(video, muxed, spec, mix, tags, srt_file if soft else None)
     total, seconds = spec.timeline.frames, spec.timeline.seconds
     if frames < total:
         raise BlockvidError(f"{video} holds {frames} pictures of {total}; remove it to have it made anew.")
-    _update_srt(film.with_suffix(".srt"), subtitles, spec.subtitles in ("beside", "soft"))
+    _update_srt(film.with_suffix(".srt"), subtitles, spec.subtitles.has_file)
     with disk_errors(film):
         os.replace(muxed, film)
     return Film(film, total, seconds, film.stat().st_size)

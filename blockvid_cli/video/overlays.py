@@ -22,13 +22,13 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from blockvid_cli.errors import BlockvidError, shorten
-from blockvid_cli.storyboard.presentation import TitleCard
-from blockvid_cli.video.spec import Transition, VideoSpec, card_frames
+from blockvid_cli.storyboard.presentation import Subtitles, TitleCard
+from blockvid_cli.video.spec import DEFAULT_SUBTITLES, Transition, VideoSpec, card_frames
 
 CARD_FADE = 0.5  # seconds in which a card appears and disappears
 ROWS = 2  # of a subtitle, on screen at once
 MIN_PIXELS = 8  # smaller letters cannot be read
-SUBTITLE_HEIGHT, CARD_HEIGHT = 0.06, 0.12  # of letters, as a share of the frame's
+CARD_HEIGHT = 0.12  # of letters, as a share of the frame's
 SIDE_MARGIN, BOTTOM_MARGIN = 0.05, 0.06  # shares of the frame that stay free, because some screens cut them off
 INK, EDGE = "white", "black"
 NOT_A_CHARACTER = "\U0010ffff"  # every font shows its box for it
@@ -70,7 +70,7 @@ def apply_overlays(frames: Iterable[np.ndarray], spec: VideoSpec) -> Iterator[np
     """
     yield from _card_frames(spec.title_card, spec)
     shots = apply_transitions(islice(frames, spec.frames), spec.transitions)
-    yield from burn_subtitles(shots, spec) if spec.subtitles == "burned" else shots
+    yield from burn_subtitles(shots, spec) if spec.subtitles.show == "burned" else shots
     yield from _card_frames(spec.end_card, spec)
 
 
@@ -111,7 +111,7 @@ def burn_subtitles(frames: Iterable[np.ndarray], spec: VideoSpec) -> Iterator[np
         while page and page.end <= number:
             page, layer = next(pages, None), None
         if page and page.first <= number:
-            layer = layer or subtitle_layer(page.rows, spec.size, spec.font)
+            layer = layer or subtitle_layer(page.rows, spec.size, spec.font, spec.subtitles)
             yield layer.over(frame)
         else:
             yield frame
@@ -120,7 +120,7 @@ def burn_subtitles(frames: Iterable[np.ndarray], spec: VideoSpec) -> Iterator[np
 def _timed_pages(spec: VideoSpec) -> Iterator[Page]:
     """Yields the pages in order; those of a chapter share its time equally."""
     for chapter in spec.chapters:
-        parts = subtitle_pages(chapter.subtitle_text, spec.size, spec.font)
+        parts = subtitle_pages(chapter.subtitle_text, spec.size, spec.font, spec.subtitles)
         first, end = round(chapter.start * spec.rate), round(chapter.end * spec.rate)
         for number, rows in enumerate(parts):
             begin, until = (first + (end - first) * n // len(parts) for n in (number, number + 1))
@@ -181,19 +181,28 @@ def _has_glyph(font: Font, char: str) -> bool:
     return glyph.size != box.size or bytes(glyph) != bytes(box)
 
 
-def subtitle_pages(text: str, size: tuple[int, int], file: Path | None = None) -> list[tuple[str, ...]]:
+def subtitle_pages(
+    text: str, size: tuple[int, int], file: Path | None = None, style: Subtitles = DEFAULT_SUBTITLES
+) -> list[tuple[str, ...]]:
     """Breaks a subtitle into rows that fit a frame of ``size`` (width, height), and these into pages of ``ROWS``."""
-    font = load_font(_letter_pixels(size, SUBTITLE_HEIGHT), file)
+    font = load_font(_letter_pixels(size, style.size / 100), file)
     rows = break_lines(with_glyphs(text, font), font, size[0] * (1 - 2 * SIDE_MARGIN))
     return [tuple(rows[first : first + ROWS]) for first in range(0, len(rows), ROWS)]
 
 
-def subtitle_layer(rows: Sequence[str], size: tuple[int, int], file: Path | None = None) -> Layer:
-    """Draws rows of text with a dark edge, at the bottom of a frame."""
-    pixels = _letter_pixels(size, SUBTITLE_HEIGHT)
-    edge = max(1, pixels // 12)
+def subtitle_layer(
+    rows: Sequence[str], size: tuple[int, int], file: Path | None = None, style: Subtitles = DEFAULT_SUBTITLES
+) -> Layer:
+    """Draws rows of text with a dark edge, at the style's place in a frame."""
+    pixels = _letter_pixels(size, style.size / 100)
+    edge, font = max(1, pixels // 12), load_font(pixels, file)
+    highest, lowest = (
+        size[1] * BOTTOM_MARGIN + len(rows) * _row_height(font) + edge,
+        size[1] * (1 - BOTTOM_MARGIN) - edge,
+    )
+    bottom = {"top": highest, "middle": (highest + lowest) / 2, "bottom": lowest}[style.place]
     image = Image.new("RGBA", size, (0, 0, 0, 0))
-    _draw_rows(image, rows, load_font(pixels, file), size[1] * (1 - BOTTOM_MARGIN) - edge, INK, edge)
+    _draw_rows(image, rows, font, bottom, INK, edge)
     box = image.getbbox()
     top, bottom = (box[1], box[3]) if box else (0, 1)
     pixels_rgba = np.asarray(image, np.float32)[top:bottom]

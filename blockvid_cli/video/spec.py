@@ -21,12 +21,13 @@ from pydantic import BaseModel, Field, ValidationError
 
 from blockvid_cli.storyboard.parse import MAX_CHUNKS
 from blockvid_cli.storyboard.plan import Plan
-from blockvid_cli.storyboard.presentation import Audio, TitleCard
+from blockvid_cli.storyboard.presentation import Audio, Subtitles, TitleCard
 from blockvid_cli.storyboard.storyboard import Storyboard
 from blockvid_cli.video.audio import AudioTrack
 from blockvid_cli.video.ffmpeg import exact_rate
 from blockvid_cli.video.metadata import Chapter, clip_chapters, plan_chapters
 
+DEFAULT_SUBTITLES = Subtitles()
 CRF = 18  # H.264's quality, 0 (lossless) to 51: looks like the original
 
 
@@ -141,10 +142,9 @@ class VideoSpec:
     """``frames`` frames of ``size`` (width, height) at ``fps``, and what goes under and over them.
 
     Args:
-        subtitles: beside (an .srt), none, soft (in the film too) or burned (drawn into the frames).
         font: a font file for text in frames; None is the default font.
         loudness: LUFS that several tracks together are brought to; None leaves them as they are.
-        metadata: how the film was made; without it the film has neither title nor comment.
+        metadata: how the film was made; None leaves out whatever tells of it: title, chapters and comment.
         crf: of frames that are encoded again because something is drawn into them.
     """
 
@@ -155,7 +155,7 @@ class VideoSpec:
     transitions: tuple[Transition, ...] = ()
     tracks: tuple[AudioTrack, ...] = ()
     loudness: float | None = None
-    subtitles: str = "beside"
+    subtitles: Subtitles = DEFAULT_SUBTITLES
     title_card: TitleCard | None = None
     end_card: TitleCard | None = None
     font: Path | None = None
@@ -184,7 +184,7 @@ class VideoSpec:
     @property
     def needs_encoding(self) -> bool:
         """Whether anything is drawn into frames, or frames are added; otherwise the encoded frames are copied."""
-        burned = self.subtitles == "burned" and any(chapter.subtitle_text for chapter in self.chapters)
+        burned = self.subtitles.show == "burned" and any(chapter.subtitle_text for chapter in self.chapters)
         return bool(burned or self.transitions or self.title_card or self.end_card)
 
     def film_chapters(self) -> list[Chapter]:
@@ -207,7 +207,11 @@ def card_frames(card: TitleCard | None, rate: Fraction) -> int:
 def video_spec(
     storyboard: Storyboard, plan: Plan, metadata: Mapping[str, Any] | None = None, crf: int = CRF
 ) -> VideoSpec:
-    """Returns the spec of a storyboard's film, whose frames are rendered by this plan."""
+    """Returns the spec of a storyboard's film, whose frames are rendered by this plan.
+
+    Args:
+        metadata: how the film was made; None leaves it out, and so all captions that the storyboard does not ask for.
+    """
     return VideoSpec(
         fps=plan.fps,
         size=plan.size,
@@ -216,7 +220,7 @@ def video_spec(
         transitions=tuple(_transitions(storyboard, plan)),
         tracks=tuple(_tracks(storyboard, plan)),
         loudness=_film_loudness(storyboard.audio),
-        subtitles=storyboard.subtitles,
+        subtitles=storyboard.subtitles or Subtitles("none" if metadata is None else "beside"),
         title_card=storyboard.title_card,
         end_card=storyboard.end_card,
         font=storyboard.font,
