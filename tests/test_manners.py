@@ -95,7 +95,7 @@ def called(offer, incomplete: str = "") -> list[str]:
 
 def test_the_words_offered_are_those_of_the_tables():
     from blockvid_cli.models import checkpoint
-    from blockvid_cli.models.precision import PRECISIONS
+    from blockvid_cli.models.devices import PRECISIONS
     from blockvid_cli.rollout.kv_cache.storage import DTYPES, LOCATIONS
     from blockvid_cli.rollout.recipe import KV_CACHES
     from blockvid_cli.runtime.presets import OFFLOADS, PRESETS
@@ -134,7 +134,7 @@ def test_completion_can_be_installed():
 def terminal(monkeypatch, tmp_path):
     """A person at a terminal, on a machine where nothing was ever drawn, and where drawing takes no time."""
     rendered = Film(Path("story.mp4"), 60, 5.0, 9)
-    monkeypatch.setattr(film, "render_film", lambda job, form, report: film.RenderResult(rendered, job, PhaseTimer()))
+    monkeypatch.setattr(film, "render_film", lambda job, *_: film.RenderResult(rendered, job, PhaseTimer(), 1.0))
     monkeypatch.setenv("BLOCKVID_HOME", str(tmp_path / "home"))
     monkeypatch.setattr(terminal, "is_interactive", lambda: True)
 
