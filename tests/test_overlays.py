@@ -10,7 +10,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
+from typer.testing import CliRunner
 
+from blockvid_cli.commands.app import app
 from blockvid_cli.errors import BlockvidError, UsageError
 from blockvid_cli.models.card import find_card
 from blockvid_cli.storyboard.exports import dump_storyboard
@@ -439,6 +442,26 @@ def test_the_dress_changes_no_plan_and_the_look_has_all_of_it(board):
     assert (timeline.chunks[2].chunk, timeline.chunks[2].start, timeline.chunks[2].end) == (3, 10.25, 14.25)
     assert spec.needs_encoding
     assert not video_spec(read_storyboard(board.parent / "plain.yaml"), plan).needs_encoding
+
+
+def test_check_counts_cards_and_names_sounds_pictures_and_transitions(board):
+    Image.new("RGB", (240, 160)).save(board.parent / "lake.png")
+    board.write_text(board.read_text().replace("caption: c,", "caption: c, image: lake.png,"))
+    values = json.loads(CliRunner().invoke(app, ["storyboard", "check", str(board), "--json"]).output)
+    assert (values["seconds"], values["frames"]) == (21.5, 258)
+    kinds = [(part["kind"], part["chunk"]) for part in values["timeline"]]
+    assert kinds == [("title", None), *(("chunk", n) for n in (1, 2, 3, 4)), ("end", None)]
+    assert values["timeline"][1]["start"] == 2.5 and values["timeline"][-1]["end"] == 21.5
+    assert values["chunks"][2]["image"].endswith("lake.png") and values["chunks"][2]["transition"] == "dissolve"
+    assert values["chunks"][0]["audio"].endswith("wind.ogg") and values["audio"]
+    printed = CliRunner().invoke(app, ["storyboard", "check", str(board)], env={"COLUMNS": "160"}).output
+    assert "258 frames, 21.5 s" in printed and "title card and end card" in printed
+    assert "dissolve of 1.25 s; begins with lake.png" in printed and "fade of 0.5 s" in printed
+    assert printed.count("sound: wind.ogg") >= 2 and "subtitles: burned" in printed
+    rows = [line.split() for line in printed.splitlines()]
+    assert ["title", "00:00-00:02.5"] in [row[:2] for row in rows] and ["end", "00:18.5-00:21.5"] in [
+        r[:2] for r in rows
+    ]
 
 
 def test_the_json_schema_knows_bare_texts():

@@ -31,7 +31,7 @@ from blockvid_cli.rollout.schedules.step import Schedule, moving_step
 from blockvid_cli.runtime.presets import RuntimeOptions
 from blockvid_cli.session import load
 from blockvid_cli.storyboard import storyboard
-from blockvid_cli.video.metadata import read_metadata
+from blockvid_cli.video.metadata import read_metadata, read_tags
 from blockvid_cli.video.mux import uint8_frames
 
 
@@ -471,6 +471,15 @@ def test_the_sheet_shows_the_middle_of_each_chunk(story, model):
     assert all(still.base is None for still in stills.values())  # a copy, not a hold on the whole block
 
 
-def test_without_metadata_the_film_tells_nothing(story, model):
-    _, film = render_story(story, model, metadata=False)
-    assert not read_metadata(film)
+def test_without_metadata_no_output_tells_of_the_storyboard(story, model):
+    """Neither title nor caption nor card is in a file beside the project, as text."""
+    words = ["Secret title", "A secret boat", "secret card"]
+    story.write_text(
+        "title: Secret title\ntitle_card: a secret card\nfps: 12\nchunks:\n- {caption: A secret boat, duration: 1}\n"
+    )
+    for metadata in (False, True):
+        _, film = render_story(story, model, metadata=metadata)
+        outputs = [path for path in story.parent.iterdir() if path.is_file() and path != story]
+        told = {word for path in outputs for word in words if word.encode() in path.read_bytes()}
+        assert told == (set(words) if metadata else set())
+        assert bool(read_metadata(film)) == bool(read_tags(film)[1]) == film.with_suffix(".srt").exists() == metadata

@@ -6,6 +6,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from enum import StrEnum
+from fractions import Fraction
 from pathlib import Path
 from shlex import quote
 from typing import TYPE_CHECKING, Any
@@ -17,15 +18,19 @@ from rich.table import Table
 from rich.text import Text
 
 from blockvid_cli.commands import terminal
+from blockvid_cli.errors import plural
 from blockvid_cli.models.hub import cache_folder
 from blockvid_cli.storyboard.plan import Plan, PlannedChunk
+from blockvid_cli.storyboard.presentation import Audio, TitleCard
 from blockvid_cli.storyboard.seconds import format_clock, format_duration
-from blockvid_cli.storyboard.storyboard import Storyboard
+from blockvid_cli.storyboard.storyboard import Chunk, Storyboard
+from blockvid_cli.video.spec import video_spec
 
 if TYPE_CHECKING:
     from blockvid_cli.job import RenderJob
     from blockvid_cli.session import Event, EventListener
 
+NARROW = 72  # columns of a terminal below which a plan has the captions and their times only
 MAX_NOTES = 4  # printed under the table
 HINT_MARKER = "first-film"  # a file in blockvid's cache: the hint was printed
 HINTS = (
@@ -86,12 +91,12 @@ class ProgressCounter:
 
 
 @contextmanager
-def progress(job: RenderJob, form: ProgressForm) -> Iterator[EventListener]:
-    """Yields a listener that shows a render's events as ``form`` says; on a pipe ``auto`` shows only notes."""
+def progress(job: RenderJob, form: ProgressForm, plain_on_a_pipe: bool = False) -> Iterator[EventListener]:
+    """Yields a listener that shows a render's events as ``form`` says; on a pipe ``auto`` shows notes, or is plain."""
     counter = ProgressCounter(job)
     console = terminal.console(stderr=True)
     if form is ProgressForm.AUTO and not console.is_terminal:
-        yield lambda event: _print_plain(counter, event, notes_only=True)
+        yield lambda event: _print_plain(counter, event, notes_only=not plain_on_a_pipe)
     elif form is ProgressForm.AUTO:
         with _bar(console) as bar:
             task = bar.add_task("", total=1.0, what="starting", rest="")
@@ -174,51 +179,93 @@ def lines(values: Mapping[str, Any], indent: str = "") -> str:
     return "\n".join(out)
 
 
-def table(names: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> None:
-    """Prints rows under column names to stdout."""
-    grid = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
-    for name in names:
-        grid.add_column(name, overflow="fold")
+def table(names: tuple[str, ...], rows: Sequence[tuple[str, ...]], shortened: int = 0) -> None:
+    """Prints rows under column names to stdout; of so many columns at the end what does not fit on a line is left out."""
+    grid = _grid()
+    for index, name in enumerate(names):
+        grid.add_column(name, overflow="fold", no_wrap=0 < shortened <= len(names) - 1 - index)
     for row in rows:
-        grid.add_row(*(Text(cell) for cell in row))
+        grid.add_row(*(Text(cell, no_wrap=shortened > 0, overflow="ellipsis" if shortened else None) for cell in row))
     terminal.console().print(grid)
 
 
+def _grid() -> Table:
+    return Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
+
+
 def _rewritten(chunk: PlannedChunk) -> str:
-    """The prompt on a line of its own, where a rewriter made one of the caption."""
-    return f"\n-> {chunk.prompt}" if chunk.rewritten else ""
+    """The prompt, where a rewriter made one of the caption."""
+    return f"-> {chunk.prompt}" if chunk.rewritten else ""
+
+
+def _card_row(name: str, card: TitleCard, start: Fraction, frames: int, narrow: bool) -> tuple[str | Text, ...]:
+    """A title or end card as a row of the plan."""
+    span = f"{format_clock(start)}-{format_clock(start + Fraction(repr(card.seconds)))}"
+    more = () if narrow else ("", "", str(frames), "")
+    return name, span, *more, Text(" ".join(card.text.split()), style="dim")
+
+
+def _details(chunk: Chunk) -> str:
+    """What belongs to a chunk beside its caption: its transition, pictures and sound."""
+    parts = [
+        f"{chunk.transition} of {chunk.transition_seconds:g} s" if chunk.transition != "cut" else "",
+        f"begins with {chunk.image.name}" if chunk.image else "",
+        f"ends with {chunk.end_image.name}" if chunk.end_image else "",
+        _sound(chunk.audio, "chunk") if chunk.audio else "",
+    ]
+    return "; ".join(filter(None, parts))
+
+
+def _film_details(storyboard: Storyboard) -> list[str]:
+    """What belongs to the whole film: its sound and its subtitles."""
+    subtitles = storyboard.subtitles
+    return [
+        *([_sound(storyboard.audio, "story")] if storyboard.audio else []),
+        *([f"subtitles: {subtitles.show}{', and an .srt beside the film' * subtitles.srt}"] if subtitles else []),
+    ]
+
+
+def _sound(audio: Audio, what: str) -> str:
+    """A sound and when it begins, seen from the first frame of ``what``."""
+    when = f" {abs(audio.at):g} s {'after' if audio.at > 0 else 'before'} the {what} begins" if audio.at else ""
+    return f"sound: {audio.file.name}{when}"
 
 
 def plan_table(
     storyboard: Storyboard, model: str, plan: Plan, retrieved: list[tuple[int, ...]], notes: list[str], needs: str
 ) -> None:
-    """Prints the plan as a table; captions are printed as they are, never read as markup."""
-    console = terminal.console()
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
-    for name in ("chunk", "shot", "span", "blocks", "frames", "retrieves"):
-        table.add_column(name, justify="right", no_wrap=True)
-    table.add_column("caption", overflow="fold")
+    """Prints the plan as a table; spans count from the first frame of the film, which may be a title card's."""
+    timeline = video_spec(storyboard, plan).timeline
+    lead = Fraction(timeline.story.first_frame) / timeline.rate
+    console, grid = terminal.console(), _grid()
+    narrow = console.width < NARROW
+    for name in ("chunk", "span") if narrow else ("chunk", "span", "shot", "blocks", "frames", "retrieves"):
+        grid.add_column(name, justify="right", no_wrap=True)
+    grid.add_column("caption", overflow="fold")
+    if storyboard.title_card:
+        grid.add_row(*_card_row("title", storyboard.title_card, Fraction(0), timeline.title_frames, narrow))
     for written, chunk, others in zip(storyboard.chunks, plan.chunks, retrieved, strict=True):
-        table.add_row(
-            str(chunk.number),
-            str(chunk.shot),
-            f"{format_clock(written.start)}-{format_clock(written.end)}",
-            str(len(chunk.blocks)),
-            str(chunk.end_frame - chunk.first_frame),
-            " ".join(map(str, others)) or "-",
-            Text.assemble(chunk.caption, (_rewritten(chunk), "dim")),
-        )
+        times = str(chunk.number), f"{format_clock(lead + written.start)}-{format_clock(lead + written.end)}"
+        counts = str(chunk.shot), str(len(chunk.blocks)), str(chunk.end_frame - chunk.first_frame)
+        more = () if narrow else (*counts, " ".join(map(str, others)) or "-")
+        more_text = "".join(f"\n{line}" for line in (_rewritten(chunk), _details(written)) if line)
+        grid.add_row(*times, *more, Text.assemble(chunk.caption, (more_text, "dim")))
+    if storyboard.end_card:
+        end = lead + storyboard.seconds
+        grid.add_row(*_card_row("end", storyboard.end_card, end, timeline.end_frames, narrow))
+    cards = [name for name, card in (("title card", storyboard.title_card), ("end card", storyboard.end_card)) if card]
     width, height = plan.size
-    seconds = plan.frames / plan.fps
     console.print(Text(f"{storyboard.title or storyboard.source}", style="bold"))
-    console.print(table)
+    console.print(grid)
     console.print(
         Text(
-            f"{len(plan.chunks)} chunks, {len(plan.blocks)} blocks, {plan.frames} frames, {seconds:g} s "
+            f"{plural(len(plan.chunks), 'chunk')}, {plural(len(plan.blocks), 'block')}, "
+            f"{' and '.join(cards)}{', ' * bool(cards)}{plural(timeline.frames, 'frame')}, {timeline.seconds:g} s "
             f"at {plan.fps:g} fps and {width}x{height}, with the model {model}"
         )
     )
-    console.print(Text(needs))
+    for line in (*_film_details(storyboard), needs):
+        console.print(Text(line))
     if len(notes) > MAX_NOTES:
         notes = [*notes[: MAX_NOTES - 1], f"... and {len(notes) - MAX_NOTES + 1} more; --json has them all"]
     for note in notes:

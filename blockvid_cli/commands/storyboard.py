@@ -8,15 +8,17 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from blockvid_cli.commands import display, options, terminal
-from blockvid_cli.errors import UsageError
+from blockvid_cli.commands import display, film, options, terminal
+from blockvid_cli.errors import UsageError, plural
 from blockvid_cli.models.card import ModelCard
+from blockvid_cli.project.atomic_files import write_atomically
 from blockvid_cli.storyboard.exports import dump_storyboard
 from blockvid_cli.storyboard.imports import is_caption_file
 from blockvid_cli.storyboard.parse import decode_text, read_content
 from blockvid_cli.storyboard.plan import Plan
 from blockvid_cli.storyboard.schema import json_schema, keys_table
 from blockvid_cli.storyboard.storyboard import Storyboard, read_storyboard
+from blockvid_cli.video.spec import video_spec
 
 if TYPE_CHECKING:
     from blockvid_cli.job import RenderJob
@@ -50,6 +52,7 @@ def check(
     story: options.Story,
     model: options.Model = None,
     size: options.Size = None,
+    untrained_size: options.UntrainedSize = False,
     fps: options.Fps = None,
     set_: options.Set = None,
     device: options.Device = "auto",
@@ -73,6 +76,7 @@ def check(
         storyboard=story,
         model=model,
         size=size,
+        untrained_size=untrained_size,
         fps=fps,
         overrides=tuple(set_ or ()),
         device=device,
@@ -141,13 +145,13 @@ def diff(
         overrides=tuple(set_ or ()),
         allow_outside=allow_outside,
     )
-    changes = chunk_changes(prepare(request, storyboard))
+    job = prepare(request, storyboard)
+    changes = chunk_changes(job)
     if as_json:
         terminal.write_json([asdict(change) for change in changes], indent=2)
         return
     display.table(("chunk", "", "why"), [(str(change.chunk), change.action, change.reason) for change in changes])
-    pending = sum(change.action != "keep" for change in changes)
-    terminal.write(f"{pending} of {len(changes)} chunks would be rendered" if pending else "nothing would be rendered")
+    terminal.write(film.what_is_out_of_date(job))
 
 
 @app.command("import")
@@ -175,7 +179,7 @@ def import_(
         terminal.write(text if terminal.can_write(text) else dump_storyboard(storyboard, ascii_only=True), end="")
     else:
         _write(output, text, force)
-        terminal.write(f"{output}: {len(storyboard.chunks)} chunks, {float(storyboard.seconds):g} s")
+        terminal.write(f"{output}: {plural(len(storyboard.chunks), 'chunk')}, {float(storyboard.seconds):g} s")
     for note in storyboard.notes:
         terminal.note(note)
 
@@ -206,8 +210,11 @@ def schema(
 
 def _write(path: Path, text: str, force: bool) -> None:
     """Writes a new file; replaces an existing one only with ``force``."""
+    if force:
+        write_atomically(path, text.encode())
+        return
     try:
-        with path.open("w" if force else "x", encoding="utf-8") as file:
+        with path.open("x", encoding="utf-8") as file:
             file.write(text)
     except FileExistsError as error:
         raise UsageError(f"{path} is there already; choose another name, or replace it with --force") from error
@@ -218,7 +225,11 @@ def _write(path: Path, text: str, force: bool) -> None:
 def _plan_values(
     storyboard: Storyboard, model: str, plan: Plan, retrieved: list[tuple[int, ...]], notes: list[str]
 ) -> dict[str, object]:
-    """Returns the plan as plain values: seconds, and pixel frames counted from 0 with the end one past the last."""
+    """Returns the plan as plain values: seconds, and pixel frames counted from 0 with the end one past the last.
+
+    ``seconds``, ``frames`` and ``timeline`` are the film's, cards included; those of chunks count from the first chunk.
+    """
+    timeline = video_spec(storyboard, plan).timeline
     return {
         "storyboard": str(storyboard.source),
         "title": storyboard.title,
@@ -226,8 +237,21 @@ def _plan_values(
         "size": list(plan.size),
         "fps": plan.fps,
         "seed": plan.seed,
-        "seconds": plan.frames / plan.fps,
-        "frames": plan.frames,
+        "seconds": timeline.seconds,
+        "frames": timeline.frames,
+        "timeline": [
+            {
+                "kind": section.kind,
+                "chunk": section.chunk or None,
+                "start": section.start,
+                "end": section.end,
+                "first_frame": section.first_frame,
+                "end_frame": section.end_frame,
+            }
+            for section in timeline.sections
+        ],
+        "audio": str(storyboard.audio.file) if storyboard.audio else None,
+        "subtitles": asdict(storyboard.subtitles) if storyboard.subtitles else None,
         "blocks": len(plan.blocks),
         "shots": plan.chunks[-1].shot,
         "chunks": [
@@ -245,8 +269,13 @@ def _plan_values(
                 "seed": chunk.seed,
                 "retrieves": list(others),
                 "warnings": list(chunk.warnings),
+                "transition": written.transition,
+                "transition_seconds": written.transition_seconds if written.transition != "cut" else 0,
+                "image": str(written.image) if written.image else None,
+                "end_image": str(written.end_image) if written.end_image else None,
+                "audio": str(written.audio.file) if written.audio else None,
             }
-            for chunk, others in zip(plan.chunks, retrieved, strict=True)
+            for written, chunk, others in zip(storyboard.chunks, plan.chunks, retrieved, strict=True)
         ],
         "notes": notes,
     }
