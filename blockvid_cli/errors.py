@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 import errno
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TypeVar
 
@@ -15,10 +15,14 @@ DISK_FULL = {
     errno.EDQUOT: "the disk quota is used up",
     errno.EFBIG: "it would be larger than files may be here (ulimit -f, or the file system)",
 }
-MEMORY_WORDS = (  # in messages of torch, CUDA, their libraries, the C++ runtime, the loader, and Python's threads
+MEMORY_WORDS = (  # in messages of torch, CUDA, Intel's and Apple's libraries, the C++ runtime, the loader, and Python's threads
     "allocate memory",
     "out of memory",
     "ALLOC_FAILED",
+    "OUT_OF_DEVICE_MEMORY",
+    "OUT_OF_HOST_MEMORY",
+    "OUT_OF_RESOURCES",
+    "Invalid buffer size",
     "bad_alloc",
     "failed to map segment",
     "can't start new thread",
@@ -140,6 +144,23 @@ def error_prefix(location: str) -> Iterator[None]:
 def plural(count: int, noun: str) -> str:
     """Returns ``1 chunk`` or ``2 chunks``."""
     return f"{count} {noun if count == 1 else noun + 's'}"
+
+
+def join_words(words: Sequence[str], last: str = "and") -> str:
+    """Returns ``a``, ``a and b`` or ``a, b and c``."""
+    return f" {last} ".join(part for part in (", ".join(words[:-1]), *words[-1:]) if part)
+
+
+def ranges(noun: str, numbers: Sequence[int]) -> str:
+    """Returns ``chunk 5``, or ``chunks 5-7, 9``, of ascending numbers."""
+    spans: list[list[int]] = []
+    for number in numbers:
+        if spans and spans[-1][1] == number - 1:
+            spans[-1][1] = number
+        else:
+            spans.append([number, number])
+    words = ", ".join(str(a) if a == b else f"{a}-{b}" for a, b in spans)
+    return f"{noun}{'s' * (len(numbers) > 1)} {words}"
 
 
 def shorten(text: str, longest: int = 40) -> str:

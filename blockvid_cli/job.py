@@ -7,6 +7,8 @@ RenderRequest --prepare--> RenderJob        storyboard, card, plan, recipes, tak
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from fractions import Fraction
@@ -15,23 +17,22 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from blockvid_cli import __version__
 from blockvid_cli.errors import StoryboardError, UsageError, error_prefix, lookup
 from blockvid_cli.files import check_own_folder
 from blockvid_cli.models.card import ModelCard, bundled_models, parse_size
+from blockvid_cli.models.devices import free_memory, resolve_device
+from blockvid_cli.models.find import find_model
 from blockvid_cli.models.hub import fingerprint
-from blockvid_cli.models.registry import find_model
 from blockvid_cli.models.sentence_encoder import embed
 from blockvid_cli.project.film_keys import film_keys, finished_numerics, guidance_rows, numerics_of
 from blockvid_cli.project.identity import ChunkKeys, TakeChoices, read_take_choices
 from blockvid_cli.project.project import Manifest, Numerics, project_folder, read_manifest
 from blockvid_cli.rollout.kv_cache.storage import DTYPES, LOCATIONS
 from blockvid_cli.rollout.recipe import Recipe, make_recipe, merge_recipes, segment_blocks
-from blockvid_cli.runtime.memory_estimate import MemoryEstimate, choose_preset, estimate_memory, free_memory
+from blockvid_cli.runtime.memory_estimate import MemoryEstimate, choose_preset, estimate_memory
 from blockvid_cli.runtime.presets import AUTO, PRESETS, ResolvedPreset, RuntimeOptions, resolve_preset
-from blockvid_cli.storyboard.plan import Plan, make_plan
+from blockvid_cli.storyboard.plan import Plan, make_plan, trained_sizes
 from blockvid_cli.storyboard.storyboard import Storyboard, read_storyboard
 from blockvid_cli.storybook.caption_rewriter import rewrite_prompts
 from blockvid_cli.video.reference_images import ReferenceImage, read_reference_images
@@ -53,6 +54,7 @@ class RenderRequest:
     model: str | None = None
     seed: int | None = None
     size: str | None = None
+    untrained_size: bool = False
     fps: float | None = None
     recipe: dict[str, Any] = field(default_factory=dict)  # over the card's and the storyboard's
     overrides: tuple[str, ...] = ()  # dotted: chunks.4.seed=7
@@ -141,7 +143,14 @@ class RenderJob:
             "identities": [asdict(identity) for identity in keys.identities],
             "keys": keys.keys,
             "bases": keys.bases,
+            "film": self.film_key,
         }
+
+    @property
+    def film_key(self) -> str:
+        """A hash of all that decides the film's file, by which a film that is out of date is known."""
+        text = json.dumps([self.manifest(), self.request.metadata], sort_keys=True)
+        return hashlib.sha256(text.encode()).hexdigest()
 
 
 def prepare(request: RenderRequest, storyboard: Storyboard | None = None) -> RenderJob:
@@ -166,6 +175,7 @@ def prepare(request: RenderRequest, storyboard: Storyboard | None = None) -> Ren
         size=_size(request.size) or storyboard.size,
         fps=storyboard.fps if request.fps is None else request.fps,
         takes={chunk: choice.take for chunk, choice in takes.items()},
+        untrained_size=request.untrained_size,
     )
     plan = lookup("text.rewriter", REWRITERS, card.text.rewriter)(plan, card)
     with error_prefix(storyboard.recipe_location):
@@ -194,12 +204,21 @@ def prepare(request: RenderRequest, storyboard: Storyboard | None = None) -> Ren
             *plan.warnings,
             *storyboard.notes,
             *(note for image in images.values() for note in image.notes),
+            *_size_notes(card, plan),
             *_position_notes(card, plan, recipes),
         ),
         numerics=(numerics_of(preset),) * len(plan.chunks),
         recorded=recorded,
     )
     return _with_numerics(job, numerics)
+
+
+def _size_notes(card: ModelCard, plan: Plan) -> tuple[str, ...]:
+    """A warning where the film has a size that the model was not trained for."""
+    if plan.size in card.sizes_trained_for:
+        return ()
+    size = "{}x{}".format(*plan.size)
+    return (f"'{card.name}' was trained for {trained_sizes(card)}, so a film of {size} will look wrong.",)
 
 
 def _position_notes(card: ModelCard, plan: Plan, recipes: Sequence[Recipe]) -> tuple[str, ...]:
@@ -325,17 +344,6 @@ def _size(text: str | None) -> tuple[int, int] | None:
         return parse_size(text) if text else None
     except ValueError as error:
         raise UsageError(f"--size: {error}.") from error
-
-
-def resolve_device(name: str) -> str:
-    """A device by its name; "auto" is the GPU where there is one."""
-    if name == "auto":
-        return "cuda" if torch.cuda.is_available() else "cpu"
-    try:
-        torch.empty(1, device=name)
-    except (RuntimeError, AssertionError) as error:
-        raise UsageError(f"--device: there is no device '{name}' here; give auto, cpu or cuda:0.") from error
-    return name
 
 
 def _plain(value: Any) -> Any:  # noqa: ANN401  (JSON values)

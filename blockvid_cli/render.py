@@ -26,8 +26,8 @@ from blockvid_cli.session import (
     Event,
     EventListener,
     RenderSession,
-    empty_cache,
     finished_blocks,
+    free_unused_memory,
     load,
     no_grad_oom_guard,
     stream_latents,
@@ -55,6 +55,8 @@ def render(
         BlockvidError: with the exit code that fits; what is finished is kept.
     """
     timer = timer or PhaseTimer()
+    for note in job.notes:
+        notify(Event("note", note))
     while True:
         try:
             return _render(job, notify, timer, wrap)
@@ -63,7 +65,7 @@ def render(
             if lower is None:
                 raise
             notify(Event("note", f"{error} Going on with the preset {lower}; finished chunks stay as they are."))
-        empty_cache(job.preset.device)  # after the error, which holds on to all that was loaded
+        free_unused_memory(job.preset.device)  # after the error, which holds on to all that was loaded
         job = with_preset(job, lower)
 
 
@@ -79,7 +81,7 @@ def _render(job: RenderJob, notify: EventListener, timer: PhaseTimer, wrap: Deno
         cache = DecodedVideoCache(project.folder, keys.keys, job.plan, fingerprint(job.card, (job.card.vae,)))
         if len(finished_blocks(session)) < len(job.plan.blocks) or not cache.is_valid():
             _generate(session, cache, wrap)
-        for note in (*job.notes, *project.notes):
+        for note in project.notes:
             notify(Event("note", note))
         with timer.phase("mux"):
             return mux_film(cache.video, job.output, spec)

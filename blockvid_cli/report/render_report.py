@@ -175,6 +175,7 @@ def _texts(chunk: PlannedChunk) -> dict[str, Any]:
         "prompt": chunk.prompt if chunk.rewritten else "",
         "first_image": chunk.image.name if chunk.image else "",
         "last_image": chunk.end_image.name if chunk.end_image else "",
+        "warnings": chunk.warnings,
     }
 
 

@@ -23,7 +23,7 @@ from math import ceil, floor
 from pathlib import Path
 from typing import Any
 
-from blockvid_cli.errors import StoryboardError, UsageError
+from blockvid_cli.errors import StoryboardError, UsageError, plural
 from blockvid_cli.models.card import ModelCard
 from blockvid_cli.storyboard.field_types import LARGEST_FPS, SMALLEST_FPS
 from blockvid_cli.storyboard.storyboard import Chunk, Storyboard
@@ -55,6 +55,7 @@ class PlannedChunk:
     image: Path | None = None  # the image that the chunk begins with
     end_image: Path | None = None  # the image that the chunk ends with
     recipe: Mapping[str, Any] = field(default_factory=dict, hash=False)  # changes of the recipe for this chunk
+    warnings: tuple[str, ...] = ()  # what will not be as caption or picture has it, one sentence each
 
     @cached_property
     def blocks(self) -> tuple[Block, ...]:
@@ -124,6 +125,7 @@ class Plan:
     frames: int  # pixel frames of the film after trimming
     seed: int
     notes: tuple[str, ...] = ()  # what was rounded, one sentence each
+    warnings: tuple[str, ...] = ()  # what the model cannot draw, one sentence for all chunks concerned
 
     @cached_property
     def blocks(self) -> tuple[Block, ...]:
@@ -145,17 +147,20 @@ def make_plan(
     size: tuple[int, int] | None = None,
     fps: float | None = None,
     takes: Mapping[int, int] | None = None,
+    untrained_size: bool = False,
 ) -> Plan:
     """Plans the blocks of a storyboard for a model; ``size`` and ``fps`` replace the storyboard's.
+
+    ``untrained_size`` allows a size that the model was not trained for, as the storyboard's own key does.
 
     ``takes`` names, by chunk number, the chunks that are to use another take than the first.
 
     Raises:
-        UsageError: the size does not fit the model, or the frame rate makes no sense.
+        UsageError: the model was not trained for the size, or cannot draw it at all, or the frame rate makes no sense.
         StoryboardError: a chunk is too short to have a block.
     """
     storyboard = replace(storyboard, negative=storyboard.negative or card.negative_prompt)
-    size = _check_size(size or storyboard.size or card.size, card)
+    size = _check_size(size or storyboard.size or card.size, card, untrained_size or storyboard.untrained_size)
     rate = fps if fps is not None else storyboard.fps or card.fps
     if not SMALLEST_FPS <= rate <= LARGEST_FPS:
         raise UsageError(f"{rate:g} frames a second are out of bounds; choose {SMALLEST_FPS} to {LARGEST_FPS}")
@@ -179,17 +184,25 @@ def make_plan(
     )
 
 
-def _check_size(size: tuple[int, int], card: ModelCard) -> tuple[int, int]:
-    """Returns the size, if both sides are multiples of the card's ``size_multiple``."""
+def _check_size(size: tuple[int, int], card: ModelCard, untrained_size: bool) -> tuple[int, int]:
+    """Returns the size, if the model was trained for it or ``untrained_size`` allows another that it can draw."""
+    if size in card.sizes_trained_for:
+        return size
+    said = f"the model '{card.name}' was trained for {trained_sizes(card)}"
     if any(side <= 0 or side % step for side, step in zip(size, card.size_multiple, strict=True)):
-        width, height = (
-            max(1, (side + step // 2) // step) * step for side, step in zip(size, card.size_multiple, strict=True)
-        )
+        steps = "{}x{}".format(*card.size_multiple)
+        raise UsageError(f"{said}, and cannot draw {size[0]}x{size[1]}: its sizes are multiples of {steps} pixels")
+    if not untrained_size:
         raise UsageError(
-            f"the model '{card.name}' generates sizes in steps of {card.size_multiple[0]}x{card.size_multiple[1]} "
-            f"pixels, so {size[0]}x{size[1]} does not fit; choose {width}x{height}"
+            f"{said}, and draws {size[0]}x{size[1]} badly or not at all; leave the size out, or allow it all the same"
+            " with --untrained-size (in a storyboard: 'untrained_size: true'). Finished films cannot be enlarged yet"
         )
     return size
+
+
+def trained_sizes(card: ModelCard) -> str:
+    """The sizes that a model was trained for, as a person writes them."""
+    return " or ".join(f"{width}x{height}" for width, height in card.sizes_trained_for)
 
 
 def _planned(
@@ -230,13 +243,15 @@ def _planned(
 
 
 def _notes(storyboard: Storyboard, chunks: list[PlannedChunk], fps: Fraction) -> tuple[str, ...]:
-    """Returns a sentence for every border that is not where the storyboard has it."""
+    """Returns a sentence for all borders that are not where the storyboard has them, and one for the end."""
     notes = []
-    for written, chunk in zip(storyboard.chunks[1:], chunks[1:], strict=True):
-        start = chunk.first_frame / fps
-        if start != written.start:
-            instead = f"{_two_decimals(start)} s instead of {_two_decimals(written.start)} s"
-            notes.append(f"chunk {chunk.number} begins at {instead} (block border)")
+    starts = [(c.number, c.first_frame / fps, w.start) for w, c in zip(storyboard.chunks, chunks, strict=True)]
+    moved = [(number, start, written) for number, start, written in starts if start != written]
+    if moved:
+        number, start, written = max(moved, key=lambda each: abs(each[1] - each[2]))
+        instead = f"chunk {number} begins at {_two_decimals(start)} s instead of {_two_decimals(written)} s"
+        others = f"; {plural(len(moved) - 1, 'other chunk')} moved by no more than that" if len(moved) > 1 else ""
+        notes.append(f"{instead} (block border){others}")
     film = chunks[-1].end_frame / fps
     if film != storyboard.seconds:
         notes.append(

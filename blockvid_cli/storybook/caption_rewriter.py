@@ -6,6 +6,8 @@ A word of the picture book, or a synonym listed in ``words.yaml``, decides. Wher
 and light stay as they were in the caption before; for the first caption the nearest by sentence embedding is taken
 (nobody, where no subject is near). A colour belongs to a subject when it stands just before it; a subject of an earlier
 chunk keeps its looks: its sentence then names no colour, and the network must take it from the KV cache.
+
+A caption that is like none of the sentences that the picture book can draw is rewritten all the same, with a warning.
 """
 
 from __future__ import annotations
@@ -13,19 +15,30 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 
 import torch
-import yaml
+from pydantic import TypeAdapter
 
-from blockvid_cli.models.card import ModelCard
-from blockvid_cli.storyboard.plan import Plan
+from blockvid_cli.errors import join_words, ranges, shorten
+from blockvid_cli.models.card import ModelCard, read_fields, validated
+from blockvid_cli.storyboard.plan import Plan, PlannedChunk
 from blockvid_cli.storybook.edition import Edition, read_edition
-from blockvid_cli.storybook.stories import LIGHT_PHRASES, SETTING_PHRASES, WEATHER_PHRASES, make_caption
+from blockvid_cli.storybook.stories import (
+    ACTION_PHRASES,
+    LIGHT_PHRASES,
+    SETTING_PHRASES,
+    WEATHER_PHRASES,
+    make_caption,
+)
 
 Names = Mapping[str, Sequence[str]]
 Embed = Callable[[Sequence[str]], torch.Tensor]  # sentences -> unit vectors (sentences, D)
 LEAST_COSINE = 0.3  # of a caption without a known word that still names a subject or a light
+KNOWN_WORD = 0.15  # what a word of the vocabulary adds to a caption's likeness
+LEAST_LIKENESS = 0.4  # of a caption that can be drawn; a test measures how many captions it takes for the other kind
+EXAMPLES = 3  # captions that a warning about many of them names
 NEAR = 3  # a colour belongs to the subject that follows within this many words
 DIRECTIONS = {"left": "left", "right": "right", "up": "rise"}
 TOWARDS = {"to", "toward", "towards", "further"}
@@ -62,6 +75,19 @@ class Interpretation:
     weather: tuple[str, ...]
 
 
+@dataclass(frozen=True)
+class Likeness:
+    """How like a caption is to what can be drawn: the cosine and what known words add, and the nearest of it."""
+
+    score: float
+    nearest: str
+
+    @property
+    def drawable(self) -> bool:
+        """Whether the film will show what the caption says."""
+        return self.score >= LEAST_LIKENESS
+
+
 @dataclass
 class CaptionRewriter:
     """Interprets the captions of a film in order and keeps subject, setting and light from one to the next."""
@@ -93,6 +119,34 @@ class CaptionRewriter:
             return Interpretation(None, None, self.setting, self.light, "rest", weather)
         colour = self._colour(words, match[0] if match else 0, text)
         return Interpretation(self.subject, colour, self.setting, self.light, self._action(words), weather)
+
+    def likeness(self, text: str) -> Likeness:
+        """How like the next caption is to what can be drawn; asked before it is interpreted.
+
+        A pronoun stands for the subject so far.
+        """
+        things, vectors = self._drawable
+        if self.subject:
+            pronouns = "|".join(self.vocabulary.same)
+            text = re.sub(rf"\b({pronouns})\b", f"the {self.subject}", text, count=1, flags=re.IGNORECASE)
+        words = re.findall(r"[a-z]+", text.lower().replace("no one", "nobody"))
+        best = (vectors @ self.embed([text])[0]).max(0)
+        known = _any(words, self.vocabulary.empty)
+        for name in ("subjects", "settings", "lights"):
+            known = known or bool(self._first_match(words, getattr(self.vocabulary, name), getattr(self.edition, name)))
+        return Likeness(float(best.values) + KNOWN_WORD * known, things[int(best.indices)])
+
+    @cached_property
+    def _drawable(self) -> tuple[list[str], torch.Tensor]:
+        """Names of what can be drawn, and unit vectors (things, D) of sentences that say it."""
+        things: dict[str, str] = {}
+        for place in (SETTING_PHRASES[name] for name in self.edition.settings):
+            for subject in self.edition.subjects:
+                for action in self.edition.actions:
+                    things[f"A {subject} {ACTION_PHRASES[action]} {place}."] = f"a {subject} {place}"
+            for light in self.edition.lights:
+                things[f"Nobody is {place} {LIGHT_PHRASES[light]}."] = f"nobody {place} {LIGHT_PHRASES[light]}"
+        return list(things.values()), self.embed(list(things))
 
     def _update_setting_and_light(self, words: Sequence[str], text: str, style: str) -> None:
         """Both are named by the caption, else by the style, else stay, else the nearest to the caption are taken."""
@@ -159,8 +213,12 @@ class CaptionRewriter:
 
 
 def read_vocabulary(file: Path) -> Vocabulary:
-    """The synonyms of an edition."""
-    return Vocabulary(**yaml.safe_load(file.read_text("utf-8")))
+    """The synonyms of an edition.
+
+    Raises:
+        MissingModelError: the file is damaged.
+    """
+    return validated(file, TypeAdapter(Vocabulary), read_fields(file))
 
 
 def caption_rewriter(card: ModelCard, embed: Embed) -> CaptionRewriter:
@@ -171,12 +229,57 @@ def caption_rewriter(card: ModelCard, embed: Embed) -> CaptionRewriter:
 
 
 def rewrite_prompts(plan: Plan, card: ModelCard, embed: Embed) -> Plan:
-    """The plan with every chunk's prompt replaced by the picture book's sentence for its caption and style."""
-    rewrite, chunks = caption_rewriter(card, embed), []
+    """The plan with every chunk's prompt replaced by the picture book's sentence for its caption and style.
+
+    Captions that the picture book cannot draw are warned of, and a style that changes nothing.
+    """
+    rewrite, chunks, unlike = caption_rewriter(card, embed), [], dict[int, Likeness]()
     for chunk in plan.chunks:
-        sentence = rewrite(chunk.caption, chunk.prompt.removesuffix(chunk.caption))
+        likeness = rewrite.likeness(chunk.caption)
+        sentence = rewrite(chunk.caption, _style(chunk))
         chunks.append(replace(chunk, prompt=sentence, rewritten=sentence != chunk.caption))
-    return replace(plan, chunks=tuple(chunks))
+        if not likeness.drawable:
+            unlike[chunk.number] = likeness
+            warning = f"the model cannot draw what the caption says; nearest to it is {likeness.nearest}."
+            chunks[-1] = replace(chunks[-1], warnings=(*chunk.warnings, warning))
+    warnings = (*_unlike_warning(chunks, unlike, rewrite.edition), *_style_warning(plan, chunks, card, embed))
+    return replace(plan, chunks=tuple(chunks), warnings=(*plan.warnings, *warnings))
+
+
+def _style(chunk: PlannedChunk) -> str:
+    """The film's style, of a chunk whose prompt is not rewritten yet."""
+    return chunk.prompt.removesuffix(chunk.caption).removesuffix(", ")
+
+
+def _unlike_warning(chunks: Sequence[PlannedChunk], unlike: Mapping[int, Likeness], edition: Edition) -> Iterator[str]:
+    """One sentence about all captions that cannot be drawn: what the film shows instead, and what to write."""
+    if not unlike:
+        return
+    cases = [
+        f"'{shorten(chunk.caption)}' becomes '{chunk.prompt}' (nearest: {unlike[chunk.number].nearest})"
+        for chunk in chunks
+        if chunk.number in unlike
+    ]
+    more = [f"{len(cases) - EXAMPLES} more"] if len(cases) > EXAMPLES else []
+    subjects = join_words(edition.subjects, "or")
+    places = join_words([SETTING_PHRASES[name] for name in edition.settings], "or")
+    yield (
+        f"{ranges('chunk', list(unlike))}: this model cannot draw what the caption says:"
+        f" {join_words([*cases[:EXAMPLES], *more])}. It draws a {subjects}, {places}; name them in the caption, in"
+        " English, or give another --model."
+    )
+
+
+def _style_warning(plan: Plan, chunks: Sequence[PlannedChunk], card: ModelCard, embed: Embed) -> Iterator[str]:
+    """A sentence, if all prompts are the same without the film's style."""
+    style, rewrite = _style(plan.chunks[0]), caption_rewriter(card, embed)
+    if style and all(rewrite(chunk.caption) == chunk.prompt for chunk in chunks):
+        lights = join_words([LIGHT_PHRASES[name] for name in rewrite.edition.lights], "or")
+        settings = join_words([SETTING_PHRASES[name] for name in rewrite.edition.settings], "or")
+        yield (
+            f"style: '{shorten(style)}' changes nothing: this model draws in one style, and reads from 'style' only a"
+            f" place ({settings}) and a light ({lights}) that no caption names. Leave it out, or give another --model."
+        )
 
 
 IRREGULAR = {"men": "man", "women": "woman", "children": "child", "geese": "goose", "wolves": "wolf"}
