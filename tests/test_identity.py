@@ -178,13 +178,16 @@ def tables() -> dict[str, Mapping[str, type]]:
     return {key: recipes.TABLES[key] for key in recipes.PARTS}
 
 
+OF_OTHER_TAKES = {"take_layout"}  # options that decide nothing of a first take; they have a test of their own
+
+
 def options() -> list[tuple[str, str, str]]:
     """(part, name, option) of every option there is; the option is empty for the part itself."""
     rows = []
     for part, table in tables().items():
         for name, maker in table.items():
             rows += [(part, name, option) for option in ("", *inspect.signature(maker).parameters)]
-    return rows
+    return [row for row in rows if row[2] not in OF_OTHER_TAKES]
 
 
 CONTEXT = {  # what else a part needs so that its options act on so small a film
@@ -270,6 +273,20 @@ def test_every_option_of_a_recipe_is_in_the_identity(film, row):
         assert not same_latents(before, after)
 
 
+@pytest.mark.parametrize("name", ["independent", "shared-base"])
+def test_a_layout_is_in_the_identity_of_the_takes_that_have_one(film, name):
+    """Neither the first take nor one inside a shot is rendered again for it; an old take of a shot's first chunk is."""
+    text = STORY.replace("A green tree., duration: 3s", "A green tree., duration: 3s, cut: true")
+    for take, changed in ((1, set()), (2, {1, 3})):
+        takes = {number: TakeChoice(take) for number in (1, 2, 3, 4)}
+        plain, mixed = (
+            film({"noise": {"name": name, "take_layout": share}}, text, takes=takes).keys.identities
+            for share in (0.0, 0.5)
+        )
+        assert {n for n, pair in enumerate(zip(plain, mixed, strict=True), 1) if pair[0] != pair[1]} == changed
+    assert changed_fields(asdict(plain[0]), mixed[0]) == ["noise.take_layout"]
+
+
 @pytest.mark.parametrize(("number", "value"), [("steps", 4), ("shift", 3.0), ("guidance", 2.0), ("steps", [1.0, 0.5])])
 def test_numbers_of_a_recipe_are_in_the_identity(film, number, value):
     before, after = film(), film({number: value})
@@ -285,7 +302,8 @@ FIELDS = {  # field -> (text, replaced by), or None where only a project of its 
     "version": ("seed: 3", "version: 1\nseed: 3"),
     "title": ("seed: 3", "title: Boats\nseed: 3"),
     "model": None,
-    "size": ("seed: 3", "size: 32x32\nseed: 3"),
+    "size": ("seed: 3", "size: 32x32\nuntrained_size: true\nseed: 3"),
+    "untrained_size": ("seed: 3", "untrained_size: true\nseed: 3"),
     "fps": ("seed: 3", "fps: 6\nseed: 3"),
     "seed": ("seed: 3", "seed: 4"),
     "style": ("seed: 3", "style: watercolour\nseed: 3"),
@@ -314,7 +332,17 @@ CHUNK_FIELDS = {
     "transition": ("A green tree.", "A green tree., cut: true, transition: fade"),
     "transition_seconds": ("A green tree.", "A green tree., cut: true, transition: fade, transition_seconds: 0.2"),
 }
-NOT_IN_LATENTS = {"version", "title", "audio", "subtitles", "title_card", "end_card", "font", "chunks"}
+NOT_IN_LATENTS = {
+    "version",
+    "untrained_size",
+    "title",
+    "audio",
+    "subtitles",
+    "title_card",
+    "end_card",
+    "font",
+    "chunks",
+}
 NOT_IN_CHUNK_LATENTS = {"at", "audio", "subtitle"}
 
 

@@ -84,6 +84,35 @@ def test_another_take_is_another_noise_in_every_frame(noise):
     assert torch.equal(chunk_noise(noise, 1, film=with_take(2, 2)), chunk_noise(noise, 1))
 
 
+@pytest.mark.parametrize("plain", [Independent(), SharedBase(4)])
+def test_a_layout_is_of_other_takes_at_the_beginning_of_a_shot_alone(plain):
+    """The first take, and every take inside a shot, is bit for bit what it is without one."""
+    mixed = replace(plain, take_layout=0.5)
+    for number in (1, 2, 3):
+        assert torch.equal(chunk_noise(mixed, number), chunk_noise(plain, number))
+    inside, first = with_take(2, 2), with_take(1, 2)
+    cut = replace(inside, chunks=tuple(replace(c, cut=c.number == 2) for c in inside.chunks))
+    assert torch.equal(chunk_noise(mixed, 2, film=inside), chunk_noise(plain, 2, film=inside))
+    assert not torch.equal(chunk_noise(mixed, 2, film=cut), chunk_noise(plain, 2, film=cut))
+    assert not torch.equal(chunk_noise(mixed, 1, film=first), chunk_noise(plain, 1, film=first))
+
+
+def test_a_layout_is_common_to_a_cell_and_to_all_frames_and_each_value_stays_normal():
+    film = replace(with_take(1, 2), latent=(64, 12, 20))
+    noise = chunk_noise(Independent(take_layout=0.5), 1, film=film)
+    assert abs(float(noise.std()) - 1) < 0.01 and abs(float(noise.mean())) < 0.07
+    cells = noise.unfold(2, 4, 4).unfold(3, 4, 4).mean((-2, -1))  # 16 values whose common part has half the variance
+    assert float(cells.var()) == pytest.approx(0.5 + 0.5 / 16, abs=0.03)
+    layout = noise.mean(0) / 0.5**0.5
+    assert float(layout.unfold(1, 4, 4).unfold(2, 4, 4).mean((-2, -1)).var()) == pytest.approx(1, abs=0.1)
+
+
+@pytest.mark.parametrize("share", [-0.1, 1.0])
+def test_a_layout_that_is_no_share_gets_a_sentence(share):
+    with pytest.raises(UsageError, match="take_layout is a share"):
+        Independent(take_layout=share)
+
+
 def test_the_first_take_has_the_noise_it_always_had():
     base = gaussian(FILM.latent, "base", FILM.seed, 0)
     assert torch.equal(chunk_noise(SharedBase(0), 3)[0], base)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from blockvid_cli.models.card import ModelCard
 from blockvid_cli.models.hub import fingerprint
@@ -15,7 +16,7 @@ from blockvid_cli.project.identity import ChunkIdentity, ChunkKeys, TakeChoices,
 from blockvid_cli.project.project import Numerics, stored_frames
 from blockvid_cli.rollout.recipe import Recipe, recipe_values
 from blockvid_cli.runtime.presets import ResolvedPreset
-from blockvid_cli.storyboard.plan import Plan
+from blockvid_cli.storyboard.plan import Plan, PlannedChunk
 
 
 def numerics_of(preset: ResolvedPreset) -> Numerics:
@@ -78,7 +79,7 @@ def _identity(
         text=card.text.model_dump(exclude={"rewriter", "parameters"}),
         size=plan.size,
         fps=plan.fps,
-        recipe=recipe_values(recipe),
+        recipe=_recipe_values(recipe, chunk),
         guidance_rows=rows,
         precision=numeric.precision,
         kv_dtype=numeric.kv_dtype,
@@ -94,6 +95,14 @@ def _identity(
         images=own_images,
         image_encoding=f"{numeric.vae} {files[1]}" if own_images else "",
     )
+
+
+def _recipe_values(recipe: Recipe, chunk: PlannedChunk) -> dict[str, Any]:
+    """The recipe as far as it decides a chunk's latents: a layout counts only where its noise has one."""
+    values = recipe_values(recipe)
+    if not recipe.noise.has_layout(chunk):
+        del values["noise"]["take_layout"]
+    return values
 
 
 def finished_numerics(

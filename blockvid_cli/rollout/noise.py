@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import ClassVar
 
 import torch
 
 from blockvid_cli.errors import UsageError
-from blockvid_cli.storyboard.plan import Block, Plan
+from blockvid_cli.storyboard.plan import Block, Plan, PlannedChunk
+
+LAYOUT_ROWS = 3  # cells of a layout in the height of a frame
 
 
 def gaussian(shape: tuple[int, ...], *names: object) -> torch.Tensor:
@@ -20,14 +22,26 @@ def gaussian(shape: tuple[int, ...], *names: object) -> torch.Tensor:
     return torch.randn(shape, generator=generator)
 
 
+@dataclass(frozen=True)
 class Noise:
     """Makes the noise of a block; ``whole_chunk`` when that depends on how long the chunk is.
 
     Another take of a chunk is always another noise. For another attempt at a block that was rejected, the rollout hands
     in a block and a plan of other seeds.
+
+    Args:
+        take_layout: where a chunk begins a shot, the share of the variance of another take's noise that all frames and
+            all pixels of a large cell have in common (mixed noise: Ge et al. 2023, Preserve Your Own Correlation). Each
+            value is still normal, but the takes differ more in their layout, which the context decides otherwise. For
+            models that draw from such noise; 0 is none.
     """
 
+    take_layout: float = field(default=0.0, kw_only=True)
     whole_chunk: ClassVar[bool] = False
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.take_layout < 1:
+            raise UsageError(f"a take_layout is a share, from 0 to less than 1; not {self.take_layout}.")
 
     def __call__(self, block: Block, plan: Plan, finished: Mapping[int, torch.Tensor]) -> torch.Tensor:
         """(F, C, H, W) of the block's frames.
@@ -36,6 +50,17 @@ class Noise:
             plan: the film.
             finished: clean latents (F, C, H, W) of finished blocks, by number.
         """
+        noise = self.frames(block, plan, finished)
+        if not self.has_layout(block.planned):
+            return noise
+        return (1 - self.take_layout) ** 0.5 * noise + self.take_layout**0.5 * _layout(plan.latent, block.seed)
+
+    def has_layout(self, chunk: PlannedChunk) -> bool:
+        """Whether ``take_layout`` counts for a chunk: for another take than the first, at the beginning of a shot."""
+        return self.take_layout > 0 and chunk.take > 1 and (chunk.cut or chunk.number == 1)
+
+    def frames(self, block: Block, plan: Plan, finished: Mapping[int, torch.Tensor]) -> torch.Tensor:
+        """The noise without a layout; as ``__call__``."""
         raise NotImplementedError
 
     def renoise(self, block: Block, plan: Plan, finished: Mapping[int, torch.Tensor], sigma: float) -> torch.Tensor:
@@ -47,7 +72,7 @@ class Noise:
 class Independent(Noise):
     """Each frame has noise of its own, from the chunk's seed and the frame's number in the chunk."""
 
-    def __call__(self, block: Block, plan: Plan, finished: Mapping[int, torch.Tensor]) -> torch.Tensor:
+    def frames(self, block: Block, plan: Plan, finished: Mapping[int, torch.Tensor]) -> torch.Tensor:
         """From the chunk's seed, which is another for another take."""
         first = block.first - _frames(block, plan).start
         return torch.stack([gaussian(plan.latent, "frame", block.seed, first + i) for i in range(block.frames)])
@@ -69,10 +94,11 @@ class SharedBase(Noise):
     whole_chunk: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if self.shuffle < 0:
             raise UsageError(f"a shuffle is a number of latent frames, 0 or more; not {self.shuffle}.")
 
-    def __call__(self, block: Block, plan: Plan, finished: Mapping[int, torch.Tensor]) -> torch.Tensor:
+    def frames(self, block: Block, plan: Plan, finished: Mapping[int, torch.Tensor]) -> torch.Tensor:
         """From the film's seed and the take; the shuffle from the chunk's seed."""
         frames = _frames(block, plan)
         order = self.order(len(frames), block.chunk, block.seed)
@@ -100,6 +126,14 @@ def _frames(block: Block, plan: Plan) -> range:
     """The latent frames of the block's chunk."""
     blocks = plan.chunks[block.chunk - 1].blocks
     return range(blocks[0].first, blocks[-1].frame_indices.stop)
+
+
+def _layout(latent: tuple[int, int, int], seed: int) -> torch.Tensor:
+    """Noise (C, H, W) with one value for each channel of a cell; cells are squares."""
+    channels, height, width = latent
+    cell = -(-height // LAYOUT_ROWS)
+    cells = gaussian((channels, -(-height // cell), -(-width // cell)), "layout", seed)
+    return cells.repeat_interleave(cell, 1).repeat_interleave(cell, 2)[:, :height, :width]
 
 
 NOISES: dict[str, Callable[..., Noise]] = {"independent": Independent, "shared-base": SharedBase}

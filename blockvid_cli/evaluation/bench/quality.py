@@ -9,6 +9,8 @@
   the model's own KV cache, and with a window of as many tokens; before it left, for comparison
 * Fréchet distance of the probe's features to those of the world's own films of the same stories
 * flicker: mean change between neighbouring frames, at block borders over inside blocks, beside the world's own
+* takes: how much the takes of a chunk that begins a shot differ from one another (latents, and the subject's place in
+  pixels), over how much films of other seeds differ there: below 1, takes are less of an alternative than seeds
 * vae: PSNR of held-out minutes, and how many seconds of film it decodes per second
 
 In every other story of a minute the subject leaves for a while, by a cut, and comes back.
@@ -19,9 +21,9 @@ from __future__ import annotations
 import os
 import pickle
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from multiprocessing import get_context
 from pathlib import Path
@@ -42,16 +44,20 @@ from blockvid_cli.evaluation.bench.probe_scores import (
     frechet_distance,
     probe_film,
     ratios,
+    spread,
     subject_and_colour,
+    subject_places,
 )
-from blockvid_cli.job import RenderRequest, prepare
+from blockvid_cli.job import RenderJob, RenderRequest, prepare, with_takes
 from blockvid_cli.models.card import ModelCard
+from blockvid_cli.models.find import find_model
 from blockvid_cli.models.loading import load_probe, load_vae
-from blockvid_cli.models.registry import find_model
+from blockvid_cli.project.identity import TakeChoice
 from blockvid_cli.render import stream_frames
 from blockvid_cli.rollout.kv_cache.semantic import SemanticCache
 from blockvid_cli.rollout.recipe import make_recipe
 from blockvid_cli.runtime.presets import AUTO, RuntimeOptions
+from blockvid_cli.session import load
 from blockvid_cli.storybook.edition import Edition, read_edition
 from blockvid_cli.storybook.probe import Probe
 from blockvid_cli.storybook.rendering import render_story
@@ -62,6 +68,8 @@ AWAY_SECONDS = 30
 LEAD_BLOCKS, BACK_BLOCKS = 8, 6  # before the subject leaves and after it is back
 PROBE_SEED = HELD_OUT + 500_000  # the first seed of the stories that the probe is tested with
 PROBE_STORIES, VAE_STORIES = 40, 6
+TAKES, TAKE_STORIES = 8, 3
+TAKE_BLOCKS = 3, 3, 2  # of a story with takes: before the subject leaves, while it is away, after it is back
 
 
 @dataclass(frozen=True)
@@ -121,6 +129,7 @@ def measure_quality(
             **_return_figures(others[: len(returns)], others[len(returns) :]),
             "window_frames": window["kv_cache"]["window"],
         },
+        "takes": measure_takes(model, min(films, TAKE_STORIES), device=device, runtime=runtime, recipe=recipe),
         "vae": vae_figures(card, edition, round(seconds * blocks_per_second)),
     }
 
@@ -204,14 +213,89 @@ def vae_figures(card: ModelCard, edition: Edition, blocks: int) -> dict[str, flo
 def render_and_probe(task: Task) -> ProbeScores:
     """Renders one story by the real rollout and reads it."""
     probe, edition = _probe_and_edition(task.model)
+    with TemporaryDirectory() as folder:
+        frames = torch.cat([part.float().cpu() for part in stream_frames(_prepare(task, Path(folder)))])
+    return probe_film(probe, edition, task.story, frames)
+
+
+def _prepare(task: Task, folder: Path) -> RenderJob:
+    """The job of a story, whose storyboard is written into ``folder``."""
+    edition = _probe_and_edition(task.model)[1]
     second = edition.period / edition.fps
     chunks = [{"caption": c.caption, "duration": f"{c.blocks * second:g}s", "cut": c.cut} for c in task.story.chunks]
-    with TemporaryDirectory() as folder:
-        file = Path(folder) / "story.yaml"
-        file.write_text(yaml.safe_dump({"version": 1, "seed": task.seed, "chunks": chunks}), encoding="utf-8")
-        request = RenderRequest(file, model=task.model, device=task.device, runtime=task.runtime, recipe=task.recipe)
-        frames = torch.cat([part.float().cpu() for part in stream_frames(prepare(request))])
-    return probe_film(probe, edition, task.story, frames)
+    file = folder / "story.yaml"
+    file.write_text(yaml.safe_dump({"version": 1, "seed": task.seed, "chunks": chunks}), encoding="utf-8")
+    return prepare(RenderRequest(file, model=task.model, device=task.device, runtime=task.runtime, recipe=task.recipe))
+
+
+def measure_takes(
+    model: str,
+    stories: int = TAKE_STORIES,
+    takes: int = TAKES,
+    device: str = "auto",
+    runtime: RuntimeOptions = AUTO,
+    recipe: dict[str, Any] | None = None,
+) -> dict[str, Any]:
+    """The spread of takes over the spread of as many film seeds, in chunks that begin a shot and in all others.
+
+    Raises:
+        UsageError: the model renders no picture book.
+    """
+    probe, edition = _probe_and_edition(model)
+    spreads = dict[bool, list[dict[str, float]]]()
+    for number in range(stories):
+        story = returning_story(edition, HELD_OUT + number, *TAKE_BLOCKS)
+        task = Task(story, number, model, device, runtime, recipe or {})
+        with TemporaryDirectory() as folder:
+            first = _prepare(task, Path(folder))
+            seeds = [_prepare(replace(task, seed=1000 * (number + 1) + n), Path(folder)) for n in range(takes)]
+            by_seed, done = [_render_chunks(job, probe) for job in seeds], dict[int, torch.Tensor]()
+            for chunk, planned in enumerate(first.plan.chunks):
+                choices = [{planned.number: TakeChoice(take)} for take in range(1, takes + 1)]
+                by_take = [
+                    _render_chunks(with_takes(first, choice), probe, done, chunk + 1)[chunk] for choice in choices
+                ]
+                figures = _spreads([film[chunk] for film in by_seed], "seeds") | _spreads(by_take, "takes")
+                spreads.setdefault(planned.cut or chunk == 0, []).append(figures)
+                latents = by_take[0][0].split(planned.block_frames)
+                done |= {block.number: part for block, part in zip(planned.blocks, latents, strict=True)}
+    names = {True: "begins_a_shot", False: "inside_a_shot"}
+    return {"takes": takes, **{names[begins]: _mean_ratios(figures) for begins, figures in spreads.items()}}
+
+
+def _spreads(variants: Sequence[tuple[torch.Tensor, torch.Tensor]], name: str) -> dict[str, float]:
+    latents, places = ([variant[part] for variant in variants] for part in (0, 1))
+    return {f"latents_{name}": spread(latents), f"place_{name}": spread(places)}
+
+
+def _mean_ratios(figures: Sequence[dict[str, float]]) -> dict[str, float]:
+    """Mean spreads of several chunks, and the takes' over the seeds'."""
+    means = {name: sum(each[name] for each in figures) / len(figures) for name in figures[0]}
+    over = {name: means[f"{name}_takes"] / max(means[f"{name}_seeds"], 1e-9) for name in ("latents", "place")}
+    return {name: round(value, 4) for name, value in {**means, **over, "chunks": len(figures)}.items()}
+
+
+@torch.inference_mode()
+def _render_chunks(
+    job: RenderJob, probe: Probe, done: Mapping[int, torch.Tensor] | None = None, chunks: int | None = None
+) -> list[tuple[torch.Tensor, torch.Tensor]]:
+    """Of each of the first ``chunks`` its latents (F, C, H, W) and the subject's places (frames, 2); saves nothing.
+
+    Args:
+        done: clean latents by block, which are not generated.
+    """
+    loaded, latents, planned = load(job), dict(done or {}), job.plan.chunks[:chunks]
+    for result in loaded.run(done):
+        latents |= {block.number: value for block, value in result.finished}
+        if all(block.number in latents for chunk in planned for block in chunk.blocks):
+            break
+    loaded.vae.to(job.preset.device)
+    frames = torch.cat([part.float().cpu() for part in loaded.vae.stream(latents[n] for n in sorted(latents))])
+    places = subject_places(probe, frames)
+    return [
+        (torch.cat([latents[block.number] for block in chunk.blocks]), places[chunk.first_frame : chunk.end_frame])
+        for chunk in planned
+    ]
 
 
 def _run(tasks: Sequence[Task], workers: int) -> Iterator[ProbeScores]:
