@@ -294,7 +294,7 @@ def drifting(browser, tmp_path):
 
 def test_drift_that_disappears_again_is_shown_and_a_click_goes_there(browser, drifting):
     assert see(browser, "document.querySelector('button.largest').textContent") == "largest −15.0 % at 0:03.5, chunk 4"
-    assert see(browser, "document.querySelector('.value').textContent") == "mean change 3.0 %"
+    assert see(browser, "document.querySelector('.value').textContent") == "mean 3.0 %"
     browser.execute_script("document.querySelector('button.largest').click()")
     until(browser, "Math.abs(document.querySelector('video').currentTime - 3.5) < 0.1")
     until(browser, "document.querySelector('.where').textContent.startsWith('Chunk 4 of 6')")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from html import escape
 from pathlib import Path
@@ -174,7 +174,7 @@ def summary(facts: Report) -> str:
         f"model {facts.settings.model}",
     ]
     if facts.waited:
-        items.append(f"rendered in {_duration(facts.waited)}")
+        items.append(f"{'rendered' if rendered else 'written'} in {_duration(facts.waited)}")
     if rendered < len(facts.chunks):
         items.append(f"{plural(rendered, 'chunk')} rendered now")
     return "".join(f"<li>{escape(text)}</li>" for text in items)
@@ -216,12 +216,14 @@ def settings(values: RenderSettings) -> str:
     )
 
 
-def notes(sentences: Sequence[str]) -> str:
+def notes(facts: Report) -> str:
     """The render's notes."""
-    if not sentences:
+    if not facts.notes:
         return ""
-    listed = "".join(f"<li>{escape(sentence)}</li>" for sentence in sentences)
-    return f'<section aria-labelledby="noted"><h2 id="noted">Notes</h2><ul class="notes">{listed}</ul></section>'
+    listed = "".join(f"<li>{escape(sentence)}</li>" for sentence in facts.notes)
+    late = any(card.kind == "title" for card in facts.cards)
+    hint = '<p class="hint">Times in the notes count from the end of the title card.</p>' if late else ""
+    return f'<section aria-labelledby="noted"><h2 id="noted">Notes</h2>{hint}<ul class="notes">{listed}</ul></section>'
 
 
 def chunk_table(chunks: Iterable[RenderedChunk]) -> str:

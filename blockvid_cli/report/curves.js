@@ -31,7 +31,7 @@ function panel(curve) {
   const show = (place) => {
     const point = scored[place];
     chosen.setAttribute("visibility", point ? "visible" : "hidden");
-    value.textContent = curve.drift === null ? "" : `mean change ${(100 * curve.drift).toFixed(1)} %`;
+    value.textContent = curve.drift === null ? "" : `mean ${(100 * curve.drift).toFixed(1)} %`;
     if (!point) return;
     chosen.setAttribute("cx", across(point.at));
     chosen.setAttribute("cy", down(point.score));
@@ -48,7 +48,8 @@ function panel(curve) {
   listen(plot, scored, show);
   show(-1);
   const title = make("span", {}, curve.name, make("small", { textContent: curve.description }));
-  return make("figure", {}, make("figcaption", {}, title, make("span", {}, ...largest(curve), value)), plot);
+  const figures = make("span", { className: "figures" }, ...largest(curve), value);
+  return make("figure", {}, make("figcaption", {}, title, figures), plot);
 }
 
 // The largest change on the way; a click brings the film there.

@@ -59,7 +59,7 @@ def page(report: Report, folder: Path) -> str:
         script=script,
         summary=summary(report),
         player=_player(report, folder),
-        notes=notes(report.notes),
+        notes=notes(report),
         phases=phases(report),
         settings=settings(report.settings),
         table=chunk_table(report.chunks),
@@ -125,7 +125,7 @@ def _player(report: Report, folder: Path) -> str:
     else:
         source, preload = quote(Path(os.path.relpath(report.film, folder)).as_posix()), "metadata"
     first = next((chunk.image for chunk in report.chunks if chunk.image is not None), None)
-    poster = "" if first is None else f' poster="{image_uri(first, 960)}"'
+    poster = "" if first is None else f' poster="{image_uri(first, 960)}"'  # a title card may begin black
     width, height = report.size
     return (
         f'<video controls playsinline preload="{preload}" width="{width}" height="{height}"{poster}'
