@@ -7,13 +7,19 @@ retake from 5          5 and all after it, each by its next take
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+import shlex
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import Any
 
-from blockvid_cli.errors import UsageError
-from blockvid_cli.job import RenderJob, with_takes
+from blockvid_cli.errors import UsageError, ranges
+from blockvid_cli.job import RenderJob, RenderRequest, with_takes
 from blockvid_cli.project.identity import TakeChoice, changed_fields, context_hash, neighbours_hash
-from blockvid_cli.project.project import project_folder, read_manifest, stored_frames, takes_on_disk
+from blockvid_cli.project.project import MANIFEST, project_folder, read_manifest, stored_frames, takes_on_disk
+
+OPTION_NAMES = {"guidance": "guidance_scale"}  # of a recipe, where the command line has another name
+NOT_TYPED = ("storyboard", "output", "takes")
 
 
 @dataclass(frozen=True)
@@ -52,7 +58,8 @@ def _is_under_way(job: RenderJob, request: RetakeRequest) -> bool:
     if choice.take == 1 or choice.between != (request.alone and request.chunk < chunks):
         return False
     last = request.chunk if request.alone else chunks
-    return any(change.action != "keep" for change in chunk_changes(job)[request.chunk - 1 : last])
+    unfinished = any(change.action != "keep" for change in chunk_changes(job)[request.chunk - 1 : last])
+    return unfinished or (job.recorded.keys == tuple(job.keys.keys) and not _film_is_finished(job))
 
 
 def choose_take(job: RenderJob, chunk: int, take: int) -> RenderJob:
@@ -94,8 +101,8 @@ def _choice_between(job: RenderJob, chunk: int, take: int) -> TakeChoice:
     edited = [number for number, (old, new) in pairs if old != new and number != chunk]
     if edited:
         raise UsageError(
-            f"--only {chunk}: chunk {edited[0]} was edited too since the last render; render it first,"
-            " or undo the edit."
+            f"--only {chunk}: its neighbours cannot stay, because {ranges('chunk', edited)} changed since the last"
+            f" render. First bring the film up to date: {render_command(job)}"
         )
     if chunk == chunks:
         return TakeChoice(take)  # nothing follows that would have to stay
@@ -142,6 +149,54 @@ def chunk_changes(job: RenderJob) -> list[ChunkChange]:
             reason = "its latents are missing" if same or not others else f"follows chunk {others[-1]}"
             changes.append(ChunkChange(number, "render", reason))
     return changes
+
+
+def _film_is_finished(job: RenderJob) -> bool:
+    """Whether the film was written after its last render began, which wrote the manifest."""
+    try:
+        return job.output.stat().st_mtime_ns >= (project_folder(job.output) / MANIFEST).stat().st_mtime_ns
+    except OSError:
+        return False
+
+
+def film_is_current(job: RenderJob) -> bool:
+    """Whether the film on disk is the one that a render would make now: its chunks, cards, sound and subtitles."""
+    return job.recorded.film == job.film_key and _film_is_finished(job)
+
+
+def given_options(request: RenderRequest) -> dict[str, Any]:
+    """The fields of a request that differ from their defaults."""
+    values, default = asdict(request), asdict(RenderRequest(request.storyboard))
+    given = {name: value for name, value in values.items() if value != default[name]}
+    if "runtime" in given:
+        given["runtime"] = {n: value for n, value in given["runtime"].items() if value != default["runtime"][n]}
+    return given
+
+
+def option_words(values: Mapping[str, Any]) -> Iterator[str]:
+    """Options of a request as they are typed: ``--steps``, ``2``; takes, which are chosen otherwise, are left out."""
+    for name, value in values.items():
+        option = "--" + OPTION_NAMES.get(name, name).replace("_", "-")
+        if name in ("runtime", "recipe"):
+            yield from option_words(value)
+        elif name == "overrides":
+            yield from (word for override in value for word in ("--set", str(override)))
+        elif isinstance(value, bool):
+            yield option if value else option.replace("--", "--no-")
+        elif name not in NOT_TYPED:
+            yield from (option, _flow(value))
+
+
+def _flow(value: object) -> str:
+    """A value as it may be typed: ``{name: window, sink: 3}``."""
+    return f"{{{', '.join(f'{k}: {_flow(v)}' for k, v in value.items())}}}" if isinstance(value, dict) else str(value)
+
+
+def render_command(job: RenderJob) -> str:
+    """The command that brings a film up to date."""
+    given = {name: value for name, value in given_options(job.request).items() if name != "fresh"}
+    film = ["-o", str(job.output)] if job.request.output else []
+    return shlex.join(["blockvid", "render", str(job.request.storyboard), *film, *option_words(given)])
 
 
 def remove_take(job: RenderJob, chunk: int, take: int) -> list[Path]:

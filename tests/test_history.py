@@ -67,6 +67,31 @@ def test_a_render_is_recorded_with_all_it_takes_to_render_it_again(rendered, mod
     )
 
 
+def test_a_history_of_somebody_else_chooses_no_folder_and_allows_nothing(rendered, blockvid, tmp_path):
+    elsewhere, file = (
+        tmp_path.parent / f"{tmp_path.name}-elsewhere",
+        rendered.with_suffix(".blockvid") / "history.jsonl",
+    )
+    elsewhere.mkdir()
+    record = json.loads(file.read_bytes())
+    record |= {"storyboard": f"../{elsewhere.name}/start.pth", "options": record["options"] | {"allow_outside": True}}
+    file.write_text(json.dumps(record))
+    assert blockvid("history", rendered.with_suffix(".mp4"), "--rerender", "1").code == 0
+    assert not list(elsewhere.iterdir())
+    assert (tmp_path / "story-1.yaml").is_file()
+    rendered.write_text(f"{STORY}font: ../{elsewhere.name}/letters.ttf\n")
+    file.write_text(json.dumps(record | {"text": save_storyboard_text(file.parent, rendered.read_bytes(), ".yaml")}))
+    refused = blockvid("history", rendered.with_suffix(".mp4"), "--rerender", "1")
+    assert refused.code == 2 and "--allow-outside" in refused.err
+
+
+@pytest.mark.parametrize("path", ["a\0b", "\ud800", "a" * 5000])
+def test_a_name_that_no_file_can_have_is_a_line_that_cannot_be_read(rendered, path):
+    file = rendered.with_suffix(".blockvid") / "history.jsonl"
+    file.write_text(json.dumps(json.loads(file.read_bytes()) | {"storyboard": path}))
+    assert list(read_history(file.parent).renders) == []
+
+
 def test_what_was_read_at_the_beginning_is_what_is_recorded(rendered, model, blockvid, monkeypatch):
     before, find = rendered.read_bytes(), job.find_model
 
@@ -107,10 +132,37 @@ def test_any_render_is_rendered_again_after_all_was_changed(rendered, model, blo
     assert rendered.read_text().endswith("[Nothing as it was.]\n")
 
 
+def test_a_render_that_is_the_film_is_not_rendered_again(rendered, blockvid, tmp_path):
+    """Only as long as neither the storyboard nor the film is another one."""
+    before = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")}
+    done = blockvid("history", rendered, "--rerender", "1")
+    assert done.code == 0 and "story.mp4 is render 1 already; nothing is rendered" in done.out
+    assert before == {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")}
+    rendered.with_suffix(".mp4").unlink()
+    assert blockvid("history", rendered, "--rerender", "1").code == 0 and rendered.with_name("story-1.mp4").exists()
+
+
+def test_the_list_has_one_line_a_render_with_options_as_they_are_typed(story, model, blockvid, monkeypatch):
+    options = ("--model", model, "--steps", "2", "--set", "chunks.2.seed=9", "--kv-cache", "{name: window, window: 6}")
+    assert blockvid("render", story, *options).code == 0
+    assert blockvid("render", story, *options, "--only", "2").code == 0
+    for columns, shown in ((60, "--"), (200, "--set chunks.2.seed=9")):
+        monkeypatch.setenv("COLUMNS", str(columns))
+        lines = blockvid("history", story).out.splitlines()
+        rows = [line for line in lines if line.lstrip().startswith(("1 ", "2 "))]
+        assert len(rows) == 2 and len(lines) <= 7 and max(map(len, lines[1:])) <= columns
+        assert "1 of 3" in rows[1] and "done" in rows[1] and shown in rows[1]
+    assert "--kv-cache {name: window, window: 6}" in rows[0] and "--steps 2" in rows[0]
+    assert (
+        blockvid("history", "-o", story.with_suffix(".mp4"), "--json").out == blockvid("history", story, "--json").out
+    )
+
+
 def test_a_rerender_overwrites_nothing_and_goes_on_where_one_broke_off(rendered, blockvid, tmp_path):
-    own = rendered.with_name("story-1.yaml")
+    own, text = rendered.with_name("story-1.yaml"), rendered.read_bytes()
     own.write_text("mine")
-    rendered.with_name("story-1-2.yaml").write_bytes(rendered.read_bytes())  # of a render again that broke off
+    rendered.with_name("story-1-2.yaml").write_bytes(text)  # of a render again that broke off
+    rendered.write_bytes(text + b"# edited\n")
     assert blockvid("history", rendered, "--rerender", "1").code == 0
     assert own.read_text() == "mine" and rendered.with_name("story-1-2.mp4").exists()
     other = tmp_path / "other.mp4"
@@ -128,6 +180,7 @@ def test_what_options_have_come_to_mean_is_not_what_they_meant(rendered, model, 
     card.write_text(card.read_text().replace("solver: euler", "solver: unipc").replace("64x32", "32x32"))
     file = rendered.with_suffix(".blockvid") / "history.jsonl"
     file.write_text(file.read_text().replace(str(model), str(moved)))
+    rendered.with_suffix(".mp4").unlink()
     assert blockvid("history", rendered, "--rerender", "1").code == 0
     assert takes(rendered.with_name("story-1.mp4")) == before
 
@@ -159,7 +212,7 @@ def test_failed_and_interrupted_renders_are_recorded(story, model, blockvid, mon
 
 def test_what_is_refused_is_no_render(story, model, blockvid):
     assert blockvid("render", story, "--model", model).code == 0
-    assert blockvid("render", story, "--model", model, "--size", "32x32").code == 2
+    assert blockvid("render", story, "--model", model, "--size", "32x32", "--untrained-size").code == 2
     assert len(renders(story)) == 1
 
 
@@ -196,13 +249,14 @@ def test_a_history_is_asked_for_by_storyboard_film_project_or_folder(rendered, m
     assert films(rendered) == all_films and films(tmp_path) == [*all_films[1:3], "story.mp4", "z.mp4"]
     assert films(tmp_path / "story-seed-2.mp4") == ["story-seed-2.mp4"] == films(tmp_path / "story-seed-2.blockvid")
     shown = blockvid("history", tmp_path / "story.mp4").out
-    assert "steps 2" in shown.replace("\n", " ") and "3 of 3" in shown and "done" in shown
+    assert "--steps" in shown and "3 of 3" in shown and "done" in shown
 
 
 def test_rerendering_one_of_many_asks_which(story, model, blockvid, tmp_path):
     assert blockvid("render", story, "--model", model, "--seeds", "1,2").code == 0
     done = blockvid("history", story, "--rerender", "1")
     assert done.code == 2 and "story-seed-1.mp4, story-seed-2.mp4" in done.err
+    story.write_text(story.read_text() + "# edited\n")
     assert blockvid("history", tmp_path / "story-seed-2.mp4", "--rerender", "1").code == 0
     assert takes(tmp_path / "story-seed-2-1.mp4") == takes(tmp_path / "story-seed-2.mp4")
 
@@ -212,7 +266,7 @@ def test_rerendering_one_of_many_asks_which(story, model, blockvid, tmp_path):
     [
         (["nothing.yaml"], "there is no project of nothing.yaml"),
         (["{story}", "--rerender", "7"], "there is no render 7"),
-        (["{story}", "-o", "x.mp4"], "--rerender"),
+        (["{story}", "-o", "x.mp4"], "there is no project of x.mp4"),
     ],
 )
 def test_mistakes_get_a_sentence(rendered, blockvid, arguments, said):
@@ -253,9 +307,11 @@ def test_captions_are_kept_as_what_they_are(tmp_path, model, blockvid):
     source = tmp_path / "talk.srt"
     source.write_text("1\n00:00:00,000 --> 00:00:02,000\nA red boat.\n")
     assert blockvid("render", source, "--model", model).code == 0
+    text = source.read_bytes()
+    source.write_bytes(text + b"\n")
     done = blockvid("history", source, "--rerender", "1", "--json")
     assert done.code == 0 and Path(json.loads(done.out)["film"]).name == "talk-film-1-film.mp4"
-    assert (tmp_path / "talk-film-1.srt").read_bytes() == source.read_bytes()
+    assert (tmp_path / "talk-film-1.srt").read_bytes() == text
 
 
 def test_text_is_kept_under_its_hash(tmp_path):

@@ -14,7 +14,8 @@ from pathlib import Path
 import pytest
 import typer.main
 
-from blockvid_cli.commands import display, film, options, terminal
+from blockvid_cli.commands import display, film, options
+from blockvid_cli.commands import terminal as terminal_module
 from blockvid_cli.commands.app import app
 from blockvid_cli.models.card import bundled_models, packaged_folder
 from blockvid_cli.storyboard.seconds import format_duration
@@ -136,7 +137,7 @@ def terminal(monkeypatch, tmp_path):
     rendered = Film(Path("story.mp4"), 60, 5.0, 9)
     monkeypatch.setattr(film, "render_film", lambda job, *_: film.RenderResult(rendered, job, PhaseTimer(), 1.0))
     monkeypatch.setenv("BLOCKVID_HOME", str(tmp_path / "home"))
-    monkeypatch.setattr(terminal, "is_interactive", lambda: True)
+    monkeypatch.setattr(terminal_module, "is_interactive", lambda: True)
 
 
 def test_the_first_film_on_a_machine_ends_with_a_hint_and_the_second_does_not(story, model, blockvid, terminal):
@@ -148,7 +149,7 @@ def test_the_first_film_on_a_machine_ends_with_a_hint_and_the_second_does_not(st
 
 
 def test_no_hint_where_nobody_looks(story, model, blockvid, terminal, monkeypatch):
-    monkeypatch.setattr(terminal, "is_interactive", lambda: False)
+    monkeypatch.setattr(terminal_module, "is_interactive", lambda: False)
     assert "next:" not in blockvid("render", story, "--model", model).err
     assert not (Path(os.environ["BLOCKVID_HOME"]) / display.HINT_MARKER).exists()
 

@@ -17,7 +17,15 @@ from blockvid_cli.job import RenderRequest, prepare
 from blockvid_cli.project.identity import TakeChoice, read_take_choices, write_take_choices
 from blockvid_cli.project.project import project_folder
 from blockvid_cli.render import render
-from blockvid_cli.retake import RetakeRequest, choose_take, chunk_changes, existing_takes, remove_take, retake
+from blockvid_cli.retake import (
+    RetakeRequest,
+    choose_take,
+    chunk_changes,
+    existing_takes,
+    film_is_current,
+    remove_take,
+    retake,
+)
 from blockvid_cli.runtime.presets import RuntimeOptions
 
 STORY = """\
@@ -183,9 +191,9 @@ def test_neighbours_that_cannot_stay(story, model):
         retake(job_of(story, model), RetakeRequest(2, alone=True))
     render_story(job_of(story, model))
     story.write_text(story.read_text().replace("glides to the left", "rises"))
-    with pytest.raises(UsageError, match="chunk 2 was edited too"):
+    with pytest.raises(UsageError, match=r"because chunk 2 changed since.*: blockvid render \S+story.yaml"):
         retake(job_of(story, model), RetakeRequest(3, alone=True))
-    with pytest.raises(UsageError, match="chunk 2 was edited too"):
+    with pytest.raises(UsageError, match="chunk 2 changed since"):
         retake(job_of(story, model), RetakeRequest(1, alone=True))
 
 
@@ -243,6 +251,51 @@ def test_the_same_command_goes_on_with_the_take_that_was_begun(story, model):
     again = retake(job_of(story, model), RetakeRequest(2))
     assert again.plan.chunks[1].take == 2 and render_story(again) == [3, 4]
     assert retake(job_of(story, model), RetakeRequest(2)).plan.chunks[1].take == 3
+
+
+def test_the_same_command_writes_the_film_of_a_take_that_was_finished(story, model, monkeypatch):
+    """A render that is killed after its last block, before the film is whole, is no reason for yet another take."""
+    render_story(job_of(story, model))
+
+    def killed(*_):
+        raise KeyboardInterrupt
+
+    for request in (RetakeRequest(2, alone=True), RetakeRequest(2), RetakeRequest(2, to_end=True)):
+        with monkeypatch.context() as patch:
+            patch.setattr("blockvid_cli.render.mux_film", killed)
+            with pytest.raises(KeyboardInterrupt):
+                render(retake(job_of(story, model), request))
+        begun = retake(job_of(story, model), request)
+        assert begun.takes == job_of(story, model).takes and not film_is_current(begun)
+        assert render_story(begun) == [] and film_is_current(job_of(story, model))
+        assert retake(job_of(story, model), request).takes != begun.takes
+
+
+def test_what_is_out_of_date_is_said_with_the_command_that_mends_it(story, model, blockvid):
+    options = ("--steps", "2", "--model", str(model))
+    assert blockvid("render", story, *options).code == 0
+    diff = ("storyboard", "diff", story, "--model", model, "--set", "recipe.steps=2")
+    assert "story.mp4 is up to date." in " ".join(blockvid(*diff).out.split())
+    assert blockvid("render", story, *options, "--only", "2").code == 0
+    mended = f"brings it up to date: blockvid render {story} --model {model} --steps 2\n"
+    said = blockvid("takes", "choose", story, "2", "1").out
+    assert "out of date (nothing would be rendered, only written)" in said and said.endswith(mended)
+    story.write_text(story.read_text().replace("hops up and down", "rests"))
+    said = blockvid("takes", "choose", story, "2", "2").out
+    assert "out of date (chunks 2-4 would be rendered)" in said and said.endswith(mended)
+    refused = blockvid("render", story, *options, "--only", "1")
+    assert refused.code == 2 and "because chunks 2-3 changed" in refused.err
+    assert refused.err.endswith(mended.removeprefix("brings it "))
+    assert blockvid("render", story, *options).code == 0
+    assert "story.mp4 is up to date." in blockvid("takes", "choose", story, "2", "2").out
+
+
+def test_an_edit_of_cards_or_sound_makes_the_film_out_of_date(story, model):
+    render_story(job_of(story, model))
+    story.write_text(story.read_text() + "title: Another\n")
+    job = job_of(story, model)
+    assert {change.action for change in chunk_changes(job)} == {"keep"} and not film_is_current(job)
+    assert render_story(job) == [] and film_is_current(job_of(story, model))
 
 
 def test_a_take_set_aside_is_found_though_its_place_is_damaged(story, model):

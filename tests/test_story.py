@@ -17,7 +17,7 @@ from typer.testing import CliRunner
 
 from blockvid_cli.commands.storyboard import STARTER, app
 from blockvid_cli.errors import StoryboardError, UsageError
-from blockvid_cli.models.card import find_card, packaged_folder
+from blockvid_cli.models.card import bundled_models, find_card, packaged_folder
 from blockvid_cli.storyboard import plan as plan_module
 from blockvid_cli.storyboard.exports import dump_storyboard
 from blockvid_cli.storyboard.plan import Grid, chunk_seed, make_plan
@@ -330,7 +330,8 @@ def test_a_minute_in_fifteen_captions():
     plan = planned(storyboard_of([Fraction(4)] * 15))
     assert (len(plan.blocks), plan.frames, plan.size, plan.latent) == (61, 720, CARD.size, (32, 12, 20))
     assert [len(chunk.blocks) for chunk in plan.chunks] == [4] * 14 + [5]
-    assert plan.notes[0] == "chunk 2 begins at 3.75 s instead of 4.00 s (block border)"
+    said = "chunk 2 begins at 3.75 s instead of 4.00 s (block border); 13 other chunks moved by no more than that"
+    assert plan.notes[0] == said
     assert len(plan.notes) == 14
     assert (plan.chunks[-1].first_frame, plan.chunks[-1].end_frame) == (669, 720)
 
@@ -342,7 +343,7 @@ def test_borders_on_block_borders_are_not_noted():
 def test_a_short_chunk_is_given_a_block_by_its_neighbours():
     plan = planned(storyboard_of([Fraction(4), Fraction(1, 2), Fraction(4)]))
     assert [len(chunk.blocks) for chunk in plan.chunks] == [4, 1, 4]
-    assert "chunk 3 begins at 4.75 s instead of 4.50 s (block border)" in plan.notes
+    assert "chunk 2 begins at 3.75 s instead of 4.00 s (block border); 1 other chunk moved" in plan.notes[0]
 
 
 def test_a_chunk_too_short_to_have_a_block_names_the_least_length():
@@ -387,9 +388,25 @@ def test_a_chunks_seed_is_a_pure_function():
 
 
 def test_a_size_must_fit_the_model():
-    with pytest.raises(UsageError, match=r"165x97 does not fit; choose 160x96"):
-        planned(storyboard_of([Fraction(4)]), size=(165, 97))
-    assert planned(storyboard_of([Fraction(4)]), size=(320, 192)).latent == (32, 24, 40)
+    with pytest.raises(UsageError, match=r"trained for 160x96, and cannot draw 165x97.*multiples of 16x16"):
+        planned(storyboard_of([Fraction(4)]), size=(165, 97), untrained_size=True)
+    with pytest.raises(UsageError, match=r"trained for 160x96, and draws 320x192 badly.*--untrained-size"):
+        planned(storyboard_of([Fraction(4)]), size=(320, 192))
+    story = storyboard_of([Fraction(4)])
+    written = replace(story, untrained_size=True, size=(320, 192))
+    for allowed in (planned(story, size=(320, 192), untrained_size=True), planned(written)):
+        assert allowed.latent == (32, 24, 40)
+
+
+def test_a_card_says_the_sizes_that_its_network_was_trained_for():
+    assert find_card("wan2.1-t2v-14b").sizes_trained_for == ((832, 480), (480, 832), (1280, 720), (720, 1280))
+    for name in bundled_models():
+        card = find_card(name)
+        assert card.size in card.sizes_trained_for
+        for size in card.sizes_trained_for:
+            assert make_plan(storyboard_of([Fraction(4)]), card, seed=1, size=size).size == size
+        with pytest.raises(UsageError, match=f"'{name}' was trained for"):
+            make_plan(storyboard_of([Fraction(4)]), card, seed=1, size=(1920, 1088))
 
 
 @pytest.mark.parametrize("fps", [0, -1, 121, float("nan"), float("inf")])

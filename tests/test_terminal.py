@@ -208,3 +208,21 @@ def test_options_that_had_other_names_say_the_new_one(blockvid):
         assert new in now and old not in now
         done = blockvid("render", "story.yaml", old, "3")
         assert done.code == 2 and f"No such option: {old}; it is now {new}." in done.err and done.err.count("\n") == 1
+
+
+def test_a_plan_fits_a_narrow_terminal(tmp_path, blockvid, monkeypatch):
+    caption = "A red boat glides to the right across the quiet lake at sunset, past the reeds."
+    path = tmp_path / "story.yaml"
+    path.write_text(f"chunk: 4.9\nchunks:\n- {caption}\n- {caption}\n")
+    for columns in (60, 100):
+        monkeypatch.setenv("COLUMNS", str(columns))
+        for command in (["storyboard", "check"], ["takes", "list"]):
+            lines = blockvid(*command, path).out.splitlines()
+            captions = [line for line in lines if "glides" in line or "quiet lake" in line]
+            assert len(captions) <= 4 and all(len(line) <= columns for line in lines), "at most two lines a caption"
+
+
+def test_a_card_is_shown_in_words(blockvid):
+    shown = blockvid("models", "show", "longlive").out
+    assert "1,419 million" in shown and "window (window 12, sink 3)" in shown and "this downloads it: blockvid" in shown
+    assert "0.8333333333333334" not in shown and "cda9138d93872ef1" not in shown and "none" not in shown

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from blockvid_cli.commands import display, options, terminal
-from blockvid_cli.errors import UsageError
+from blockvid_cli.errors import UsageError, plural
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -48,5 +48,5 @@ def demo(
     from blockvid_cli.evaluation.demo import plan_demo, write_bench
 
     values = write_bench(plan_demo(stories, seconds, size, seed), bench, fresh, terminal.note)
-    summary = f"{bench}: {values['films']} films of {seconds} s, {values['rendered']} of them made now"
+    summary = f"{bench}: {plural(values['films'], 'film')} of {seconds} s, {values['rendered']} of them made now"
     display.result(values, f"{summary}; measure them: blockvid eval --suite {bench}", as_json)

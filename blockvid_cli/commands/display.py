@@ -180,7 +180,11 @@ def lines(values: Mapping[str, Any], indent: str = "") -> str:
 
 
 def table(names: tuple[str, ...], rows: Sequence[tuple[str, ...]], shortened: int = 0) -> None:
-    """Prints rows under column names to stdout; of so many columns at the end what does not fit on a line is left out."""
+    """Prints rows under column names to stdout.
+
+    Args:
+        shortened: so many columns at the end are cut off where a row would not fit on a line.
+    """
     grid = _grid()
     for index, name in enumerate(names):
         grid.add_column(name, overflow="fold", no_wrap=0 < shortened <= len(names) - 1 - index)

@@ -13,12 +13,14 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pydantic import TypeAdapter, ValidationError
+
 from blockvid_cli.commands import display, options
-from blockvid_cli.errors import BlockvidError, Interrupted, UsageError, plural, to_blockvid_error
+from blockvid_cli.errors import BlockvidError, Interrupted, UsageError, plural, ranges, to_blockvid_error
 from blockvid_cli.timing import PhaseTimer
 
 if TYPE_CHECKING:
-    from blockvid_cli.job import RenderJob
+    from blockvid_cli.job import RenderJob, RenderRequest
     from blockvid_cli.report.render_report import RenderLog
     from blockvid_cli.session import Event, EventListener
     from blockvid_cli.video.mux import Film
@@ -49,8 +51,8 @@ class RenderResult:
         }
 
     def __str__(self) -> str:
-        film, seed = self.film, self.job.plan.seed
-        return f"{film.path}: {film.seconds:.3f} s, {film.frames} frames, seed {seed}, rendered in {self.seconds:.1f} s"
+        film, frames, seed = self.film, plural(self.film.frames, "frame"), self.job.plan.seed
+        return f"{film.path}: {film.seconds:.3f} s, {frames}, seed {seed}, rendered in {self.seconds:.1f} s"
 
 
 def render_film(
@@ -89,6 +91,34 @@ def what_is_finished(job: RenderJob) -> str:
     finished = sum(change.action == "keep" for change in chunks)
     command = shlex.join(["blockvid", *(argument for argument in sys.argv[1:] if argument != "--fresh")])
     return f"{finished} of {plural(len(chunks), 'chunk')} finished and kept. This goes on from there: {command}"
+
+
+def what_is_out_of_date(job: RenderJob) -> str:
+    """Returns which chunks a render would render, and the command; or that the film is up to date."""
+    from blockvid_cli.retake import chunk_changes, film_is_current, render_command
+
+    pending = [change.chunk for change in chunk_changes(job) if change.action != "keep"]
+    if not pending and film_is_current(job):
+        return f"{job.output} is up to date."
+    what = f"{ranges('chunk', pending)} would be rendered" if pending else "nothing would be rendered, only written"
+    return f"{job.output} is out of date ({what}). This brings it up to date: {render_command(job)}"
+
+
+def last_request(job: RenderJob) -> RenderRequest:
+    """The request of the last render of a job's film, for the storyboard and the takes of now; else the job's own."""
+    from blockvid_cli.job import RenderRequest
+    from blockvid_cli.project.history import read_history
+    from blockvid_cli.project.project import project_folder
+
+    records = [*read_history(project_folder(job.output)).renders.values()]
+    if not records:
+        return job.request
+    own = {name: getattr(job.request, name) for name in ("storyboard", "output", "allow_outside")}
+    given = {name: value for name, value in records[-1].options.items() if name != "takes"}
+    try:
+        return TypeAdapter(RenderRequest).validate_python({**given, **own})
+    except ValidationError:  # of a blockvid that had other options
+        return job.request
 
 
 def _write_report(job: RenderJob, log: RenderLog, timer: PhaseTimer) -> Path | None:
@@ -190,13 +220,9 @@ def _append_record(job: RenderJob, began: datetime, seconds: float, counter: Chu
 
 def _options(job: RenderJob) -> dict[str, Any]:
     """The fields of the request that differ from their defaults; a model in a folder or file by its absolute path."""
-    from blockvid_cli.job import RenderRequest
+    from blockvid_cli.retake import given_options
 
-    request, default = asdict(job.request), asdict(RenderRequest(job.request.storyboard))
-    values = {name: value for name, value in request.items() if name not in NOT_RECORDED and value != default[name]}
-    if "runtime" in values:
-        runtime = default["runtime"]
-        values["runtime"] = {name: value for name, value in values["runtime"].items() if value != runtime[name]}
+    values = {name: value for name, value in given_options(job.request).items() if name not in NOT_RECORDED}
     if job.takes:
         values["takes"] = {str(chunk): asdict(choice) for chunk, choice in job.takes.items()}
     if "model" in values and job.card.origin != "bundled":

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 from blockvid_cli.commands import display, options, terminal
-from blockvid_cli.errors import UsageError
+from blockvid_cli.errors import UsageError, plural
 from blockvid_cli.models.card import ModelCard, bundled_models, find_card
 from blockvid_cli.models.hub import (
     accept_licence,
@@ -51,12 +52,14 @@ def show_(model: Name, as_json: options.AsJson = False) -> None:
 
     Example: blockvid models show self-forcing
     """
-    from blockvid_cli.models.registry import find_model, model_sizes
+    from blockvid_cli.models.find import find_model
+    from blockvid_cli.models.registry import model_sizes
 
     card = find_model(model)
     facts = _brief(card) | {
         "summary": card.summary,
         "weights": model_sizes(card).transformer_params,
+        "trained_sizes": ["x".join(map(str, size)) for size in card.sizes_trained_for],
         "block": card.block,
         "frame_conditioning": list(card.frame_conditioning),
         "recipe": card.recipe,
@@ -64,7 +67,7 @@ def show_(model: Name, as_json: options.AsJson = False) -> None:
         "provenance": card.provenance,
         "limits": card.limits,
     }
-    terminal.write_json(facts) if as_json else terminal.write(display.lines(facts))
+    terminal.write_json(facts) if as_json else terminal.write(_description(card, facts))
 
 
 @app.command()
@@ -73,7 +76,7 @@ def pull(model: Name, yes: Yes = False, as_json: options.AsJson = False) -> None
 
     Example: blockvid models pull self-forcing
     """
-    from blockvid_cli.models.registry import find_model
+    from blockvid_cli.models.find import find_model
 
     card = find_model(model)
     if not hub_files(card):
@@ -89,7 +92,7 @@ def pull(model: Name, yes: Yes = False, as_json: options.AsJson = False) -> None
     if not is_local(card):
         files = list_downloads(card)
         missing = sum(file.bytes for file in files if not file.local)
-        terminal.note(f"{len(files)} files, {missing / 1e9:.1f} GB to download")
+        terminal.note(f"{plural(len(files), 'file')}, {missing / 1e9:.1f} GB to download")
         if missing and not yes and not terminal.confirm("Download?", default=True):
             raise UsageError("nothing was downloaded.")
         pull_files(card)
@@ -102,7 +105,7 @@ def path(model: Name, as_json: options.AsJson = False) -> None:
 
     Example: blockvid models path storybook
     """
-    from blockvid_cli.models.registry import find_model
+    from blockvid_cli.models.find import find_model
 
     card = find_model(model)
     paths = [str(local_path(card, part)) for part in card.files]
@@ -115,8 +118,8 @@ def verify(model: Name, as_json: options.AsJson = False) -> None:
 
     Example: blockvid models verify storybook
     """
+    from blockvid_cli.models.find import find_model
     from blockvid_cli.models.loading import verify_model
-    from blockvid_cli.models.registry import find_model
 
     parts = verify_model(find_model(model))
     if as_json:
@@ -146,7 +149,9 @@ def convert(
     from blockvid_cli.models.checkpoint import convert as convert_weights
 
     count = convert_weights(source, target, names, dtype, force)
-    display.result({"file": str(target), "tensors": count}, f"{target}: {count} tensors in the {names} layout", as_json)
+    display.result(
+        {"file": str(target), "tensors": count}, f"{target}: {plural(count, 'tensor')} in the {names} layout", as_json
+    )
 
 
 @app.command()
@@ -162,6 +167,37 @@ def rm(model: Name, yes: Yes = False, as_json: options.AsJson = False) -> None:
         raise UsageError("nothing was deleted.")
     freed = remove(card)
     display.result({"model": card.name, "bytes": freed}, f"{card.name}: {freed / 1e9:.1f} GB freed", as_json)
+
+
+def _description(card: ModelCard, facts: Mapping[str, Any]) -> str:
+    """What a card says, in words: a line for each topic, and what the model cannot do below."""
+    here = "yes" if facts["local"] else f"no; this downloads it: blockvid models pull {card.name}"
+    images = f"can begin with {' and '.join(card.frame_conditioning)}" if card.frame_conditioning else "no"
+    licence = f"{card.licence}; for non-commercial use only" if card.noncommercial else card.licence
+    topics = {
+        "model": f"{card.name}: {card.summary}",
+        "on this machine": here,
+        "licence": licence,
+        "trained for": " and ".join(facts["trained_sizes"]) + f", at {card.fps:g} frames a second",
+        "block": f"{card.block} latent frames ({card.block * card.latent.time / card.fps:.2g} s) are denoised together",
+        "images": images,
+        "parameters": f"{facts['weights'] / 1e6:,.0f} million, in the denoising network",
+        "recipe": ", ".join(f"{name.replace('_', '-')} {_in_words(value)}" for name, value in card.recipe.items()),
+        "downloaded from": ", ".join(f"{f.repository} ({f.revision[:8]})" for f in hub_files(card)) or "nowhere",
+        **{name: _in_words(value) for name, value in card.provenance.items()},
+    }
+    limits = [f"  - {limit}" for limit in card.limits]
+    return "\n".join([*(f"{name:16} {text}" for name, text in topics.items()), *(["limits"] * bool(limits)), *limits])
+
+
+def _in_words(value: object) -> str:
+    """``window (window 12, sink 3)``, ``1, 0.938, 0.833``, ``block``."""
+    if isinstance(value, dict):
+        rest = ", ".join(f"{name.replace('_', ' ')} {_in_words(v)}" for name, v in value.items() if name != "name")
+        return f"{value['name']} ({rest})" if "name" in value and rest else str(value.get("name", rest))
+    if isinstance(value, list | tuple):
+        return ", ".join(_in_words(item) for item in value)
+    return f"{value:.3g}" if isinstance(value, float) else str(value)
 
 
 def _brief(card: ModelCard) -> dict[str, Any]:

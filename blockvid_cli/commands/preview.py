@@ -46,6 +46,7 @@ def preview(
     steps: options.Steps = None,
     guidance_scale: options.GuidanceScale = None,
     size: options.Size = None,
+    untrained_size: options.UntrainedSize = False,
     fps: options.Fps = None,
     kv_cache: options.KVCache = None,
     set_: options.Set = None,
@@ -73,11 +74,11 @@ def preview(
     request = RenderRequest(storyboard=story, output=output, model=model, seed=seed, size=size, fps=fps, device=device)
     request = replace(request, recipe=options.recipe_options(steps, guidance_scale, kv_cache))
     request = replace(request, overrides=tuple(set_ or ()), runtime=RuntimeOptions(preset, precision))
-    job = prepare(replace(request, allow_outside=allow_outside), storyboard)
+    job = prepare(replace(request, allow_outside=allow_outside, untrained_size=untrained_size), storyboard)
     if pull:
         _pull_decoder(job)
     try:
-        with display.progress(job, progress) as listener:
+        with display.progress(job, progress, plain_on_a_pipe=True) as listener:
             if chunk is None:
                 files = _write_stills(job, preview_stills(job, exact, listener))
             else:
@@ -92,8 +93,8 @@ def preview(
 
 def _pull_decoder(job: RenderJob) -> None:
     """Downloads the fast decoder; prints its name, size and licence."""
+    from blockvid_cli.models.preview_decoders import TAEW21, TAEW21_BYTES, TAEW21_LICENCE, pull_taehv
     from blockvid_cli.models.registry import has_wan21_latents
-    from blockvid_cli.models.taehv import TAEW21, TAEW21_BYTES, TAEW21_LICENCE, pull_taehv
 
     if not has_wan21_latents(job.card):
         raise UsageError(f"--pull: the model '{job.card.name}' needs no fast decoder.")

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from blockvid_cli.commands import display, options
+from blockvid_cli.commands import display, film, options
 from blockvid_cli.storyboard.storyboard import read_storyboard
 
 if TYPE_CHECKING:
@@ -57,12 +57,12 @@ def list_(
         (
             str(chunk.number),
             " ".join(f"[{take}]" if take == chunk.take else str(take) for take in takes[chunk.number]) or "-",
-            "yes" if chunk.number in alone else "",
+            *(["yes" if chunk.number in alone else ""] * bool(alone)),
             chunk.caption,
         )
         for chunk in chunks
     ]
-    display.table(("chunk", "takes", "alone", "caption"), cells)
+    display.table(("chunk", "takes", *(["alone"] * bool(alone)), "caption"), cells)
 
 
 @app.command()
@@ -87,11 +87,10 @@ def choose(
 
     job = choose_take(job, chunk, take)
     write_take_choices(project_folder(job.output), job.takes)
-    pending = [change.chunk for change in chunk_changes(job) if change.action == "render"]
-    what = f"will render {_chunk_ranges(pending)} again" if pending else "writes the film"
+    pending = [change.chunk for change in chunk_changes(job) if change.action != "keep"]
     display.result(
         {"film": str(job.output), "chunk": chunk, "take": take, "to_render": pending},
-        f"take {take} of chunk {chunk} is chosen; 'blockvid render {story}' {what}.",
+        f"take {take} of chunk {chunk} is chosen. {film.what_is_out_of_date(job)}",
         as_json,
     )
 
@@ -117,19 +116,10 @@ def drop(
 
 
 def _job(story: Path, output: Path | None, allow_outside: bool) -> RenderJob:
+    """The job of a film with the options that it was last rendered with."""
     storyboard = read_storyboard(story, (), allow_outside)  # before torch is loaded
     from blockvid_cli.job import RenderRequest, prepare
 
-    return prepare(RenderRequest(story, output=output, allow_outside=allow_outside), storyboard)
-
-
-def _chunk_ranges(chunks: list[int]) -> str:
-    """``[5, 6, 7, 9]`` -> ``chunks 5-7, 9``."""
-    spans: list[list[int]] = []
-    for chunk in chunks:
-        if spans and spans[-1][1] == chunk - 1:
-            spans[-1][1] = chunk
-        else:
-            spans.append([chunk, chunk])
-    ranges = ", ".join(str(a) if a == b else f"{a}-{b}" for a, b in spans)
-    return f"chunk{'s' if len(chunks) > 1 else ''} {ranges}"
+    job = prepare(RenderRequest(story, output=output, allow_outside=allow_outside), storyboard)
+    request = film.last_request(job)
+    return job if request == job.request else prepare(request)

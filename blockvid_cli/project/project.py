@@ -77,6 +77,7 @@ class Manifest(BaseModel):
     identities: tuple[dict[str, object], ...] = ()
     keys: tuple[str, ...] = ()
     bases: tuple[str, ...] = ()
+    film: str = ""  # the job's ``film_key``
     timeline: object = None  # frames of cards and chunks; ``video.spec.read_timeline`` checks it
 
 
