@@ -111,9 +111,9 @@ def check_own_folder(folder: Path) -> None:
                 mode = path.lstat().st_mode
                 if not stat.S_ISDIR(mode) and not stat.S_ISREG(mode):
                     raise UsageError(
-                        f"{path} is {KINDS.get(stat.S_IFMT(mode), 'no file')}; a project folder holds folders and"
-                        " regular files only, so that nothing outside it is changed. Remove it, or replace it with"
-                        " what it stands for."
+                        f"{path} is {KINDS.get(stat.S_IFMT(mode), 'no file')}; {folder} holds only folders and regular"
+                        " files, so that nothing outside is read or changed. Remove it, or replace it with what it"
+                        " stands for."
                     )
 
 
@@ -218,27 +218,27 @@ def read_plain_yaml(text: str) -> object:
         raise ValueError(f"{shorten(error.problem or 'no YAML', 100)}{where}") from error
     except (yaml.YAMLError, OverflowError) as error:
         raise ValueError("it holds a character that is not text") from error
-    return None if node is None else _plain(node, [], 0)
+    return None if node is None else _plain(node, [], ())
 
 
-def _plain(node: yaml.Node, seen: list[yaml.Node], depth: int) -> object:
-    """The value of a node; ``seen`` counts those that were read, so that references to references end."""
+def _plain(node: yaml.Node, seen: list[yaml.Node], path: tuple[str, ...]) -> object:
+    """The value of the node at ``path``; ``seen`` are those that were read, so that references to references end."""
     seen.append(node)
     line = node.start_mark.line + 1
-    if len(seen) > MAX_VALUES or depth > MAX_DEPTH:
+    if len(seen) > MAX_VALUES or len(path) > MAX_DEPTH:
         raise ValueError(f"it repeats itself too much on line {line}")
     if isinstance(node, yaml.SequenceNode) and node.tag == f"{YAML_TAG}seq":
-        return [_plain(item, seen, depth + 1) for item in node.value]
+        return [_plain(item, seen, (*path, str(number))) for number, item in enumerate(node.value)]
     if not isinstance(node, yaml.MappingNode) or node.tag != f"{YAML_TAG}map":
         try:
             return scalar_value(node)
         except ValueError as error:
-            raise ValueError(f"{error} (line {line})") from error
+            raise ValueError(f"{'.'.join(path)}: {error} (line {line})") from error
     values: dict[str, object] = {}
     for key, child in node.value:
         if not isinstance(key, yaml.ScalarNode) or key.value in values or len(key.value) > MAX_NAME:
             raise ValueError(f"a name that is no plain word, or stands there twice, on line {key.start_mark.line + 1}")
-        values[key.value] = _plain(child, seen, depth + 1)
+        values[key.value] = _plain(child, seen, (*path, key.value))
     return values
 
 

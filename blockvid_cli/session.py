@@ -16,8 +16,8 @@ import torch
 
 from blockvid_cli.errors import OutOfMemoryError, is_out_of_memory
 from blockvid_cli.job import RenderJob
+from blockvid_cli.models.devices import empty_cache, enable_offload, offloads_by_module
 from blockvid_cli.models.loading import load_denoiser, load_text_encoder, load_vae
-from blockvid_cli.models.offload import enable_offload, offloads_by_module
 from blockvid_cli.models.vae import VAE
 from blockvid_cli.models.wan.denoiser import Denoiser
 from blockvid_cli.project.atomic_files import KV_CACHE_FOLDER
@@ -84,7 +84,7 @@ class LoadedModel:
     def release_transformer(self, device: str) -> None:
         """Frees the transformer and the KV cache; the VAE stays."""
         self.rollout, self.segments = None, ()
-        empty_cache(device)
+        free_unused_memory(device)
 
 
 def stream_latents(
@@ -138,11 +138,10 @@ def load(
     return LoadedModel(vae, rollout, tuple(_segments(job, wrap(denoiser))))
 
 
-def empty_cache(device: str) -> None:
+def free_unused_memory(device: str) -> None:
     """Frees memory that is not referenced any more."""
     gc.collect()
-    if device.startswith("cuda"):
-        torch.cuda.empty_cache()
+    empty_cache(device)
 
 
 def _segments(job: RenderJob, denoiser: Denoiser) -> Iterator[RolloutSegment]:
@@ -219,6 +218,6 @@ def oom_guard(phase: str) -> Iterator[None]:
         if not is_out_of_memory(error):
             raise
         raise OutOfMemoryError(
-            f"not enough memory to {phase}; every finished block is kept. A lower --preset, a smaller --size, a KV"
+            f"not enough memory to {phase}; every finished block is kept. A lower --preset, a KV"
             " cache that holds less (--kv-cache window) or --guidance-scale 1 needs less."
         ) from error

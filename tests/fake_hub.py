@@ -1,21 +1,29 @@
-"""A hub on this machine: serves one repository, may break off a download once, and remembers what it was asked."""
+"""A hub on this machine: serves one repository, may break off a download once, and may lie about what it has."""
 
 from __future__ import annotations
 
 import hashlib
 import json
 import threading
+from contextlib import suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import Any
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 
 
 class FakeHub:
-    """Serves the files below ``folder`` as ``repository``; ``break_off`` ends the first answer for it halfway."""
+    """Serves the files below ``folder`` as ``repository``; ``break_off`` ends the first answer for it halfway.
+
+    ``lies`` replace what it says: "sha" (the commit of a revision), "headers" of a file, "tree" (a listing, as JSON
+    text), "link" (another page of every listing), "endless" (a listing that does not end).
+    """
 
     def __init__(self, folder: Path, repository: str, break_off: str = "") -> None:
         self.folder, self.repository, self.break_off = folder, repository, break_off
+        self.lies: dict[str, Any] = {}
+        self.commit = COMMIT
         outer = self
 
         class Handler(BaseHTTPRequestHandler):
@@ -34,9 +42,10 @@ class FakeHub:
                     path.startswith(f"api/models/{outer.repository}/revision/")
                     or path == f"api/models/{outer.repository}"
                 ):
-                    return self._json({"id": outer.repository, "sha": COMMIT, "siblings": []}, body)
+                    sha = outer.lies.get("sha", outer.commit)
+                    return self._json(json.dumps({"id": outer.repository, "sha": sha, "siblings": []}), body)
                 if path.startswith(f"api/models/{outer.repository}/tree/"):
-                    return self._json(outer.tree(), body)
+                    return self._json(outer.lies.get("tree") or json.dumps(outer.tree()), body)
                 if path.startswith(f"{outer.repository}/resolve/"):
                     return self._file(path.split("/", 4)[4], body)
                 self.send_response(404)
@@ -45,14 +54,20 @@ class FakeHub:
                 self.end_headers()
                 return None
 
-            def _json(self, value: object, body: bool) -> None:
-                content = json.dumps(value).encode()
+            def _json(self, text: str, body: bool) -> None:
+                content = text.encode()
                 self.send_response(200)
                 self.send_header("Content-Type", "application/json")
-                self.send_header("Content-Length", str(len(content)))
+                if "link" in outer.lies:
+                    self.send_header("Link", f'<{outer.endpoint}{self.path}>; rel="next"')
+                if "endless" not in outer.lies:
+                    self.send_header("Content-Length", str(len(content)))
                 self.end_headers()
-                if body:
-                    self.wfile.write(content)
+                with suppress(OSError):
+                    if body:
+                        self.wfile.write(content)
+                    while body and "endless" in outer.lies:
+                        self.wfile.write(b" " * 1_000_000)
 
             def _file(self, name: str, body: bool) -> None:
                 content = (outer.folder / name).read_bytes()
@@ -60,8 +75,9 @@ class FakeHub:
                 if "Range" in self.headers:
                     start = int(self.headers["Range"].removeprefix("bytes=").split("-")[0])
                 self.send_response(206 if start else 200)
-                self.send_header("ETag", f'"{hashlib.sha256(content).hexdigest()}"')
-                self.send_header("X-Repo-Commit", COMMIT)
+                own = {"ETag": f'"{hashlib.sha256(content).hexdigest()}"', "X-Repo-Commit": outer.commit}
+                for header, value in {**own, **outer.lies.get("headers", {})}.items():
+                    self.send_header(header, value)
                 self.send_header("Accept-Ranges", "bytes")
                 if start:
                     self.send_header("Content-Range", f"bytes {start}-{total - 1}/{total}")

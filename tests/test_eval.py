@@ -260,7 +260,7 @@ def test_what_is_wrong_is_told_in_a_sentence(pair, capsys, arguments, sentence):
 
 
 def test_the_probe_reads_whether_a_picture_book_film_shows_its_captions(tmp_path):
-    from blockvid_cli.models.registry import find_model
+    from blockvid_cli.models.find import find_model
     from blockvid_cli.storybook.edition import read_edition
     from blockvid_cli.storybook.rendering import render_story
     from blockvid_cli.storybook.stories import HELD_OUT, opening_story

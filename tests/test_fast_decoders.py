@@ -14,9 +14,19 @@ from torch.nn import functional as F
 from blockvid_cli.errors import MissingModelError
 from blockvid_cli.models.card import ModelCard, bundled_models, find_card
 from blockvid_cli.models.hub import sha256
-from blockvid_cli.models.preview_decoders import RGB_BIAS, RGB_FACTORS, LatentRGB, load_preview_decoder, load_taehv
+from blockvid_cli.models.preview_decoders import (
+    RGB_BIAS,
+    RGB_FACTORS,
+    TAEW21,
+    TAEW21_BYTES,
+    TAEW21_LICENCE,
+    LatentRGB,
+    TaehvDecoder,
+    load_preview_decoder,
+    load_taehv,
+    taehv_weights,
+)
 from blockvid_cli.models.registry import has_wan21_latents
-from blockvid_cli.models.taehv import TAEW21, TAEW21_BYTES, TAEW21_LICENCE, TaehvDecoder, taehv_weights
 from blockvid_cli.models.tiny_vae import TinyVAE
 from blockvid_cli.models.vae import decode
 from tests import tiny_wan
@@ -179,16 +189,16 @@ BRING = """
 import sys
 from blockvid_cli.models.card import find_card
 from blockvid_cli.errors import MissingModelError
-from blockvid_cli.models import taehv
+from blockvid_cli.models import preview_decoders
 card = find_card("wan2.1-t2v-1.3b")
 for known in ("0" * 64, sys.argv[2]):
-    taehv.TAEW21 = taehv.TAEW21.model_copy(update={"repository": sys.argv[1], "sha256": known})
-    print(taehv.taehv_weights(card))
+    preview_decoders.TAEW21 = preview_decoders.TAEW21.model_copy(update={"repository": sys.argv[1], "sha256": known})
+    print(preview_decoders.taehv_weights(card))
     try:
-        print(taehv.pull_taehv(card).name)
+        print(preview_decoders.pull_taehv(card).name)
     except MissingModelError as error:
         print(error)
-        print(taehv.taehv_weights(card))
+        print(preview_decoders.taehv_weights(card))
 """
 
 

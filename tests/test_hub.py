@@ -13,8 +13,7 @@ import yaml
 
 from tests import tiny_wan
 from tests.fake_hub import FakeHub
-
-REPOSITORY = "someone/tiny-wan"
+from tests.hostile_hub import LIES, REPOSITORY
 
 
 @pytest.fixture
@@ -49,7 +48,7 @@ def test_a_model_is_pulled_verified_mended_and_drawn_with(hub, tmp_path, story):
     asked = blockvid(tmp_path, hub, "models", "verify", card)
     assert asked.returncode == 3 and "blockvid models pull" in asked.stderr
     offline = blockvid(tmp_path, hub, "models", "pull", card, "--yes", HF_HUB_OFFLINE="1")
-    assert offline.returncode == 3 and "cannot be pulled" in offline.stderr and "Traceback" not in offline.stderr
+    assert offline.returncode == 3 and "HF_HUB_OFFLINE is set" in offline.stderr and "reached" not in offline.stderr
 
     pulled = blockvid(tmp_path, hub, "models", "pull", card, "--yes", "--json")
     assert pulled.returncode == 0, pulled.stderr
@@ -80,3 +79,28 @@ def test_a_licence_is_not_agreed_to_by_silence(hub, tmp_path):
     told = blockvid(tmp_path, hub, "models", "pull", str(tmp_path / "card"))
     assert told.returncode in (1, 2) and "non-commercial" in told.stderr + told.stdout
     assert not (tmp_path / "home" / "licences").exists()
+
+
+def test_a_hostile_hub_gets_a_sentence_and_writes_nothing_outside(tmp_path):
+    """Every lie of a hub, for the listing before a download and for the download itself."""
+    run = subprocess.run(
+        [sys.executable, "-m", "tests.hostile_hub", str(tmp_path)],
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+        env={**os.environ, "HF_HUB_OFFLINE": "0", "HF_HUB_DISABLE_XET": "1", "HF_HUB_DISABLE_PROGRESS_BARS": "1"},
+        cwd=Path(__file__).parents[1],
+    )
+    assert run.returncode == 0, run.stderr
+    sentences = json.loads(run.stdout)
+    assert set(sentences) == {f"{lie}: {act}" for lie in LIES for act in ("list", "pull")}
+    assert sentences.pop("no listing: list") == "nothing was wrong"  # an empty repository; what it lacks is said then
+    for case, sentence in sentences.items():
+        assert sentence.startswith("the model 'tiny-original' cannot be pulled: the hub"), f"{case}: {sentence}"
+        assert len(sentence) < 400, case
+    for case in ("etag: pull", "linked etag: pull", "commit: pull", "revision: list", "file name: list", "depth: list"):
+        assert "the hub sent a " in sentences[case], sentences[case]
+    assert {path.name for path in tmp_path.iterdir()} <= {"source", "card", "cache"}
+    below = {path.relative_to(tmp_path / "cache" / "hub").parts[0] for path in (tmp_path / "cache" / "hub").rglob("*")}
+    assert below <= {".locks", "CACHEDIR.TAG", "models--someone--tiny-wan"}

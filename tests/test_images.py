@@ -73,7 +73,7 @@ def rendered_chunks(events) -> set[int]:
 
 def latent(guide: ReferenceImage, model: Path, first: bool) -> torch.Tensor:
     """What the codec makes of a picture: alone, or as four frames after one."""
-    from blockvid_cli.models.registry import find_model
+    from blockvid_cli.models.find import find_model
 
     still = torch.from_numpy(guide.pixels).permute(2, 0, 1)[None] / 255
     return load_vae(find_model(str(model)), "cpu").encode(still.expand(1 if first else 5, -1, -1, -1))[-1]

@@ -17,11 +17,13 @@ from typer.testing import CliRunner
 from blockvid_cli.commands.app import app
 from blockvid_cli.errors import BlockvidError, MissingModelError, RefusedModelError, UsageError
 from blockvid_cli.models.card import bundled_models, find_card
-from blockvid_cli.models.checkpoint import WAN_KEYS, convert, strip_wrappers
+from blockvid_cli.models.checkpoint import convert
+from blockvid_cli.models.devices import precision
+from blockvid_cli.models.find import find_model
 from blockvid_cli.models.hub import hub_files
+from blockvid_cli.models.layouts import WAN_KEYS, strip_wrappers
 from blockvid_cli.models.loading import load_denoiser, meta_transformer, verify_model
-from blockvid_cli.models.precision import precision
-from blockvid_cli.models.registry import find_model, model_sizes
+from blockvid_cli.models.registry import model_sizes
 from tests import tiny_wan
 
 FULL = precision("fp32", "cpu")

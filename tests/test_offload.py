@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from blockvid_cli.models import offload
+from blockvid_cli.models import devices
 from blockvid_cli.models.wan.denoiser import WanDenoiser
 from blockvid_cli.rollout.kv_cache.base import KVView
 from tests import tiny_wan
@@ -18,9 +18,9 @@ def test_an_offloaded_network_gives_the_same_velocity(offload_by, calls, monkeyp
     arguments = (x, torch.tensor([0.7] * 3), text, torch.arange(3.0), KVView())
     whole, _ = WanDenoiser(tiny_wan.network())(*arguments)
     loaded = []
-    monkeypatch.setattr(offload.OffloadHook, "load", lambda self, module, inputs: loaded.append(module))
+    monkeypatch.setattr(devices.OffloadHook, "load", lambda self, module, inputs: loaded.append(module))
     network = tiny_wan.network()
-    offload.enable_offload(network, offload_by, "cpu")
+    devices.enable_offload(network, offload_by, "cpu")
     velocity, _ = WanDenoiser(network)(*arguments)
     assert torch.equal(velocity, whole) and len(loaded) >= calls
     if offload_by == "group":
@@ -30,9 +30,9 @@ def test_an_offloaded_network_gives_the_same_velocity(offload_by, calls, monkeyp
 def test_nearly_all_weights_are_offloaded():
     network = tiny_wan.network(num_layers=6)
     total = sum(value.numel() for value in network.parameters())
-    assert offload.offloaded_modules(network, "group") == list(network.blocks)
-    for offload_by in offload.BY_MODULE:
-        modules = offload.offloaded_modules(network, offload_by)
+    assert devices.offloaded_modules(network, "group") == list(network.blocks)
+    for offload_by in devices.BY_MODULE:
+        modules = devices.offloaded_modules(network, offload_by)
         offloaded = {id(value): value.numel() for module in modules for value in module.parameters()}
         assert id(network.proj_out.weight) not in offloaded and id(network.blocks[0].attn1.to_q.weight) in offloaded
         assert sum(offloaded.values()) > 0.8 * total
@@ -40,7 +40,7 @@ def test_nearly_all_weights_are_offloaded():
 
 def test_weights_are_on_the_device_only_during_the_call():
     layer = torch.nn.Linear(3, 3)
-    hook = offload.OffloadHook(layer, "cpu")
+    hook = devices.OffloadHook(layer, "cpu")
     hook.host = [(parameter, weights.clone()) for parameter, weights in hook.host]  # as if from another device
     in_host_memory = hook.host[0][1].data_ptr()
     hook.load(layer, None)

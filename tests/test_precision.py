@@ -6,9 +6,9 @@ import pytest
 import torch
 
 from blockvid_cli.errors import UsageError
+from blockvid_cli.models.devices import precision
+from blockvid_cli.models.find import find_model
 from blockvid_cli.models.loading import load_denoiser
-from blockvid_cli.models.precision import precision
-from blockvid_cli.models.registry import find_model
 from blockvid_cli.rollout.kv_cache.base import KVView
 from tests import tiny_wan
 

@@ -44,7 +44,8 @@ def test_a_preview_is_the_later_render_bit_for_bit(story, model):
 
 
 def test_the_options_of_a_render_are_those_of_a_preview(blockvid, story, model):
-    options = ("--model", str(model), "--steps", "2", "--size", "32x32", "--fps", "8", "--seed", "9")
+    size = ("--size", "32x32", "--untrained-size")
+    options = ("--model", str(model), "--steps", "2", *size, "--fps", "8", "--seed", "9")
     done = blockvid("preview", str(story), "--chunk", "2", *options, "--progress", "none")
     assert done.code == 0, done.err
     assert blockvid("render", str(story), *options, "--quiet").code == 0

@@ -14,9 +14,10 @@ import torch
 
 from blockvid_cli.errors import RefusedModelError, UsageError
 from blockvid_cli.models.card import bundled_models, find_card
+from blockvid_cli.models.devices import precision
+from blockvid_cli.models.find import find_model
 from blockvid_cli.models.loading import load_denoiser, load_text_encoder, load_vae, meta_transformer, verify_model
-from blockvid_cli.models.precision import precision
-from blockvid_cli.models.registry import FAMILIES, count_decode_flops, find_model, has_wan21_latents, model_sizes
+from blockvid_cli.models.registry import FAMILIES, count_vae, has_wan21_latents, model_sizes
 from blockvid_cli.rollout.kv_cache.base import KVView
 from blockvid_cli.runtime.memory_estimate import estimate_memory
 from blockvid_cli.runtime.presets import RuntimeOptions, resolve_preset
@@ -45,7 +46,7 @@ def test_the_sizes_in_a_card_are_those_of_its_networks(name):
     config = card.transformer.config
     assert card.sizes.channels == config["num_attention_heads"] * config["attention_head_dim"]
     assert card.sizes.layers == config["num_layers"] and tuple(config["patch_size"]) == card.patch
-    assert card.sizes.vae_decode_flops == count_decode_flops(card)
+    assert (card.sizes.vae_params, card.sizes.vae_decode_flops) == count_vae(card)
     assert card.sizes == model_sizes(card.model_copy(update={"sizes": None}))  # the formula agrees
 
 
@@ -176,7 +177,7 @@ def test_bitsandbytes_is_imported_for_quantized_weights_alone(model, tmp_path):
     load = (
         "from blockvid_cli.models.card import find_card\n"
         "from blockvid_cli.models.loading import load_denoiser, load_vae\n"
-        "from blockvid_cli.models.precision import precision\n"
+        "from blockvid_cli.models.devices import precision\n"
         f"card = find_card({str(model)!r})\n"
         "load_vae(card, 'cpu')\n"
         "load_denoiser(card, 'cpu', precision('{}', 'cpu'))"

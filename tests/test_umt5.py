@@ -9,8 +9,8 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from blockvid_cli.errors import MissingModelError
+from blockvid_cli.models.find import find_model
 from blockvid_cli.models.loading import load_text_encoder
-from blockvid_cli.models.registry import find_model
 from blockvid_cli.models.wan.text_encoder import UMT5Tokens, clean_prompt
 from tests import tiny_wan
 

@@ -12,7 +12,7 @@ from safetensors.torch import save_file
 from torch import nn
 
 from blockvid_cli.models.card import find_card
-from blockvid_cli.models.checkpoint import WAN_KEYS
+from blockvid_cli.models.layouts import WAN_KEYS
 from blockvid_cli.models.wan.networks import SkyReelsV2Transformer3DModel, WanTransformer3DModel
 
 NETWORK = {

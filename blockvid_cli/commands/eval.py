@@ -142,7 +142,7 @@ def _device_for(tier: str, device: str) -> str:
     """Returns where networks run; the builtin tier has none, and does not need torch."""
     if tier == "builtin":
         return "cpu"
-    from blockvid_cli.job import resolve_device
+    from blockvid_cli.models.devices import resolve_device
 
     return resolve_device(device)
 

@@ -40,7 +40,7 @@ def _words(*known: str) -> Completion:
 
 
 complete_kv_cache = _words("full", "none", "semantic", "window")
-complete_device = _words("auto", "cpu", "cuda:0")
+complete_device = _words("auto", "cpu", "cuda:0", "xpu", "mps")
 complete_precision = _words("auto", "fp32", "bf16", "int8", "nf4")
 complete_preset = _words("auto", "h20", "24gb", "16gb", "12gb", "8gb", "least")
 complete_offload = _words("none", "model", "group", "sequential")
@@ -99,7 +99,18 @@ Seed = Annotated[int | None, typer.Option(min=0, help="seed of the film; the sam
 Seeds = Annotated[str | None, typer.Option(help="one film for each seed: 1..4, or 3,5,9")]
 Steps = Annotated[int | None, typer.Option(min=1, help="denoising steps per block")]
 GuidanceScale = Annotated[float | None, typer.Option(help="scale of classifier-free guidance; 1 turns it off")]
-Size = Annotated[str | None, typer.Option(help="size of the film, as WIDTHxHEIGHT in pixels")]
+Size = Annotated[
+    str | None,
+    typer.Option(help="size of the film, as WIDTHxHEIGHT in pixels, of those that the model was trained for"),
+]
+UntrainedSize = Annotated[
+    bool,
+    typer.Option(
+        "--untrained-size",
+        help="allow a size that the model was not trained for; the film looks wrong then."
+        " (A finished film cannot be enlarged yet.)",
+    ),
+]
 Fps = Annotated[float | None, typer.Option(help="frames per second")]
 KVCache = Annotated[
     str | None,
@@ -112,7 +123,13 @@ KVCache = Annotated[
 Set = Annotated[
     list[str] | None, typer.Option("--set", help="change one field of the storyboard, as in chunks.4.seed=7")
 ]
-Device = Annotated[str, typer.Option(help="where the model runs: auto, cpu or cuda:0", autocompletion=complete_device)]
+Device = Annotated[
+    str,
+    typer.Option(
+        help="where the model runs: auto, cpu, cuda:0 (NVIDIA, AMD), xpu (Intel) or mps (Apple)",
+        autocompletion=complete_device,
+    ),
+]
 Precision = Annotated[
     str,
     typer.Option(help="precision of the transformer: auto, fp32, bf16, int8 or nf4", autocompletion=complete_precision),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -37,6 +38,7 @@ def render(
     steps: options.Steps = None,
     guidance_scale: options.GuidanceScale = None,
     size: options.Size = None,
+    untrained_size: options.UntrainedSize = False,
     fps: options.Fps = None,
     kv_cache: options.KVCache = None,
     set_: options.Set = None,
@@ -69,6 +71,7 @@ def render(
 
     Example: blockvid render storyboards/swan.yaml storyboards/balloon.yaml --seeds 1..4
     """
+    started = time.perf_counter()
     several = _several_films(stories, seed, seeds, output)
     _check_retake_options(chunk, take, from_chunk, only, several, fresh)
     storyboard = None if several else read_storyboard(stories[0], set_ or (), allow_outside)  # before torch is loaded
@@ -79,13 +82,13 @@ def render(
     request = RenderRequest(storyboard=stories[0], output=output, model=model, seed=seed, size=size, fps=fps)
     request = replace(request, recipe=options.recipe_options(steps, guidance_scale, kv_cache), runtime=runtime)
     request = replace(request, overrides=tuple(set_ or ()), device=device, allow_outside=allow_outside)
-    request = replace(request, retry=retry, fresh=fresh, metadata=metadata)
+    request = replace(request, retry=retry, fresh=fresh, metadata=metadata, untrained_size=untrained_size)
     form = display.ProgressForm.NONE if quiet else progress
     if several:
         _render_several(_requests(request, stories, seeds), form, as_json)
     else:
         job = _with_retake(prepare(request, storyboard), chunk, take, from_chunk, only)
-        film.print_result(film.render_film(job, form, report), form, as_json)
+        film.print_result(film.render_film(job, form, report, started), form, as_json)
 
 
 def _check_retake_options(

@@ -46,7 +46,7 @@ def storybook(
 
     Example: blockvid train storybook --run runs/storybook
     """
-    from blockvid_cli.job import resolve_device
+    from blockvid_cli.models.devices import resolve_device
     from blockvid_cli.training.storybook import TrainConfig, retrain
 
     options: dict[str, Any] = {

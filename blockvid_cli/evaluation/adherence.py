@@ -19,7 +19,7 @@ from blockvid_cli.evaluation.backends import TextImageEncoder
 from blockvid_cli.evaluation.metrics.vbench import unit_embeddings
 from blockvid_cli.evaluation.segments import Span
 from blockvid_cli.models.card import ModelCard
-from blockvid_cli.models.registry import find_model
+from blockvid_cli.models.find import find_model
 from blockvid_cli.storyboard.storyboard import Storyboard
 from blockvid_cli.video.reader import Frame, VideoInfo
 

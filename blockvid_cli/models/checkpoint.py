@@ -1,12 +1,7 @@
 """A checkpoint as named tensors that are read one at a time: a safetensors file, its shards, or a ``.pt`` container.
 
-Published checkpoints name the same tensors differently; a ``KeyMap`` translates to the names that diffusers uses:
-
-    original    blocks.7.self_attn.q.weight     Wan 2.1, SkyReels-V2, and the Self-Forcing family inside its containers
-    diffusers   blocks.7.attn1.to_q.weight      the -Diffusers repositories
-
-Training wrappers leave prefixes behind (``model.``, FSDP's, torch.compile's); ``strip_wrappers`` removes them. LoRAs,
-as PEFT, diffusers and ComfyUI name them, are merged while the weights are read:
+Tensors are named as diffusers names them (``layouts.py``). LoRAs, as PEFT, diffusers and ComfyUI name them, are merged
+while the weights are read:
 
     W + scale · (alpha / rank) · B A            (Hu et al. 2021, "LoRA"); without an alpha in the file it is the rank
 
@@ -15,12 +10,12 @@ Nothing here runs code from a file: a pickle that holds more than tensors and pl
 
 from __future__ import annotations
 
-import json
 import pickle
 import re
 import struct
 import zipfile
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -35,85 +30,24 @@ from blockvid_cli.errors import (
     RefusedModelError,
     UsageError,
     from_os_error,
+    is_out_of_memory,
     lookup,
+    shorten,
 )
+from blockvid_cli.files import open_regular_file, read_plain_json, read_regular_file
+from blockvid_cli.models.layouts import LAYOUTS, WAN_KEYS, KeyMap, strip_wrappers
 
 DAMAGED = (
     *(RuntimeError, OSError, EOFError, ValueError, KeyError, IndexError, TypeError, AttributeError, AssertionError),
-    *(struct.error, zipfile.BadZipFile),
+    *(struct.error, zipfile.BadZipFile, ArithmeticError, MemoryError, SafetensorError),
 )
+MAX_HEADER_BYTES = 16_000_000  # of a safetensors file, or of a pickle's own records; published ones have less than one
+MAX_INDEX_BYTES = 16_000_000
+DTYPE_NAMES = {"F64", "F32", "F16", "BF16", "F8_E4M3", "F8_E5M2", "I64", "I32", "I16", "I8", "U8", "BOOL"}
+MAX_NAME = 300  # characters of a tensor's name
 PICKLES = (".pt", ".pth", ".bin", ".ckpt")
 CONTAINERS = ("generator_ema", "generator", "generator_lora", "model", "state_dict")  # the first present one counts
-WRAPPERS = ("_fsdp_wrapped_module.", "_checkpoint_wrapped_module.", "_orig_mod.")
-PREFIXES = ("base_model.model.", "diffusion_model.", "transformer.", "model.")
-_BLOCK = re.compile(r"(blocks\.\d+\.)(.+)")
 _LORA_PART = re.compile(r"(.+)\.(?:lora_(A|B|down|up)(?:\.\w+)?\.weight|(alpha))")
-
-
-@dataclass(frozen=True)
-class KeyMap:
-    """Names of a family's original code against diffusers', one to one, so that both directions use the same tables.
-
-    Args:
-        name: of the original layout, for reports.
-        outside: stems of tensors outside the blocks, original to diffusers.
-        inside: the same within a block, without the block's prefix.
-        marks: a name that contains one of these, or starts with one that ends in a dot, is of the original code.
-    """
-
-    name: str
-    outside: Mapping[str, str]
-    inside: Mapping[str, str]
-    marks: tuple[str, ...]
-
-    def is_original(self, names: Iterable[str]) -> bool:
-        """Whether names are those of the original code."""
-        return any(mark in name if mark[0] == "." else name.startswith(mark) for name in names for mark in self.marks)
-
-    def to_diffusers(self, name: str) -> str:
-        """What diffusers calls a tensor of the original code; a name of neither table stays as it is."""
-        return _rename(name, self.outside, self.inside)
-
-    def to_original(self, name: str) -> str:
-        """What the original code calls a tensor of diffusers; a name of neither table stays as it is."""
-        return _rename(name, {new: old for old, new in self.outside.items()}, {n: o for o, n in self.inside.items()})
-
-
-def _rename(name: str, outside: Mapping[str, str], inside: Mapping[str, str]) -> str:
-    block = _BLOCK.fullmatch(name)
-    head, rest, table = (block[1], block[2], inside) if block else ("", name, outside)
-    stem, dot, kind = rest.rpartition(".")
-    if rest in table:  # a bare parameter, such as a modulation
-        return head + table[rest]
-    return head + table.get(stem, stem) + dot + kind
-
-
-_ATTENTION = {"q": "to_q", "k": "to_k", "v": "to_v", "o": "to_out.0", "norm_q": "norm_q", "norm_k": "norm_k"}
-WAN_KEYS = KeyMap(
-    name="original Wan",
-    outside={
-        "patch_embedding": "patch_embedding",
-        "time_embedding.0": "condition_embedder.time_embedder.linear_1",
-        "time_embedding.2": "condition_embedder.time_embedder.linear_2",
-        "text_embedding.0": "condition_embedder.text_embedder.linear_1",
-        "text_embedding.2": "condition_embedder.text_embedder.linear_2",
-        "time_projection.1": "condition_embedder.time_proj",
-        "head.head": "proj_out",
-        "head.modulation": "scale_shift_table",
-        "fps_embedding": "fps_embedding",
-        "fps_projection.0": "fps_projection.net.0.proj",
-        "fps_projection.2": "fps_projection.net.2",
-    },
-    inside={  # the affine norm before the cross-attention is the third to Wan and the second to diffusers
-        "modulation": "scale_shift_table",
-        "norm3": "norm2",
-        "ffn.0": "ffn.net.0.proj",
-        "ffn.2": "ffn.net.2",
-        **{f"self_attn.{original}": f"attn1.{diffusers}" for original, diffusers in _ATTENTION.items()},
-        **{f"cross_attn.{original}": f"attn2.{diffusers}" for original, diffusers in _ATTENTION.items()},
-    },
-    marks=(".self_attn.", "head."),
-)
 
 
 @dataclass(frozen=True)
@@ -131,15 +65,6 @@ class Checkpoint:
     file: Path
     layout: str
     tensors: dict[str, StoredTensor]
-
-
-def strip_wrappers(name: str) -> str:
-    """A tensor's name without what training wrappers put around it."""
-    for infix in WRAPPERS:
-        name = name.replace(infix, "")
-    while prefix := next((prefix for prefix in PREFIXES if name.startswith(prefix)), ""):
-        name = name.removeprefix(prefix)
-    return name
 
 
 def read_checkpoint(path: Path, key_map: KeyMap = WAN_KEYS) -> Checkpoint:
@@ -185,64 +110,120 @@ def weight_files(path: Path) -> list[Path]:
             raise MissingModelError(f"there are no weights in {path}; expected .safetensors or .pt files.")
         return files
     try:
-        shards = sorted(set(map(str, json.loads(indexes[0].read_text(encoding="utf-8"))["weight_map"].values())))
-    except (OSError, ValueError, KeyError, AttributeError, TypeError) as error:
-        raise MissingModelError(f"{indexes[0]}: this index of shards cannot be read ({error}).") from error
+        shards = sorted(
+            set(map(str, read_plain_json(read_regular_file(indexes[0], MAX_INDEX_BYTES))["weight_map"].values()))
+        )
+    except DAMAGED as error:
+        raise MissingModelError(f"{indexes[0]}: this index of shards cannot be read ({reason(error)}).") from error
     absent = [shard for shard in shards if Path(shard).name != shard or not (path / shard).is_file()]
+    if not shards:
+        raise MissingModelError(f"{indexes[0]}: this index of shards names none.")
     if absent:
         raise MissingModelError(
-            f"{indexes[0]}: {len(absent)} of {len(shards)} shards are absent, the first is {absent[0]}."
+            f"{indexes[0]}: {len(absent)} of {len(shards)} shards are absent, the first is {shorten(absent[0], 100)}."
         )
     return [path / shard for shard in shards]
 
 
-def _read_safetensors(file: Path) -> tuple[dict[str, StoredTensor], str]:
-    """The tensors of a safetensors file, and the layout it was converted from ("" for none)."""
-    try:
-        opened = safe_open(file, framework="pt")
-        tensors = {
-            name: StoredTensor(tuple(opened.get_slice(name).get_shape()), partial(opened.get_tensor, name))
-            for name in opened.keys()  # noqa: SIM118
-        }
-        return tensors, (opened.metadata() or {}).get("layout", "")
-    except (SafetensorError, OSError) as error:
-        raise MissingModelError(f"{file}: these weights are damaged or not whole ({_first_line(error)}).") from error
+@contextmanager
+def _damage(file: Path, tensor: str = "") -> Iterator[None]:
+    """Turns whatever reading a damaged file raises into a sentence that names the file.
 
-
-def _read_pickle(file: Path) -> tuple[dict[str, StoredTensor], str]:
-    """The tensors of a ``.pt`` file, and the key of the container that holds them ("" for none)."""
+    A length in a damaged file may ask for more memory than there is; then the file is to blame, and not the machine.
+    """
     try:
-        zipped = zipfile.is_zipfile(file)  # files from before 2020 are not, and cannot be mapped into memory
-        if not zipped and file.open("rb").read(2) == b"PK":
-            raise ValueError("its end is missing")
-        values = torch.load(file, map_location="cpu", mmap=zipped, weights_only=True)
+        yield
     except pickle.UnpicklingError as error:
         raise RefusedModelError(
             f"{file}: this file is refused, because the pickle holds more than tensors and could run code;"
             " use the model's weights as safetensors instead."
         ) from error
     except DAMAGED as error:
-        raise MissingModelError(f"{file}: these weights are damaged or not whole ({_first_line(error)}).") from error
-    root = values if isinstance(values, Mapping) else {}
-    container = next((key for key in CONTAINERS if isinstance(root.get(key), Mapping) and root[key]), "")
-    tensors = dict(_named_tensors(root[container] if container else root))
+        if is_out_of_memory(error) and file.suffix not in PICKLES:  # a safetensors header says no more than is there
+            raise
+        what = f"tensor {shorten(tensor)}: " if tensor else ""
+        raise MissingModelError(f"{file}: these weights are damaged or not whole ({what}{reason(error)}).") from error
+
+
+def _read_safetensors(file: Path) -> tuple[dict[str, StoredTensor], str]:
+    """The tensors of a safetensors file, and the layout it was converted from ("" for none)."""
+    with _damage(file):
+        with open_regular_file(file) as raw:
+            (header,) = struct.unpack("<Q", raw.read(8))
+        if header > MAX_HEADER_BYTES:
+            raise ValueError(f"its header is said to have {header} bytes")
+        opened, tensors = safe_open(file, framework="pt"), {}
+        for name in _checked_names(opened.keys()):
+            part = opened.get_slice(name)
+            if part.get_dtype() not in DTYPE_NAMES:
+                raise ValueError(f"tensor {name} is of the type {part.get_dtype()}")
+            tensors[name] = StoredTensor(tuple(part.get_shape()), partial(_read, file, name, opened.get_tensor))
+        return tensors, (opened.metadata() or {}).get("layout", "")
+
+
+def _read(file: Path, name: str, read: Callable[[str], torch.Tensor]) -> torch.Tensor:
+    """A tensor of a file whose header was right."""
+    with _damage(file, name):
+        return read(name)
+
+
+def _checked_names(names: Iterable[str]) -> list[str]:
+    long = next((name for name in names if len(name) > MAX_NAME), None)
+    if long is not None:
+        raise ValueError(f"a tensor is named '{shorten(long)}', in {len(long)} characters")
+    return list(names)
+
+
+def _read_pickle(file: Path) -> tuple[dict[str, StoredTensor], str]:
+    """The tensors of a ``.pt`` file, and the key of the container that holds them ("" for none)."""
+    with _damage(file):
+        zipped = _is_zip(file)  # files from before 2020 are not, and cannot be mapped into memory
+        values = torch.load(file, map_location="cpu", mmap=zipped, weights_only=True)
+        root = values if isinstance(values, Mapping) else {}
+        container = next((key for key in CONTAINERS if isinstance(root.get(key), Mapping) and root[key]), "")
+        tensors = dict(_named_tensors(root[container] if container else root))
+        _checked_names(tensors)
     if not tensors:
         raise MissingModelError(f"{file}: this file holds no tensors by name.")
     return tensors, container
+
+
+def _is_zip(file: Path) -> bool:
+    """Whether a file is a zip archive; the records that are read whole must be small, whatever they unpack to.
+
+    Raises:
+        ValueError: it is a damaged one, or one whose records grow when they are unpacked.
+    """
+    with open_regular_file(file) as opened:
+        if not zipfile.is_zipfile(opened):
+            opened.seek(0)
+            if opened.read(2) == b"PK":
+                raise ValueError("its end is missing")
+            return False
+        for record in zipfile.ZipFile(opened).infolist():
+            packed = record.compress_type != zipfile.ZIP_STORED
+            if packed or (record.filename.endswith(".pkl") and record.file_size > MAX_HEADER_BYTES):
+                raise ValueError(f"its record '{shorten(record.filename)}' is compressed, or too large")
+    return True
 
 
 def _same(tensor: torch.Tensor) -> torch.Tensor:
     return tensor
 
 
-def _named_tensors(values: Mapping[str, object]) -> Iterator[tuple[str, StoredTensor]]:
+def _named_tensors(values: Mapping[object, object]) -> Iterator[tuple[str, StoredTensor]]:
+    """Tensors by name; those that are no plain arrays (sparse, quantized, or without values) are left out."""
     for name, value in values.items():
-        if isinstance(value, torch.Tensor):
+        plain = isinstance(value, torch.Tensor) and value.layout == torch.strided and value.device.type == "cpu"
+        if isinstance(name, str) and isinstance(value, torch.Tensor) and plain and not value.is_quantized:
             yield name, StoredTensor(tuple(value.shape), partial(_same, value))
 
 
-def _first_line(error: BaseException) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")
+def reason(error: BaseException) -> str:
+    """The first line of an error's message."""
+    if is_out_of_memory(error):
+        return "it asks for more memory than there is"
+    return shorten((str(error).strip().splitlines() or [type(error).__name__])[0], 150).rstrip(".")
 
 
 @dataclass(frozen=True)
@@ -274,22 +255,22 @@ def read_lora(path: Path, scale: float = 1.0, key_map: KeyMap = WAN_KEYS) -> Lor
     parts: dict[str, dict[str, torch.Tensor]] = {}
     for name, stored in read_checkpoint(path, key_map).tensors.items():
         match = _LORA_PART.fullmatch(name)
-        if match:
+        if match and len(stored.shape) <= 2:
             kind = {"down": "A", "up": "B"}.get(match[2], match[2]) or "alpha"
             parts.setdefault(key_map.to_diffusers(f"{match[1]}.weight"), {})[kind] = stored.read()
     pairs = {}
     for name, part in parts.items():
-        if "A" not in part or "B" not in part or part["A"].shape[0] != part["B"].shape[1]:
+        down, up, alpha = part.get("A"), part.get("B"), part.get("alpha")
+        if down is None or up is None or down.ndim != 2 or up.ndim != 2 or not 0 < len(down) == up.shape[1]:
             raise MissingModelError(f"{path}: this LoRA is not whole: the pair of {name} does not fit together.")
-        rank = part["A"].shape[0]
-        alpha = float(part["alpha"]) if "alpha" in part else rank
-        pairs[name] = part["A"], part["B"], scale * alpha / rank
+        if alpha is not None and (alpha.numel() != 1 or not bool(alpha.isfinite())):
+            raise MissingModelError(f"{path}: this LoRA is damaged: the alpha of {name} is no number.")
+        pairs[name] = down, up, scale * (len(down) if alpha is None else float(alpha)) / len(down)
     if not pairs:
         raise MissingModelError(f"{path}: this file holds no LoRA; expected pairs of lora_A and lora_B.")
     return Lora(pairs)
 
 
-LAYOUTS: dict[str, Callable[[str], str]] = {"diffusers": lambda name: name, "original": WAN_KEYS.to_original}
 DTYPES = {"as-stored": None, "fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
@@ -310,9 +291,11 @@ def convert(source: Path, target: Path, names: str, dtype: str, force: bool = Fa
     checkpoint = read_checkpoint(source)
     for name, stored in checkpoint.tensors.items():
         value = stored.read()
-        tensors[rename(name)] = (value if target_dtype is None else value.to(target_dtype)).contiguous()
+        with _damage(source, name):
+            tensors[rename(name)] = (value if target_dtype is None else value.to(target_dtype)).contiguous()
     part = target.with_suffix(".part")
     try:
+        part.unlink(missing_ok=True)  # a link would be written through
         save_file(tensors, part, metadata={"layout": checkpoint.layout})
         part.replace(target)
     except OSError as error:

@@ -2,6 +2,8 @@
 
 The cache, its variables (HF_HOME, HF_TOKEN, HF_HUB_OFFLINE, HF_ENDPOINT) and resumed downloads are the hub library's.
 In its cache a file is a link to a blob named by the file's hash: SHA-256 for large files, git's SHA-1 for small ones.
+What a hub answers becomes names of files there, so every answer is checked before the library sees it
+(``check_answer``): another endpoint than huggingface.co may send anything.
 """
 
 from __future__ import annotations
@@ -9,17 +11,32 @@ from __future__ import annotations
 import errno
 import hashlib
 import os
+import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-from blockvid_cli.errors import BlockvidError, MissingModelError, PartialError, UsageError
+from blockvid_cli.errors import BlockvidError, MissingModelError, PartialError, UsageError, is_out_of_memory, shorten
+from blockvid_cli.files import open_regular_file, read_plain_json
 from blockvid_cli.models.card import FileRef, ModelCard, bundled_models, find_card
 
+if TYPE_CHECKING:
+    from httpx2 import Client, Response
+
 PIECE = 1 << 22  # bytes hashed at a time
+MAX_ANSWER_BYTES = 50_000_000  # of a listing; one of a thousand files has 300 kB
+MAX_PAGES = 500  # of listings
+MAX_FILE_SIZE = 10**14  # bytes
+HUB_SECONDS = 30.0  # that the hub may stay silent
+COMMIT = re.compile(r"[0-9a-f]{40}")
+HASH = re.compile(r"[0-9A-Za-z-]{1,128}")  # of a file: it names a blob of the cache
+FILE_NAME = re.compile(r"(?!/)(?:(?!\.{1,2}(?:/|$))[^\x00-\x1f\x7f\\/]{1,200}(?:/|$)){1,20}(?<!/)")
 UNREACHED = "the hub cannot be reached; 'blockvid doctor' looks at the way there"
+OFFLINE = "HF_HUB_OFFLINE is set, which forbids downloads; unset it, or copy the files into the hub's cache"
+NONSENSE = (ValueError, TypeError, KeyError, IndexError, AttributeError, AssertionError, ArithmeticError, RuntimeError)
 
 
 @dataclass(frozen=True)
@@ -115,14 +132,17 @@ def hash_differs(file: Path, known: str) -> bool:
     """Whether a file differs from its hash: SHA-256, or the 40 digits by which git names its content."""
     if len(known) == 64:
         return sha256(file) != known
-    blob = file.read_bytes()
-    return hashlib.sha1(b"blob %d\0" % len(blob) + blob, usedforsecurity=False).hexdigest() != known
+    return _digest(file, hashlib.sha1(b"blob %d\0" % file.stat().st_size, usedforsecurity=False)) != known
 
 
 def sha256(file: Path) -> str:
-    """The SHA-256 of a file, read in pieces."""
-    digest = hashlib.sha256()
-    with file.open("rb") as opened:
+    """The SHA-256 of a file."""
+    return _digest(file, hashlib.sha256())
+
+
+def _digest(file: Path, digest: hashlib._Hash) -> str:
+    """Adds a file, read in pieces, to a digest."""
+    with open_regular_file(file) as opened:
         while piece := opened.read(PIECE):
             digest.update(piece)
     return digest.hexdigest()
@@ -221,7 +241,11 @@ def pull(card: ModelCard) -> None:
         for group in hub_files(card):
             snapshot_download(group.repository, revision=group.revision, allow_patterns=list(group.patterns))
     for part in card.files:
-        local_path(card, part)
+        try:
+            local_path(card, part)
+        except MissingModelError as error:
+            absent = f"{part.repository} has no {part.file} at the revision {part.revision}"
+            raise MissingModelError(f"the model '{card.name}' cannot be pulled: the hub's {absent}.") from error
 
 
 def pull_part(card: ModelCard, part: FileRef) -> Path:
@@ -237,10 +261,83 @@ def pull_part(card: ModelCard, part: FileRef) -> Path:
     return local_path(card, part)
 
 
+def checked_hub() -> None:
+    """Lets the hub's library talk to the hub through ``check_answer`` from now on, and waits for no silent hub.
+
+    Raises:
+        MissingModelError: HF_HUB_OFFLINE forbids it to talk at all.
+    """
+    from huggingface_hub import is_offline_mode, logging, set_client_factory
+    from huggingface_hub.utils._http import default_client_factory
+
+    if is_offline_mode():
+        raise MissingModelError(f"{OFFLINE}.")
+    logging.set_verbosity_error()  # it reports every attempt; one sentence at the end is enough
+    pages = iter(range(MAX_PAGES))
+
+    def client() -> Client:
+        made = default_client_factory()
+        hooks = made.event_hooks
+        made.event_hooks = {**hooks, "response": [*hooks.get("response", ()), lambda got: check_answer(got, pages)]}
+        made.timeout = HUB_SECONDS
+        return made
+
+    set_client_factory(client)
+
+
+def check_answer(response: Response, pages: Iterator[int]) -> None:
+    """Checks what the hub's library makes names of files of: a file's hash and commit, and listings of files.
+
+    Args:
+        pages: one is taken for each listing.
+
+    Raises:
+        MissingModelError: something is no such name, or a listing is too long or nests too deeply.
+    """
+    etag = response.headers.get("ETag") if response.request.method == "HEAD" else None
+    _check("commit", response.headers.get("X-Repo-Commit"), COMMIT)
+    _check("file hash", response.headers.get("X-Linked-ETag"), HASH)
+    _check("file hash", etag, HASH)
+    path = response.request.url.path
+    if "/api/models/" not in path or "/resolve" in path or response.status_code >= 300:
+        return
+    content = bytearray()
+    for piece in response.iter_bytes() if next(pages, None) is not None else ():
+        content += piece
+        if len(content) > MAX_ANSWER_BYTES:
+            raise _bad_answer("listing", f"{bytes(content[:40])!r}, and so on without end")
+    response._content = bytes(content)  # as response.read() does, which has no limit
+    try:
+        values: Any = read_plain_json(response.content)
+        for entry in values if isinstance(values, list) else [values, *(values.get("siblings") or ())]:
+            _check("commit", entry.get("sha"), COMMIT)
+            _check("file name", entry.get("path"), FILE_NAME)
+            _check("file name", entry.get("rfilename"), FILE_NAME)
+            lfs = entry.get("lfs") or {}
+            for name in (entry.get("oid"), entry.get("blobId"), lfs.get("oid"), lfs.get("sha256")):
+                _check("file hash", name, HASH)
+            for size in (entry.get("size", 0), lfs.get("size", 0)):
+                if type(size) is not int or not 0 <= size <= MAX_FILE_SIZE:
+                    raise _bad_answer("size of a file", str(size))
+    except NONSENSE as error:
+        raise _bad_answer("listing", str(error)) from error
+
+
+def _check(what: str, text: str | None, pattern: re.Pattern[str]) -> None:
+    if text is not None and not pattern.fullmatch(text.removeprefix("W/").strip('"') if what == "file hash" else text):
+        raise _bad_answer(what, text)
+
+
+def _bad_answer(what: str, text: str) -> MissingModelError:
+    return MissingModelError(
+        f"the hub sent a {what} that cannot be one ('{shorten(text, 80)}'); nothing of it was used."
+        " Look at HF_ENDPOINT, and pull from a hub that you trust."
+    )
+
+
 @contextmanager
 def _hub_errors(card: ModelCard) -> Iterator[None]:
     """Turns the hub's errors into one sentence each."""
-    from huggingface_hub import logging
     from huggingface_hub.errors import (
         GatedRepoError,
         HfHubHTTPError,
@@ -249,13 +346,14 @@ def _hub_errors(card: ModelCard) -> Iterator[None]:
         RevisionNotFoundError,
     )
 
-    logging.set_verbosity_error()  # it reports every attempt; one sentence at the end is enough
-
     def missing(why: str) -> MissingModelError:
-        return MissingModelError(f"the model '{card.name}' cannot be pulled: {why}.")
+        return MissingModelError(f"the model '{card.name}' cannot be pulled: {why.rstrip('.')}.")
 
     try:
+        checked_hub()
         yield
+    except MissingModelError as error:
+        raise missing(str(error)) from error
     except GatedRepoError as error:
         raise missing("its repository is gated; ask for access on the hub and set HF_TOKEN") from error
     except (RepositoryNotFoundError, RevisionNotFoundError) as error:
@@ -272,6 +370,10 @@ def _hub_errors(card: ModelCard) -> Iterator[None]:
         raise missing(UNREACHED) from error
     except HTTPError as error:
         raise missing(UNREACHED) from error
+    except NONSENSE as error:
+        if is_out_of_memory(error):
+            raise
+        raise missing(f"the hub's answer makes no sense ({shorten(str(error), 100)})") from error
 
 
 def remove(card: ModelCard) -> int:

@@ -14,11 +14,11 @@ from typing import TYPE_CHECKING
 import torch
 from torch import nn
 
-from blockvid_cli.errors import MissingModelError, UsageError
+from blockvid_cli.errors import MissingModelError, UsageError, shorten
 from blockvid_cli.models.card import FileRef, ModelCard, Weights
 from blockvid_cli.models.checkpoint import Checkpoint, Lora, StoredTensor, read_checkpoint, read_lora, weight_files
+from blockvid_cli.models.devices import Precision
 from blockvid_cli.models.hub import blob_hash, hash_differs, local_path
-from blockvid_cli.models.precision import Precision
 from blockvid_cli.models.registry import build_transformer, build_vae, family_of, import_class
 from blockvid_cli.models.sentence_encoder import TextEncoder
 from blockvid_cli.models.vae import VAE
@@ -49,7 +49,9 @@ class KeyMatch:
         total = len(self.fit) + len(self.absent) + len(self.misshapen)
         out = f"{len(self.fit)} of {total} tensors fit"
         for what, names in (("absent", self.absent), ("of another shape", self.misshapen), ("unknown", self.unknown)):
-            out += f", {len(names)} {what} ({names[0]}{', ...' if len(names) > 1 else ''})" if names else ""
+            out += (
+                f", {len(names)} {what} ({shorten(names[0], 100)}{', ...' if len(names) > 1 else ''})" if names else ""
+            )
         return out
 
 
@@ -166,8 +168,9 @@ def load_vae(card: ModelCard, device: str, dtype: torch.dtype = torch.float32, t
         dtype: what it computes in, if its family's VAE can compute in anything but full precision.
         tiled: decode large frames in tiles, where the VAE can.
     """
+    checkpoint = _open_checkpoint(meta_vae(card).module, card, card.vae)  # before memory is taken for wrong sizes
     vae = build_vae(card, tiled)
-    _fill(vae.module, card, card.vae)
+    _fill(vae.module, checkpoint)
     vae.module.eval().requires_grad_(False)
     dtype = dtype if family_of(card).half_precision_vae else torch.float32
     nn.Module.to(vae.module, device, dtype)  # diffusers' own method warns of modules that it does not have
@@ -188,13 +191,12 @@ def load_probe(card: ModelCard) -> Probe:
     if card.probe is None or card.edition is None:
         raise UsageError(f"the model '{card.name}' has no probe; --quality measures picture-book models (storybook).")
     probe = Probe(read_edition(card.folder / card.edition))
-    _fill(probe, card, FileRef(file=card.probe))
+    _fill(probe, _open_checkpoint(probe, card, FileRef(file=card.probe)))
     return probe.eval().requires_grad_(False)
 
 
-def _fill(module: nn.Module, card: ModelCard, part: FileRef) -> None:
+def _fill(module: nn.Module, checkpoint: Checkpoint) -> None:
     """Loads all weights of a small module."""
-    checkpoint = _open_checkpoint(module, card, part)
     module.load_state_dict({name: checkpoint.tensors[name].read() for name in module.state_dict()})
 
 

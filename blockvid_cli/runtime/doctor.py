@@ -16,9 +16,10 @@ from urllib.request import Request, urlopen
 import torch
 
 from blockvid_cli.errors import BlockvidError
+from blockvid_cli.models.devices import QUANTIZING, accelerators, device_name, free_memory, half_precision
 from blockvid_cli.models.hub import cache_folder
 from blockvid_cli.models.sentence_encoder import packaged_model
-from blockvid_cli.runtime.memory_estimate import GIB, free_memory
+from blockvid_cli.runtime.memory_estimate import GIB
 
 DISK_SPACE = 2 * GIB  # of disk that a film and its project may take
 ENCODERS = ("libx264", "aac", "mov_text")
@@ -63,18 +64,28 @@ def _python() -> list[Check]:
 
 def _device() -> list[Check]:
     memory = Check("main memory", True, f"{free_memory('cpu') / GIB:.1f} GiB free, {os.cpu_count()} cores")
-    if not torch.cuda.is_available():
+    kinds = accelerators()
+    if not kinds:
         built = torch.version.cuda or "none"
         why = f"no GPU that torch can use (its CUDA: {built}); the bundled model needs none"
         return [Check("device", True, f"cpu; {why}"), memory, Check("dtypes", True, "fp32, bf16, int8, nf4")]
-    name, capability = torch.cuda.get_device_name(), ".".join(map(str, torch.cuda.get_device_capability()))
-    free, total = torch.cuda.mem_get_info()
-    half = torch.cuda.is_bf16_supported(including_emulation=False)
+    return [check for kind in kinds for check in _accelerator(kind)] + [memory]
+
+
+def _accelerator(kind: str) -> list[Check]:
+    """The first device of a kind: its name, its memory, and the number formats it computes in."""
+    half = half_precision(kind) == torch.bfloat16
+    about = {"xpu": "Intel; not tested", "mps": "Apple; not tested"}.get(kind, "")
+    if kind == "cuda":
+        capability = ".".join(map(str, torch.cuda.get_device_capability()))
+        about = f"compute {capability}, CUDA {torch.version.cuda}, driver {_driver()}"
+        half = torch.cuda.is_bf16_supported(including_emulation=False)
+    formats = ["fp32", *(["bf16"] if half else []), *(["int8", "nf4"] if kind in QUANTIZING and half else [])]
+    slow = "" if half else "; bf16 is emulated on this card, and slow" if kind == "cuda" else "; bf16 needs macOS 14"
     return [
-        Check("device", True, f"{name}, compute {capability}, CUDA {torch.version.cuda}, driver {_driver()}"),
-        Check("device memory", True, f"{free / GIB:.1f} of {total / GIB:.1f} GiB free"),
-        memory,
-        Check("dtypes", half, "fp32, bf16, int8, nf4" if half else "fp32; bf16 is emulated on this card, and slow"),
+        Check("device", True, f"{kind}: {device_name(kind)}, {about}"),
+        Check("device memory", True, f"{free_memory(kind) / GIB:.1f} GiB free"),
+        Check("dtypes", half, ", ".join(formats) + slow),
     ]
 
 

@@ -1,9 +1,14 @@
-"""What a film needs of a machine's memory, computed before anything is loaded: bytes on the device in each phase.
+"""What a film needs of a machine's memory, computed before anything is loaded: bytes in each phase.
 
-    text       the encoder, if it is on the device
-    denoise    weights + the activations of one pass + the tokens attended to (+ all cached tokens, if they stay there)
-    decode     the VAE, its state and its largest activation (+ the weights, if the transformer stays)
+               on the device                                         in main memory, beside an accelerator
+    text       the encoder, if it is there                           the encoder: it is read into main memory first
+    denoise    weights + the activations of one pass                 the VAE, offloaded weights, and the cached
+               + the tokens attended to (+ all cached tokens,        tokens that are stored there
+               if they stay there)
+    decode     the VAE, its state and its largest activation         what stays of these
+               (+ the weights, if the transformer stays)
 
+On the CPU all of it is main memory, and counted as the device's.
 Phases do not overlap where transformer and VAE are offloaded in turn. Tokens are counted exactly; activations and
 decoding are lines through what diffusers' networks allocate (``models.registry.MemoryConstants``). The networks' sizes
 come from the model's card, so that nothing has to be built.
@@ -11,42 +16,40 @@ come from the model's card, so that nothing has to be built.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
-from contextlib import suppress
 from dataclasses import dataclass
-from pathlib import Path
-
-import torch
 
 from blockvid_cli.models.card import ModelCard
-from blockvid_cli.models.offload import offloads_by_module
+from blockvid_cli.models.devices import free_memory, offloads_by_module
 from blockvid_cli.models.registry import family_of, model_sizes
 from blockvid_cli.rollout.recipe import Recipe
-from blockvid_cli.runtime.presets import PRESETS, ResolvedPreset, RuntimeOptions, resolve_preset
+from blockvid_cli.runtime.presets import ResolvedPreset, RuntimeOptions, resolve_preset, usual_presets
 from blockvid_cli.storyboard.plan import Plan
 
 GIB = 2**30
 WAN_VAE_CHANNELS = 96  # for which the constant of decoding was measured
 TILE = 256  # pixels a side of a decoded tile
 PACKED_BYTES = {"int8": 1.03, "bf16": 2.0}  # for each value of a cached token; int8 has a scale a head
+TEXT_ITEMSIZE = 2  # bytes a weight: text encoders compute in bfloat16
 RESERVED = 0.7 * GIB  # for a GPU's driver and its libraries
 
 
 @dataclass(frozen=True)
 class MemoryEstimate:
-    """Bytes on the device by phase: text, denoise, decode.
-
-    ``host`` are bytes of main memory beside a GPU: the text encoder, offloaded weights, cached tokens.
-    """
+    """Bytes by phase (text, denoise, decode): on the device, and of main memory beside it; none where that is one."""
 
     phases: dict[str, int]
-    host: int
+    host: dict[str, int]
 
     @property
     def peak(self) -> int:
         """The bytes of the phase that needs most."""
         return max(self.phases.values())
+
+    @property
+    def host_peak(self) -> int:
+        """The bytes of main memory of the phase that needs most of it."""
+        return max(self.host.values(), default=0)
 
 
 def estimate_memory(card: ModelCard, plan: Plan, recipe: Recipe, rows: int, preset: ResolvedPreset) -> MemoryEstimate:
@@ -75,11 +78,11 @@ def estimate_memory(card: ModelCard, plan: Plan, recipe: Recipe, rows: int, pres
     alive = constants.activations * itemsize + (4 * constants.modulation if modulated else 0)
     pass_rows = rows if recipe.kv_cache().needs_update else 1
     phases = {
-        "text": card.text.parameters * 2 if preset.text_device == preset.device else 0,
+        "text": card.text.parameters * TEXT_ITEMSIZE if preset.text_device == preset.device else 0,
         "denoise": resident + kv_cache + pass_rows * frames_together * tokens * sizes.channels * alive,
         "decode": _decoding_bytes(card, plan, preset) + (0 if preset.frees_transformer else resident + kv_cache),
     }
-    host = 0 if preset.device == "cpu" else _host_bytes(card, preset, weights, frame_values * cached)
+    host = {} if preset.device == "cpu" else _host_bytes(card, preset, weights, frame_values * cached)
     return MemoryEstimate(phases, host)
 
 
@@ -88,12 +91,17 @@ def tokens_per_frame(card: ModelCard, plan: Plan) -> int:
     return plan.latent[1] // card.patch[1] * (plan.latent[2] // card.patch[2])
 
 
-def _host_bytes(card: ModelCard, preset: ResolvedPreset, weights: int, cached_values: int) -> int:
-    """Bytes of main memory; the text encoder is freed before the transformer is loaded."""
-    text = card.text.parameters * 2 if preset.text_device == "cpu" else 0
+def _host_bytes(card: ModelCard, preset: ResolvedPreset, weights: int, cached_values: int) -> dict[str, int]:
+    """Bytes of main memory by phase; the text encoder is freed before the transformer is loaded."""
     packed = PACKED_BYTES.get(preset.kv_dtype, preset.precision.dtype.itemsize)
-    kv_cache = round(cached_values * packed) if preset.kv_storage == "host" else 0
-    return max(text, (weights if offloads_by_module(preset.offload) else 0) + kv_cache)
+    offloaded = weights if offloads_by_module(preset.offload) else 0
+    offloaded += round(cached_values * packed) if preset.kv_storage == "host" else 0
+    vae = model_sizes(card).vae_params * preset.vae_dtype.itemsize if preset.frees_transformer else 0
+    return {
+        "text": card.text.parameters * TEXT_ITEMSIZE,
+        "denoise": offloaded + vae,
+        "decode": 0 if preset.frees_transformer else offloaded,
+    }
 
 
 def _decoding_bytes(card: ModelCard, plan: Plan, preset: ResolvedPreset) -> int:
@@ -108,7 +116,7 @@ def choose_preset(
     free: int, device: str, options: RuntimeOptions, estimate: Callable[[ResolvedPreset], MemoryEstimate]
 ) -> ResolvedPreset:
     """The first preset whose peak fits into ``free`` bytes, or the last; a named preset is used in any case."""
-    usual = list(PRESETS) if device == "cpu" else list(PRESETS)[1:]  # a GPU's usual precision is half
+    usual = usual_presets(device, options)
     for name in usual if options.preset == "auto" else []:
         preset = resolve_preset(name, device, options)
         if fits(estimate(preset).peak, free, device):
@@ -121,24 +129,17 @@ def fits(peak: int, free: int, device: str) -> bool:
     return peak + (0 if device == "cpu" else RESERVED) <= free
 
 
-def free_memory(device: str) -> int:
-    """Bytes that are free on a device; for the CPU, of main memory (half of all where the system does not say)."""
-    if device.startswith("cuda"):
-        return torch.cuda.mem_get_info(device)[0]
-    with suppress(OSError, StopIteration, ValueError):
-        lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
-        return int(next(line for line in lines if line.startswith("MemAvailable")).split()[1]) * 1024
-    with suppress(ValueError, OSError, AttributeError):
-        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2
-    return 8 * GIB
-
-
 def format_plan(preset: ResolvedPreset, estimate: MemoryEstimate, free: int) -> str:
     """One line: whether the film fits, and with which preset."""
-    verdict = "fits" if fits(estimate.peak, free, preset.device) else "may not fit"
+    host_free = free_memory("cpu") if estimate.host_peak else 0
+    there = fits(estimate.peak, free, preset.device) and estimate.host_peak <= host_free
     where = "main memory" if preset.device == "cpu" else preset.device
-    host = f", and {estimate.host / GIB:.1f} GiB of main memory" if estimate.host else ""
+    host = f", and {_of_free(estimate.host_peak, host_free)} in main memory" if estimate.host_peak else ""
     return (
-        f"{verdict}: {estimate.peak / GIB:.1f} of {free / GIB:.1f} GiB free in {where}{host}"
+        f"{'fits' if there else 'may not fit'}: {_of_free(estimate.peak, free)} in {where}{host}"
         f" (preset {preset.name}: {preset})."
     )
+
+
+def _of_free(needed: int, free: int) -> str:
+    return f"{needed / GIB:.1f} of {free / GIB:.1f} GiB free"

@@ -20,8 +20,15 @@ from dataclasses import dataclass, replace
 import torch
 
 from blockvid_cli.errors import UsageError, lookup
-from blockvid_cli.models.offload import offloads_by_module
-from blockvid_cli.models.precision import QUANTIZED, Precision, precision
+from blockvid_cli.models.devices import (
+    QUANTIZED,
+    QUANTIZING,
+    Precision,
+    device_kind,
+    half_precision,
+    offloads_by_module,
+    precision,
+)
 
 OFFLOADS = ("none", "model", "group", "sequential")
 
@@ -128,10 +135,26 @@ def resolve_preset(name: str, device: str, options: RuntimeOptions) -> ResolvedP
         kv_storage=preset.kv_storage,
         kv_dtype=preset.kv_dtype,
         kv_resident=preset.kv_resident,
-        vae_dtype=torch.float32 if preset.vae_dtype == "fp32" or device == "cpu" else torch.bfloat16,
+        vae_dtype=torch.float32 if preset.vae_dtype == "fp32" else _vae_dtype(device),
         vae_tiling=preset.vae_tiling,
         text_device="cpu" if preset.text_encoder == "cpu" else device,
     )
+
+
+def _vae_dtype(device: str) -> torch.dtype:
+    """What a VAE computes in; Apple's devices have no convolutions over time in half precision."""
+    return torch.float32 if device_kind(device) == "mps" else half_precision(device)
+
+
+def usual_presets(device: str, options: RuntimeOptions) -> list[str]:
+    """The presets that ``auto`` chooses from on a device: on an accelerator, its usual precision is half."""
+    names = list(PRESETS) if device_kind(device) == "cpu" else list(PRESETS)[1:]
+    possible = []
+    for name in names:
+        precision_ = PRESETS[name].precision if options.precision == "auto" else "auto"
+        if precision_ not in QUANTIZED or device_kind(device) in QUANTIZING:
+            possible.append(name)
+    return possible
 
 
 def next_lower_preset(preset: ResolvedPreset, options: RuntimeOptions) -> str | None:

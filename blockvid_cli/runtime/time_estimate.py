@@ -9,11 +9,12 @@ A preset may also be estimated for a GPU that is not on this machine; then only 
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 
 from blockvid_cli.models.card import ModelCard, ModelSizes
+from blockvid_cli.models.devices import free_memory, synchronize
 from blockvid_cli.models.registry import model_sizes
 from blockvid_cli.rollout.recipe import Recipe
 from blockvid_cli.runtime.memory_estimate import GIB, estimate_memory, fits, tokens_per_frame
@@ -28,11 +29,19 @@ SIDE = 2048  # of the matrices by which a device is measured
 
 @dataclass(frozen=True)
 class RenderEstimate:
-    """Bytes on the device and seconds by phase; ``seconds`` and ``free`` are None for a device that is not here."""
+    """Bytes and seconds by phase; ``seconds`` and ``free`` are None for a device that is not here.
+
+    Args:
+        bytes: on the device.
+        host_bytes: of main memory beside the device; none on the CPU, whose ``bytes`` are main memory.
+        host_free: bytes of main memory that are free here.
+    """
 
     preset: str
     device: str
     bytes: dict[str, int]
+    host_bytes: dict[str, int]
+    host_free: int
     seconds: dict[str, float] | None
     free: int | None
 
@@ -42,14 +51,24 @@ class RenderEstimate:
         return max(self.bytes.values())
 
     def __str__(self) -> str:
-        phases = ", ".join(f"{name} {size / GIB:.2f}" for name, size in self.bytes.items() if size)
-        out = f"needs about {phases} GiB"
+        """A line about the device, and one about main memory beside it."""
+        out = f"needs about {_phases(self.bytes)} GiB"
         if self.free is None:
-            return f"{out} with the preset {self.preset} on a GPU; there is none here to say how long it takes"
-        out += f" of {self.free / GIB:.1f} GiB free (preset {self.preset} on {self.device})"
-        if self.seconds is not None:
-            out += f", and about {format_duration(sum(self.seconds.values()))} to render"
-        return out if fits(self.peak, self.free, self.device) else f"{out}; this may not fit"
+            out += f" of GPU memory (preset {self.preset}); there is no GPU here to say how long it takes"
+        else:
+            where = "main memory" if self.device == "cpu" else f"{self.device} memory"
+            out += f" of {self.free / GIB:.1f} GiB free {where} (preset {self.preset} on {self.device})"
+            if self.seconds is not None:
+                out += f", and about {format_duration(sum(self.seconds.values()))} to render"
+            out += "" if fits(self.peak, self.free, self.device) else "; this may not fit"
+        if any(self.host_bytes.values()):
+            out += f"\nneeds about {_phases(self.host_bytes)} GiB of {self.host_free / GIB:.1f} GiB free main memory"
+            out += "; this may not fit" if max(self.host_bytes.values()) > self.host_free else ""
+        return out
+
+
+def _phases(phases: dict[str, int]) -> str:
+    return ", ".join(f"{name} {size / GIB:.2f}" for name, size in phases.items() if size)
 
 
 def estimate_render(
@@ -61,9 +80,18 @@ def estimate_render(
         rows: 2 where the film is guided, else 1.
         free: bytes that are free on the device; None for a device that is not on this machine.
     """
-    phases = estimate_memory(card, plan, recipe, rows, preset).phases
+    needs = estimate_memory(card, plan, recipe, rows, preset)
+    estimate = RenderEstimate(
+        preset=preset.name,
+        device="a GPU" if free is None else preset.device,
+        bytes=needs.phases,
+        host_bytes=needs.host,
+        host_free=free_memory("cpu"),
+        seconds=None,
+        free=free,
+    )
     if free is None:
-        return RenderEstimate(preset=preset.name, device="a GPU", bytes=phases, seconds=None, free=None)
+        return estimate
     formats = {
         "text": (preset.text_device, torch.bfloat16),
         "denoise": (preset.device, preset.precision.dtype),
@@ -71,7 +99,7 @@ def estimate_render(
     }
     flops = count_flops(card, plan, recipe, rows)
     seconds = {name: count / (SHARE * matmul_flops(*formats[name])) for name, count in flops.items() if count}
-    return RenderEstimate(preset=preset.name, device=preset.device, bytes=phases, seconds=seconds, free=free)
+    return replace(estimate, seconds=seconds)
 
 
 def count_flops(card: ModelCard, plan: Plan, recipe: Recipe, rows: int) -> dict[str, float]:
@@ -108,9 +136,3 @@ def matmul_flops(device: str, dtype: torch.dtype) -> float:
         synchronize(device)
         best = min(best, time.perf_counter() - start)
     return 2 * SIDE**3 / best
-
-
-def synchronize(device: str) -> None:
-    """Waits until a device has finished its work."""
-    if device.startswith("cuda"):
-        torch.cuda.synchronize(device)

@@ -13,11 +13,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Annotated, ClassVar
 
-import yaml
+from pydantic import BeforeValidator, ConfigDict, Field, TypeAdapter
 
-from blockvid_cli.models.card import packaged_folder, parse_size
+from blockvid_cli.models.card import packaged_folder, read_fields, size_in_pixels, validated
 
 CELL = 8  # pixels, the spatial factor of the bundled VAE
 FRAMES_PER_LATENT = 4  # its temporal factor
@@ -51,20 +51,26 @@ class Stage:
         return round(0.25 * self.height)
 
 
+Side = Annotated[int, Field(ge=2 * CELL, le=2048)]
+Names = Annotated[tuple[Annotated[str, Field(max_length=100)], ...], Field(min_length=1, max_length=200)]
+
+
 @dataclass(frozen=True)
 class Edition:
     """The names that stories are made of; ``size`` is (width, height) in pixels, ``block`` latent frames a block."""
 
-    subjects: tuple[str, ...]
-    colours: tuple[str, ...]
-    settings: tuple[str, ...]
-    lights: tuple[str, ...]
-    actions: tuple[str, ...]
-    weathers: tuple[str, ...]
-    cameras: tuple[str, ...]
-    size: tuple[int, int]
-    fps: int
-    block: int
+    __pydantic_config__: ClassVar = ConfigDict(extra="forbid")
+
+    subjects: Names
+    colours: Names
+    settings: Names
+    lights: Names
+    actions: Names
+    weathers: Names
+    cameras: Names
+    size: Annotated[tuple[Side, Side], BeforeValidator(size_in_pixels)]
+    fps: Annotated[int, Field(gt=0, le=1000)]
+    block: Annotated[int, Field(gt=0, le=1000)]
 
     @property
     def stage(self) -> Stage:
@@ -83,10 +89,13 @@ class Edition:
 
 
 def read_edition(file: Path | None = None) -> Edition:
-    """Reads an edition file; the bundled one by default."""
-    values = yaml.safe_load((file or packaged_folder("models") / "storybook" / "edition.yaml").read_text("utf-8"))
-    lists: dict[str, Any] = {key: tuple(value) if isinstance(value, list) else value for key, value in values.items()}
-    return Edition(**{**lists, "size": parse_size(values["size"])})
+    """Reads an edition file; the bundled one by default.
+
+    Raises:
+        MissingModelError: the file is damaged.
+    """
+    file = file or packaged_folder("models") / "storybook" / "edition.yaml"
+    return validated(file, TypeAdapter(Edition), read_fields(file))
 
 
 @dataclass(frozen=True)

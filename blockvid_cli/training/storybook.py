@@ -15,9 +15,10 @@ from torch import nn
 
 from blockvid_cli.datasets.storybook import StoryClips, StoryLatents, encode_stories
 from blockvid_cli.errors import lookup
+from blockvid_cli.files import check_own_folder
 from blockvid_cli.models.card import ModelCard
+from blockvid_cli.models.find import find_model
 from blockvid_cli.models.loading import load_text_encoder
-from blockvid_cli.models.registry import find_model
 from blockvid_cli.models.tiny_vae import TinyVAE, fit_principal, fold
 from blockvid_cli.models.wan.denoiser import WanDenoiser
 from blockvid_cli.models.wan.networks import WanTransformer3DModel
@@ -173,9 +174,11 @@ def retrain(config: TrainConfig, run: Path, output: Path, notify: Notify) -> Pat
     """All phases; writes a folder with the card, its edition and all weights, and returns it.
 
     Raises:
-        UsageError: there is no such objective.
+        UsageError: there is no such objective, or a folder holds links.
         MissingModelError: there is no such card.
     """
+    for folder in (run, output):
+        check_own_folder(folder)
     lookup("objective", OBJECTIVES, config.objective)
     card = find_model(config.card)
     edition = read_edition(card.folder / str(card.edition))

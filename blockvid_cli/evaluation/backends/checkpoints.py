@@ -21,7 +21,7 @@ from pathlib import Path
 from urllib.request import urlopen
 
 from blockvid_cli.errors import MissingModelError, UsageError
-from blockvid_cli.models.hub import PIECE, blob_hash, sha256
+from blockvid_cli.models.hub import PIECE, blob_hash, checked_hub, sha256
 
 SAFETENSORS, PICKLED = "model.safetensors", "pytorch_model.bin"
 TOKENIZER = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "vocab.json", "merges.txt")
@@ -210,6 +210,8 @@ def _snapshot(checkpoint: Checkpoint, local_files_only: bool = False) -> Path:
     """The folder of a repository in the hub's cache; missing files are downloaded unless ``local_files_only``."""
     from huggingface_hub import snapshot_download
 
+    if not local_files_only:
+        checked_hub()
     selection = {"revision": checkpoint.revision, "allow_patterns": list(checkpoint.files)}
     return Path(snapshot_download(checkpoint.source, local_files_only=local_files_only, **selection))
 

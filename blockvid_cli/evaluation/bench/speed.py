@@ -7,10 +7,8 @@ other calls; it is compared with a matrix product of the same dtype on the same 
 from __future__ import annotations
 
 import itertools
-import platform
-import resource
 import statistics
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -19,11 +17,12 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
 
 from blockvid_cli.job import RenderJob, RenderRequest, prepare
+from blockvid_cli.models.devices import device_name, peak_memory, synchronize
 from blockvid_cli.models.wan.attention import KVSource, LayerQKV
 from blockvid_cli.models.wan.denoiser import Denoiser
 from blockvid_cli.render import render
 from blockvid_cli.runtime.presets import RuntimeOptions
-from blockvid_cli.runtime.time_estimate import matmul_flops, synchronize
+from blockvid_cli.runtime.time_estimate import matmul_flops
 from blockvid_cli.session import Event
 from blockvid_cli.timing import PhaseTimer
 
@@ -90,8 +89,8 @@ def measure_speed(
         lines = [f"- caption: {captions[i % len(captions)]}\n  duration: {length}s" for i, length in enumerate(lengths)]
         story = Path(folder) / "bench.yaml"
         story.write_text("version: 1\nchunks:\n" + "\n".join(lines) + "\n", encoding="utf-8")
-        job = prepare(RenderRequest(story, model=model, size=size, device=device, runtime=runtime, recipe=recipe))
-        return _measure(job)
+        request = RenderRequest(story, model=model, size=size, device=device, runtime=runtime, recipe=recipe)
+        return _measure(prepare(replace(request, untrained_size=True)))  # nobody looks at the film
 
 
 def _measure(job: RenderJob) -> dict[str, Any]:
@@ -117,7 +116,7 @@ def _measure(job: RenderJob) -> dict[str, Any]:
         "size": "x".join(map(str, job.plan.size)),
         "precision": job.preset.precision.name,
         "preset": job.preset.name,
-        "device": _device_name(job.device),
+        "device": device_name(job.device),
         "threads": torch.get_num_threads(),
         "film_seconds": film.seconds,
         "blocks": len(job.plan.blocks),
@@ -138,15 +137,3 @@ def _measure(job: RenderJob) -> dict[str, Any]:
         "matrix_product_gflops": round(peak / 1e9, 1),
         "denoiser_share": round(rate / peak, 6) if countable else None,
     }
-
-
-def peak_memory(device: str) -> int:
-    """Bytes at the most: of a GPU's memory, else of this process."""
-    if device.startswith("cuda"):
-        return torch.cuda.max_memory_allocated()
-    unit = 1 if platform.system() == "Darwin" else 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
-
-
-def _device_name(device: str) -> str:
-    return torch.cuda.get_device_name() if device.startswith("cuda") else (platform.processor() or platform.machine())

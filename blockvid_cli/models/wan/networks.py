@@ -1,7 +1,7 @@
 """diffusers' Wan networks, imported in one place so that this import stays as quick as it can be.
 
 diffusers imports bitsandbytes whenever it is installed, which takes seconds, for quantizers that are not used here:
-``models/precision.py`` builds quantized layers itself, and imports bitsandbytes only then.
+``models/devices.py`` builds quantized layers itself, and imports bitsandbytes only then.
 """
 
 from diffusers.utils import import_utils

@@ -13,10 +13,12 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import torch
-from safetensors import SafetensorError
 
-from blockvid_cli.errors import MissingModelError
+from blockvid_cli.errors import MissingModelError, is_out_of_memory
 from blockvid_cli.models.card import ModelCard
+from blockvid_cli.models.checkpoint import DAMAGED, reason
+from blockvid_cli.models.devices import empty_cache
+from blockvid_cli.models.find import read_config
 from blockvid_cli.models.hub import local_path
 from blockvid_cli.models.sentence_encoder import cached_embedding, cached_embeddings
 
@@ -57,23 +59,27 @@ class UMT5Tokens:
 
             path = local_path(self.card, self.card.text.model_copy(update={"file": self.card.text.tokenizer}))
             try:
-                self._tokenizer = AutoTokenizer.from_pretrained(path, local_files_only=True)
-            except (OSError, ValueError) as error:
-                raise MissingModelError(f"{path}: the tokenizer cannot be read ({error}).") from error
+                self._tokenizer = AutoTokenizer.from_pretrained(path, local_files_only=True, trust_remote_code=False)
+            except DAMAGED as error:
+                raise MissingModelError(f"{path}: the tokenizer cannot be read ({reason(error)}).") from error
         return self._tokenizer
 
     @torch.inference_mode()
     def _encode(self, prompts: Sequence[str]) -> list[torch.Tensor]:
         """Each prompt's tokens (L, D), encoded alone, so that they do not depend on other prompts."""
+        from huggingface_hub.errors import StrictDataclassError
         from transformers import UMT5EncoderModel
 
         path = local_path(self.card, self.card.text)
+        read_config(path / "config.json")  # before a network of its sizes is built
         try:
             encoder, report = UMT5EncoderModel.from_pretrained(
-                path, local_files_only=True, dtype=self.dtype, output_loading_info=True
+                path, local_files_only=True, dtype=self.dtype, output_loading_info=True, use_safetensors=True
             )
-        except (OSError, ValueError, SafetensorError) as error:
-            raise MissingModelError(f"{path}: the text encoder cannot be read ({error}).") from error
+        except (*DAMAGED, StrictDataclassError) as error:
+            if is_out_of_memory(error):
+                raise
+            raise MissingModelError(f"{path}: the text encoder cannot be read ({reason(error)}).") from error
         absent = sorted(report["missing_keys"])
         if absent:
             raise MissingModelError(f"{path}: the text encoder lacks {len(absent)} tensors, the first is {absent[0]}.")
@@ -84,8 +90,7 @@ class UMT5Tokens:
             rows.append(encoder(**tokens.to(self.device)).last_hidden_state[0].float().cpu())
         del encoder
         gc.collect()
-        if self.device.startswith("cuda"):
-            torch.cuda.empty_cache()
+        empty_cache(self.device)
         return rows
 
 

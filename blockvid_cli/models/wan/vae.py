@@ -38,6 +38,9 @@ class WanVAE:
 
     def __init__(self, module: AutoencoderKLWan, tiled: bool = False) -> None:
         self.module, self.tiled = module, tiled
+        for name in ("latents_mean", "latents_std"):
+            if len(module.config[name]) != module.config["z_dim"]:
+                raise ValueError(f"{name} has {len(module.config[name])} numbers, not one for each channel")
         if tiled:
             module.enable_tiling()  # for encoding; decoding is streamed here
         self.mean = torch.tensor(module.config["latents_mean"]).view(-1, 1, 1)

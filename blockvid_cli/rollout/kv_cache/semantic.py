@@ -174,7 +174,7 @@ class SemanticCache(KVCache):
             cos, sin = (table[rows.to(device)] for table in cos_sin)
             probes = apply_rope(queries[None], (cos, sin))[0]
             mass = attention_mass(probes, keys, (of_block[rows][:, None] >= of_block[None]).to(device))
-            sparse.append(tokens.select(top_p_tokens(mass, self.tau).cpu()))
+            sparse.append(tokens.select(top_p_tokens(mass, self.tau)))
         return whole.frames, sparse
 
 
@@ -210,9 +210,12 @@ def attention_mass(queries: torch.Tensor, keys: torch.Tensor, visible: torch.Ten
 
 
 def top_p_tokens(mass: torch.Tensor, tau: float) -> torch.Tensor:
-    """Indices, in order, of the fewest tokens whose mass covers ``tau`` of all (Eq. 7); the earlier wins ties."""
+    """Indices (on the CPU), in order, of the fewest tokens whose mass covers ``tau`` of all (Eq. 7).
+
+    The earlier wins ties. Not every device has float64, so that masses are added on the CPU.
+    """
     if tau >= 1:
-        return torch.arange(len(mass), device=mass.device)
-    ranked, order = mass.double().sort(descending=True, stable=True)
+        return torch.arange(len(mass))
+    ranked, order = mass.cpu().double().sort(descending=True, stable=True)
     count = int((ranked.cumsum(0) < tau * (1 - 1e-6) * ranked.sum()).sum()) + 1
     return order[:count].sort().values
