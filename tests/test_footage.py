@@ -15,6 +15,7 @@ import pytest
 
 from blockvid_cli.errors import UsageError
 from blockvid_cli.evaluation.scores import EvalConfig, score_film
+from blockvid_cli.video import reader
 from blockvid_cli.video.reader import decode_frames, scan_video
 
 COUNT, RATE, SIZE = 12, 12, (64, 48)
@@ -70,7 +71,7 @@ BROKEN = [
 REFUSED = {  # what is in the sentence
     "missing.mp4": "there is no such file",
     "folder.mp4": "this is a folder",
-    "pipe": "no ordinary file",
+    "pipe": "a pipe, not a regular file",
     "empty.mp4": "this file is empty",
     "text.txt": "cannot read this file",
     "text.mp4": "cannot read this file",
@@ -243,7 +244,7 @@ def test_a_film_that_may_not_be_read_gets_a_sentence(films, monkeypatch):
     def denied(*_):
         raise PermissionError(13, "Permission denied")
 
-    monkeypatch.setattr(Path, "open", denied)
+    monkeypatch.setattr(reader, "open_regular_file", denied)
     with pytest.raises(UsageError, match=r"h264\.mp4: this file cannot be read \(Permission denied\)\.$"):
         scan_video(films / "h264.mp4")
 

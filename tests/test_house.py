@@ -142,6 +142,60 @@ def test_help_and_plans_need_no_torch():
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "[]\n"
 
 
+READERS = {"open", "read_text", "read_bytes", "safe_open", "load_file", "fromfile", "memmap", "FileIO", "safe_load"}
+LOADERS = {("torch", "load"), ("np", "load"), ("pickle", "load"), ("json", "load"), ("yaml", "load")}
+READ_DIRECTLY = {  # by function, why it may open a file without the readers of ``files``
+    "files.open_regular_file": "it is the reader",
+    "__main__._container_memory": "a file of the kernel's",
+    "models.devices.free_memory": "a file of the kernel's",
+    "commands.terminal.prepare_streams": "the null device",
+    "evaluation.segments._tables": "a file of the package",
+    "report.report._asset": "a file of the package",
+    "models.sentence_encoder.packaged_model": "a file of an installed package",
+    "commands.history._write_copy": "it makes a new file",
+    "commands.storyboard._write": "it makes a new file",
+    "project.atomic_files.write_atomically": "it makes a new file",
+    "project.atomic_files._sync_folder": "a folder",
+    "evaluation.backends.checkpoints._download": "it makes a new file",
+    "rollout.kv_cache.storage.OffloadedKV._on_disk": "it wrote the file itself, in a folder without links",
+    "project.history._open_to_append": "a regular file in a folder without links",
+    "project.takes._reading": "a regular file in a folder without links",
+    "training.trainer.TrainLogger.log": "a regular file in a folder without links",
+    "commands.preview._show_in_terminal": "it wrote the file itself",
+    "report.report._player": "it asks whether the film is a regular file",
+    "datasets.storybook._read_latents": "open_regular_file looks first",
+    "models.checkpoint._read_safetensors": "open_regular_file looks first",
+    "models.checkpoint._read_pickle": "open_regular_file looks first",
+    "video.reader.open_video": "open_regular_file looks first",
+    "evaluation.backends.backbones.Laion._linear": "open_regular_file opens it",
+    "evaluation.backends.backbones.Raft._network": "open_regular_file opens it",
+    "training.trainer.read_state": "open_regular_file opens it",
+    "video.reference_images._decode": "bytes that read_regular_file returned",
+    "render.open_project": "no file",
+}
+
+
+def direct_reads(node: ast.AST, place: str) -> set[str]:
+    """The functions that open or read a file by themselves."""
+    places = set()
+    for child in ast.iter_child_nodes(node):
+        named = isinstance(child, ast.FunctionDef | ast.ClassDef)
+        places |= direct_reads(child, f"{place}.{child.name}" if named else place)
+        if isinstance(child, ast.Call):
+            call = child.func
+            name = call.attr if isinstance(call, ast.Attribute) else getattr(call, "id", "")
+            owner = getattr(call.value, "id", "") if isinstance(call, ast.Attribute) else ""
+            if name in READERS or (owner, name) in LOADERS:
+                places.add(place)
+    return places
+
+
+def test_files_are_read_by_functions_that_open_regular_files_only():
+    places = set().union(*(direct_reads(tree, name) for name, tree in modules().items()))
+    assert not places - set(READ_DIRECTLY), "read them with files.read_regular_file or files.open_regular_file"
+    assert not set(READ_DIRECTLY) - places, "these read no files any more"
+
+
 @pytest.fixture(scope="module")
 def render_trace(tmp_path_factory: pytest.TempPathFactory) -> tuple[Trace, Trace]:
     """A render, and the differences after an edit, recorded."""

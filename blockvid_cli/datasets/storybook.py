@@ -20,6 +20,7 @@ from safetensors.torch import load_file, save
 from torch.nn.functional import avg_pool2d
 
 from blockvid_cli.errors import UsageError
+from blockvid_cli.files import open_regular_file
 from blockvid_cli.models.sentence_encoder import TextEncoder
 from blockvid_cli.models.tiny_vae import FOLD, PATCH, TinyVAE, fold
 from blockvid_cli.models.wan.attention import KVSource, LayerQKV
@@ -250,7 +251,7 @@ def _source_hash(edition: Edition, vae: TinyVAE, stories: Sequence[Story]) -> st
 def _read_latents(file: Path, source: str) -> dict[str, torch.Tensor] | None:
     """The tensors of a file, or None where it is missing, damaged or made of something else."""
     try:
-        with safe_open(file, "pt") as content:
+        with open_regular_file(file), safe_open(file, "pt") as content:
             return load_file(file) if (content.metadata() or {}).get("source") == source else None
     except (OSError, SafetensorError):
         return None

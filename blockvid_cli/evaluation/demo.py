@@ -20,8 +20,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from pydantic import TypeAdapter
 
 from blockvid_cli.errors import UsageError
+from blockvid_cli.evaluation.imports import read_form
+from blockvid_cli.files import check_own_folder
 from blockvid_cli.models.card import parse_size
 from blockvid_cli.models.vae import to_uint8
 from blockvid_cli.project.atomic_files import disk_errors, write_atomically
@@ -117,11 +120,12 @@ def write_bench(demo: Demo, folder: Path, fresh: bool, notify: Callable[[str], N
     """Renders the films that ``folder`` lacks, or with ``fresh`` all of them; returns a summary.
 
     Raises:
-        UsageError: ``folder`` is no folder, or holds films made with other settings.
+        UsageError: ``folder`` is no folder, or holds links, or films made with other settings.
         BlockvidError: the folder cannot be written to (``PartialError``: the disk is full).
     """
     if folder.exists() and not folder.is_dir():
         raise UsageError(f"--bench {folder}: that is a file; name a folder.")
+    check_own_folder(folder)
     films = demo.films()
     videos = {film.id: folder / "videos" / f"{film.id}.mp4" for film in films}
     if fresh:
@@ -147,8 +151,8 @@ def _check_settings(file: Path, demo: Demo) -> None:
     if not file.exists():
         return
     try:
-        settings = json.loads(file.read_text("utf-8"))["settings"]
-    except (OSError, ValueError, KeyError, TypeError) as error:
+        settings = read_form(file, TypeAdapter(dict[str, Any]), "what 'blockvid data demo' wrote")["settings"]
+    except (UsageError, KeyError) as error:
         raise UsageError(f"{file} cannot be read as a bench; choose another folder, or add --fresh.") from error
     if settings != demo.settings:
         raise UsageError(

@@ -26,10 +26,13 @@ from blockvid_cli.errors import BlockvidError
 from blockvid_cli.evaluation.scores import EvalConfig, score_film
 from blockvid_cli.evaluation.segments import Protocol
 from blockvid_cli.evaluation.tiers import make_tier
+from blockvid_cli.files import read_plain_json, read_regular_file
 from blockvid_cli.models.hub import cache_folder, sha256
 from blockvid_cli.project.atomic_files import write_atomically
 from blockvid_cli.project.project import project_folder, read_manifest
+from blockvid_cli.storyboard.parse import MAX_FILE_BYTES
 
+MAX_SCORES_BYTES = 16_000_000  # of one film
 RULES = 3  # goes up when a film's scores would change for another reason than a new version
 
 FilmProgress = Callable[[int, float], None]  # gets a film's number, and the share of it that is done, 0..1
@@ -111,7 +114,7 @@ def _score(
 
 def _read_cached(file: Path) -> dict[str, Any] | None:
     try:
-        result = json.loads(file.read_text("utf-8"))
+        result = read_plain_json(read_regular_file(file, MAX_SCORES_BYTES))
     except (OSError, ValueError):
         return None
     return result if isinstance(result, dict) and "metrics" in result else None
@@ -123,7 +126,7 @@ def _cache_key(film: Path, config: EvalConfig, backends: Sequence[str]) -> str:
     That is the settings, the storyboard's content, the timeline in the film's project, the backends, and the rules.
     """
     story = config.storyboard
-    content = story.read_bytes() if story and story.is_file() else b""
+    content = read_regular_file(story, MAX_FILE_BYTES) if story and story.is_file() else b""
     files = {
         "storyboard": hashlib.sha256(content).hexdigest(),
         "timeline": read_manifest(project_folder(film)).timeline,

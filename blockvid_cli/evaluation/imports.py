@@ -20,7 +20,9 @@ from typing import Annotated, Any, TypeVar
 from pydantic import BaseModel, BeforeValidator, TypeAdapter, ValidationError
 
 from blockvid_cli.errors import UsageError
+from blockvid_cli.files import read_regular_file
 
+MAX_BYTES = 64_000_000  # of a file of scores
 Form = TypeVar("Form")
 Result = dict[str, Any]
 Clip = tuple[int, int]  # scene and clip, both counted from 0
@@ -104,7 +106,7 @@ def read_form(file: Path, form: TypeAdapter[Form], expected: str) -> Form:
         UsageError: it is missing, or not JSON, or not of this form.
     """
     try:
-        return form.validate_json(file.read_bytes())
+        return form.validate_json(read_regular_file(file, MAX_BYTES))
     except FileNotFoundError as error:
         raise UsageError(f"{file}: there is no such file.") from error
     except OSError as error:

@@ -17,9 +17,9 @@ from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Annotated, Any, BinaryIO
 
-from pydantic import TypeAdapter
+from pydantic import AfterValidator, TypeAdapter
 
 from blockvid_cli.errors import BlockvidError
 from blockvid_cli.files import check_own_folder, open_regular_file, read_plain_json, read_regular_file
@@ -27,8 +27,19 @@ from blockvid_cli.project.atomic_files import disk_errors, write_atomically
 
 MAX_HISTORY_BYTES = 32_000_000  # some ten thousand renders
 MAX_STORYBOARD_BYTES = 2_000_000
+MAX_PATH = 4096  # bytes
 FILE, STORYBOARDS_FOLDER = "history.jsonl", "history"
 DONE, INTERRUPTED, FAILED = "done", "interrupted", "failed"
+
+
+def _path_text(text: str) -> str:
+    """A text that can be a path; a ValueError, where it cannot."""
+    if "\0" in text or len(os.fsencode(text)) > MAX_PATH:
+        raise ValueError("this is no path")
+    return text
+
+
+PathText = Annotated[str, AfterValidator(_path_text)]
 
 
 @dataclass(frozen=True)
@@ -36,9 +47,9 @@ class RenderRecord:
     """One render: what was asked for, the values that were used, and the result."""
 
     time: str  # when it began: UTC, ISO 8601
-    film: str  # the film's name, beside the project folder
-    storyboard: str  # its path, relative to the film's folder
-    text: str  # the storyboard's text as it was: a name in the folder of texts
+    film: PathText  # the film's name, beside the project folder
+    storyboard: PathText  # its path, relative to the film's folder
+    text: PathText  # the storyboard's text as it was: a name in the folder of texts
     options: Mapping[str, Any]  # those that a person gave
     model: str
     weights: str  # their hash

@@ -29,6 +29,7 @@ from PIL import Image
 from torch import nn
 
 from blockvid_cli.errors import BlockvidError
+from blockvid_cli.files import open_regular_file
 from blockvid_cli.models.vae import to_uint8
 from blockvid_cli.project.atomic_files import write_atomically
 from blockvid_cli.training.objectives import LossPart, Objective
@@ -192,7 +193,7 @@ def read_state(file: Path) -> dict[str, Any] | None:
     if not file.exists():
         return None
     try:
-        return torch.load(file, map_location="cpu", weights_only=True)
+        return torch.load(open_regular_file(file), map_location="cpu", weights_only=True)
     except (RuntimeError, EOFError, OSError, ValueError, KeyError, pickle.UnpicklingError) as error:
         raise BlockvidError(f"{file}: this checkpoint cannot be read ({error}); delete it to begin again.") from error
 

@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING, Any, TypeVar, cast
 import numpy as np
 
 from blockvid_cli.errors import BlockvidError, UsageError
+from blockvid_cli.files import NotRegularFileError, open_regular_file
 
 if TYPE_CHECKING:
     import av
@@ -202,10 +203,12 @@ def _check(path: Path) -> None:
         UsageError: it is missing, is not a regular file, is empty, may not be read, or is a list of other files.
     """
     try:
-        if path.exists() and not path.is_file():
-            raise UsageError(f"{path}: this is {'a folder' if path.is_dir() else 'no ordinary file'}, not a film.")
-        with path.open("rb") as file:
+        with open_regular_file(path) as file:
             start = file.read(1024)
+    except IsADirectoryError as error:
+        raise UsageError(f"{path}: this is a folder, not a film.") from error
+    except NotRegularFileError as error:
+        raise UsageError(f"{path}: this is {error.strerror}, not a film.") from error
     except FileNotFoundError as error:
         raise UsageError(f"{path}: there is no such file.") from error
     except OSError as error:

@@ -33,6 +33,7 @@ from blockvid_cli.evaluation.backends.checkpoints import (
     Checkpoint,
     locate,
 )
+from blockvid_cli.files import open_regular_file
 from blockvid_cli.models.checkpoint import DAMAGED
 from blockvid_cli.video.reader import Frame
 
@@ -186,7 +187,7 @@ class Laion:
     def _linear(self) -> torch.nn.Linear:
         linear = torch.nn.Linear(768, 1)
         with checkpoint_errors(self._path):
-            linear.load_state_dict(torch.load(self._path, map_location="cpu", weights_only=True))
+            linear.load_state_dict(torch.load(open_regular_file(self._path), map_location="cpu", weights_only=True))
         return linear.eval()
 
 
@@ -305,7 +306,7 @@ class Raft:
     def _network(self) -> torch.nn.Module:
         network = self._make_network(weights=None, progress=False)
         with checkpoint_errors(self._path):
-            network.load_state_dict(torch.load(self._path, map_location="cpu", weights_only=True))
+            network.load_state_dict(torch.load(open_regular_file(self._path), map_location="cpu", weights_only=True))
         return network.to(self.device).eval()
 
 
