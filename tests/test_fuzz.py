@@ -1,7 +1,7 @@
 """Damaged files of every kind that blockvid reads: no crash, no hang, no gigabytes.
 
 ``python -m tests.test_fuzz yaml 5000`` reads five thousand damaged storyboards; without arguments 50,000 files of all
-targets. To add a target, add a row to ``TARGETS``.
+targets. To add a target, add a row to ``TARGETS``, or to the table of its kind in ``fuzz_state`` or ``fuzz_models``.
 """
 
 from __future__ import annotations
@@ -22,6 +22,8 @@ from blockvid_cli.storyboard.exports import dump_storyboard
 from blockvid_cli.storyboard.plan import make_plan
 from blockvid_cli.storyboard.storyboard import read_storyboard
 from tests import fuzzing
+from tests.fuzz_models import MODEL_TARGETS
+from tests.fuzz_state import STATE_TARGETS
 from tests.fuzzing import Target, fuzz
 from tests.test_bad_storyboards import GOOD
 from tests.test_timed_captions import SLOTS, SRT, VTT
@@ -99,6 +101,8 @@ TARGETS: dict[str, Target] = {
     "txt": Target((LINES.encode(), LISTED.encode()), storyboard("fox.txt")),
     "lv-bench": Target((LISTED.encode(), CURLY.encode()), storyboard("fox.json")),
     "set": Target((b"chunks.2.seed=7", b"recipe.kv_cache={name: window, sink: 3}", b"audio.at=2 min"), override),
+    **STATE_TARGETS,
+    **MODEL_TARGETS,
 }
 
 MANY = fuzzing.LARGEST // 10
