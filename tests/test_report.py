@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from blockvid_cli.evaluation.segments import LargestChange, drift_error, largest_change
 from blockvid_cli.report import report
 from blockvid_cli.report.contents import Curve, RenderedChunk, RenderSettings, Report, RetrievedChunk, moment, size
-from blockvid_cli.report.render_report import CURVE_FPS, curve_segments, watch
+from blockvid_cli.report.render_report import CURVE_FPS, chunk_texts, curve_segments, watch
 from blockvid_cli.report.report import MAX_EMBEDDED_BYTES, as_data, as_json, page, write_report
 from blockvid_cli.timing import PhaseTimer
 from blockvid_cli.video.ffmpeg import encode_video
@@ -322,6 +322,13 @@ def test_the_chunks_that_are_retrieved_are_those_of_check(rendered, story, model
     shown = [[old["chunk"] for old in each if old["cosine"] is not None] for each in attended]
     assert shown == [chunk["retrieves"] for chunk in planned]
     assert shown != [[], [], []]
+
+
+def test_a_chunk_has_the_names_of_its_pictures_and_its_warnings():
+    (chunk, _) = small.plan([2, 2]).chunks
+    chunk = replace(chunk, image=Path("in/cat.png"), end_image=Path("in/hat.png"), warnings=("It has no hat.",))
+    shown = RenderedChunk(1, 1, 0.0, 1.0, **chunk_texts(chunk))
+    assert (shown.first_image, shown.last_image, shown.warnings) == ("cat.png", "hat.png", ("It has no hat.",))
 
 
 def test_without_metadata_the_report_says_nothing_that_was_written(rendered, story):

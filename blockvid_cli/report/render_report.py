@@ -153,7 +153,7 @@ def _chunks(
                 shot=chunk.shot,
                 start=section.start,
                 end=section.end,
-                **(_texts(chunk) if job.request.metadata else {"caption": "", "seed": None}),
+                **(chunk_texts(chunk) if job.request.metadata else {"caption": "", "seed": None}),
                 take=chunk.take,
                 takes=tuple(takes_on_disk(folder, chunk.number)),
                 retrieved=retrieved[chunk.number - 1],
@@ -167,8 +167,8 @@ def _chunks(
     return tuple(chunks)
 
 
-def _texts(chunk: PlannedChunk) -> dict[str, Any]:
-    """What a person wrote about a chunk, and its seed: what a film without metadata does not say."""
+def chunk_texts(chunk: PlannedChunk) -> dict[str, Any]:
+    """What a person wrote about a chunk, its seed and its warnings: what a film without metadata does not say."""
     return {
         "caption": chunk.caption,
         "seed": chunk.seed,
