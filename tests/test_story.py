@@ -332,7 +332,6 @@ def test_a_minute_in_fifteen_captions():
     assert [len(chunk.blocks) for chunk in plan.chunks] == [4] * 14 + [5]
     said = "chunk 2 begins at 3.75 s instead of 4.00 s (block border); 13 other chunks moved by no more than that"
     assert plan.notes[0] == said
-    assert len(plan.notes) == 14
     assert (plan.chunks[-1].first_frame, plan.chunks[-1].end_frame) == (669, 720)
 
 

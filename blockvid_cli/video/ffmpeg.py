@@ -6,8 +6,10 @@ sentences. Frames are read back by ``reader`` (PyAV), not here.
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -21,11 +23,11 @@ from typing import IO
 
 import numpy as np
 
-from blockvid_cli.errors import BlockvidError
+from blockvid_cli.errors import DISK_FULL, BlockvidError
 from blockvid_cli.project.atomic_files import disk_errors, disk_full_error
 
 REINSTALL = "pip install --force-reinstall imageio-ffmpeg"
-DISK_FULL_MESSAGES = ("No space left on device", "Disk quota exceeded", "File too large")
+DISK_FULL_MESSAGES = ("No space left on device", "Disk quota exceeded")
 SECONDS_BETWEEN_KEYFRAMES = 4
 
 
@@ -99,10 +101,18 @@ def run_ffmpeg(arguments: Sequence[str], stdin: bytes = b"") -> subprocess.Compl
         raise missing_ffmpeg() from error
 
 
-def write_error(path: Path, stderr: str) -> BlockvidError:
-    """Says why ffmpeg could not write ``path``; a full disk is a ``PartialError``, because the render can go on."""
+def write_error(path: Path, stderr: str, returncode: int | None) -> BlockvidError:
+    """Says why ffmpeg could not write ``path``; a full disk is a ``PartialError``, because the render can go on.
+
+    Args:
+        returncode: negative where a signal ended ffmpeg, such as that of a limit on file sizes.
+    """
+    if returncode == -getattr(signal, "SIGXFSZ", 0) or "File too large" in stderr:
+        return disk_full_error(path, DISK_FULL[errno.EFBIG])
     if any(message in stderr for message in DISK_FULL_MESSAGES):
         return disk_full_error(path)
+    if returncode is not None and returncode < 0:
+        return BlockvidError(f"ffmpeg could not write {path}: the signal {-returncode} ended it.")
     return BlockvidError(f"ffmpeg could not write {path}: {last_line(stderr)}.")
 
 
@@ -194,7 +204,7 @@ class VideoWriter:
 
     def _error(self) -> BlockvidError:
         self._stderr.seek(0)
-        return write_error(self.path, self._stderr.read())
+        return write_error(self.path, self._stderr.read(), self._process.wait())
 
 
 def _encoder_options(rate: Fraction, crf: int) -> list[str]:

@@ -225,7 +225,7 @@ def _mux(video: Path, muxed: Path, spec: VideoSpec, mix: SoundMix, tags: str, sr
     outputs += ["-movflags", "+faststart", "-progress", "pipe:1", "-f", "mp4", f"file:{muxed.absolute()}"]
     process = run_ffmpeg(["-y", *inputs, *outputs], tags.encode("utf-8", "replace"))
     if process.returncode != 0:
-        raise write_error(muxed, process.stderr.decode("utf-8", "replace"))
+        raise write_error(muxed, process.stderr.decode("utf-8", "replace"), process.returncode)
     progress = process.stdout.decode("utf-8", "replace").splitlines()
     counts = [line.removeprefix("frame=") for line in progress if line.startswith("frame=")]
     return int(counts[-1]) if counts else 0
