@@ -13,7 +13,7 @@ import torch
 from typer.testing import CliRunner
 
 from blockvid_cli.commands.app import app
-from blockvid_cli.errors import MissingModelError, UsageError
+from blockvid_cli.errors import MissingModelError
 from blockvid_cli.models.card import bundled_models, find_card, packaged_folder, read_card
 from blockvid_cli.models.hub import local_path
 from blockvid_cli.storyboard import storyboard
@@ -182,12 +182,12 @@ def test_bundled_cards_are_whole():
 
 
 @pytest.mark.parametrize(
-    ("text", "said"), [("[", "YAML"), ("name: x\nsise: 3\n", "sise.*size"), ("just words", "YAML"), ("", "YAML")]
+    ("text", "said"), [("[", "YAML"), ("name: x\nsise: 3\n", "sise.*size"), ("just words", "mapping"), ("", "mapping")]
 )
 def test_a_wrong_card_gets_a_sentence(tmp_path, text, said):
     file = tmp_path / "card.yaml"
     file.write_text(text)
-    with pytest.raises(UsageError, match=said):
+    with pytest.raises(MissingModelError, match=said):
         read_card(file)
 
 

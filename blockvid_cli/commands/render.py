@@ -63,16 +63,14 @@ def render(
 ) -> None:
     """Render a storyboard into a film; after an interruption or an edit, only what is missing is rendered.
 
-    Several storyboards, or several --seeds, are rendered one after another; if one fails, the others go on.
-
-    With --chunk 5 a new take of chunk 5 is rendered, and all chunks after it again; with --only 5 the others stay.
+    Several storyboards, or several --seeds, are rendered one after another; if one fails, the others go on. With
+    --chunk 5 a new take of chunk 5 is rendered, and all chunks after it again; with --only 5 the others stay.
 
     Example: blockvid render storyboards/swan.yaml --seed 7 -o swan.mp4
 
     Example: blockvid render storyboards/swan.yaml storyboards/balloon.yaml --seeds 1..4
     """
-    started = time.perf_counter()
-    several = _several_films(stories, seed, seeds, output)
+    started, several = time.perf_counter(), _several_films(stories, seed, seeds, output)
     _check_retake_options(chunk, take, from_chunk, only, several, fresh)
     storyboard = None if several else read_storyboard(stories[0], set_ or (), allow_outside)  # before torch is loaded
     from blockvid_cli.job import RenderRequest, prepare

