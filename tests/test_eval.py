@@ -195,6 +195,12 @@ def test_one_bad_film_costs_the_others_nothing(pair, tmp_path, capsys):
     assert err.count("blockvid: ") == 2
 
 
+def test_a_film_that_is_not_there_is_a_mistake_of_the_command_like_a_storyboard(pair, tmp_path, capsys):
+    assert run("eval", tmp_path / "absent.mp4") == 2
+    assert run("eval", pair[0], "--storyboard", tmp_path / "absent.yaml") == 2
+    assert "absent.mp4" in capsys.readouterr().err
+
+
 def test_a_film_is_scored_once(pair, tmp_path, monkeypatch):
     story = tmp_path / "story.yaml"
     story.write_text("version: 1\nchunks: [{caption: A swan., duration: 2}, {caption: A boat., duration: 2}]\n")

@@ -299,10 +299,38 @@ def test_stopped_at_random_moments_every_command_goes_on_to_the_same_latents(tmp
             assert WORDS[number] in said and "blockvid " in said, (told, said)
         assert result["finished"] == [0, 0] and result["waited"] < 15, (told, result)
         assert "Traceback" not in (story.parent / "log.txt.again").read_text(), told
-        if result["code"]:  # a command that was finished before makes one take more when it is given again
-            assert latents_of(story.with_suffix(".blockvid")) == wanted[kind], told
-            assert not list(story.parent.rglob("*.part*")) and not list(story.parent.rglob("*.tmp")), told
+        now = latents_of(story.with_suffix(".blockvid"))
+        assert wanted[kind].items() <= now.items(), told
+        # a film that was whole before the signal came gets one take more when a new take is asked for again
+        assert len(now) == len(wanted[kind]) or kind in ("only", "from"), told
+        assert not list(story.parent.rglob("*.part*")) and not list(story.parent.rglob("*.tmp")), told
         counts[f"{kind} {'finished before' if result['code'] == 0 else number.name}"] += 1
     print(dict(counts))
     running = subprocess.run(["ps", "-eo", "args"], capture_output=True, text=True).stdout
     assert str(tmp_path) not in "".join(line for line in running.splitlines() if "ffmpeg" in line), "left running"
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+def test_processes_that_score_films_end_with_the_command(tmp_path, number):
+    """The signal reaches only the command itself, as that of a service manager does."""
+    code = f"""
+    import os, sys, threading, time; {HEARD}
+    import blockvid_cli.__main__ as program
+    from blockvid_cli.commands import app
+    from blockvid_cli.evaluation.films import worker_pool
+
+    def run():
+        with worker_pool(2, time.sleep, 0) as pool:
+            waiting = [pool.submit(time.sleep, 0), *(pool.submit(time.sleep, 300) for _ in range(3))]
+            waiting[0].result()
+            os.kill(os.getpid(), {int(number)})
+            waiting[1].result()
+
+    app.run = run
+    if __name__ == "__main__":
+        program.main()
+    """
+    script = tmp_path / "stopped.py"
+    script.write_text(textwrap.dedent(code))
+    done = subprocess.run([sys.executable, script], capture_output=True, text=True, timeout=60)
+    assert done.returncode == CODES[number] and "Traceback" not in done.stderr, done

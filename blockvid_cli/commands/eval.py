@@ -122,8 +122,8 @@ def evaluate(
     if plot:
         _write_plot(all_results, plot)
     PRINTERS[form](all_results, _summary(items, results))
-    if any("error" in result for result in all_results):
-        raise typer.Exit(1)
+    if failed := next((result["film"] for result in all_results if "error" in result), None):
+        raise typer.Exit(1 if Path(failed).exists() else UsageError.exit_code)
 
 
 def _exclusive(switches: Mapping[str, bool]) -> str | None:

@@ -12,10 +12,10 @@ import os
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor, as_completed
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from functools import partial
-from multiprocessing import get_context, parent_process
+from multiprocessing import active_children, get_context, parent_process
 from multiprocessing.connection import wait
 from multiprocessing.process import BaseProcess
 from pathlib import Path
@@ -63,11 +63,24 @@ def score_films(
         return [_score(*task, progress=partial(progress, number)) for number, task in enumerate(tasks)]
     results: list[dict[str, Any]] = [{} for _ in tasks]
     threads = max(1, (os.cpu_count() or 1) // jobs)
-    with ProcessPoolExecutor(jobs, get_context("spawn"), _init_worker, (threads,)) as pool:
+    with worker_pool(jobs, _init_worker, threads) as pool:
         for number, result in _as_completed([pool.submit(_score, *task) for task in tasks]):
             results[number] = result
             progress(number, 1.0)
     return results
+
+
+@contextmanager
+def worker_pool(workers: int, initializer: Callable[[int], None], threads: int) -> Iterator[ProcessPoolExecutor]:
+    """Yields processes that begin with ``initializer(threads)``; an error or a signal ends them at once."""
+    with ProcessPoolExecutor(workers, get_context("spawn"), initializer, (threads,)) as pool:
+        try:
+            yield pool
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)
+            for worker in active_children():
+                worker.terminate()
+            raise
 
 
 def _as_completed(futures: list[Future[dict[str, Any]]]) -> Iterator[tuple[int, dict[str, Any]]]:
