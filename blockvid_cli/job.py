@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from fractions import Fraction
 from functools import cached_property
@@ -35,7 +35,7 @@ from blockvid_cli.runtime.presets import AUTO, PRESETS, ResolvedPreset, RuntimeO
 from blockvid_cli.storyboard.plan import Plan, make_plan, trained_sizes
 from blockvid_cli.storyboard.storyboard import Storyboard, read_storyboard
 from blockvid_cli.storybook.caption_rewriter import rewrite_prompts
-from blockvid_cli.video.reference_images import ReferenceImage, read_reference_images
+from blockvid_cli.video.reference_images import ReferenceImage, compare_with_captions, read_reference_images
 from blockvid_cli.video.spec import video_spec
 
 DEFAULT_MODEL = "storybook"
@@ -163,11 +163,7 @@ def prepare(request: RenderRequest, storyboard: Storyboard | None = None) -> Ren
     storyboard = storyboard or read_storyboard(request.storyboard, request.overrides, request.allow_outside)
     card = find_model(request.model or _model_name(storyboard, request.allow_outside))
     output = _output(request, storyboard)
-    check_own_folder(project_folder(output))
-    recorded = read_manifest(project_folder(output))
-    takes = request.takes
-    if takes is None:
-        takes = {} if request.fresh else read_take_choices(project_folder(output))
+    recorded, takes = _read_project(request, project_folder(output))
     plan = make_plan(
         storyboard,
         card,
@@ -178,15 +174,16 @@ def prepare(request: RenderRequest, storyboard: Storyboard | None = None) -> Ren
         untrained_size=request.untrained_size,
     )
     plan = lookup("text.rewriter", REWRITERS, card.text.rewriter)(plan, card)
-    with error_prefix(storyboard.recipe_location):
+    with error_prefix(storyboard.recipe_location or f"the card of '{card.name}'"):
         make_recipe(merge_recipes(card.recipe, storyboard.recipe))
     values = merge_recipes(card.recipe, storyboard.recipe, request.recipe)
     recipes = _chunk_recipes(storyboard, values)
     _check_recipes(storyboard, plan, recipes)
     device = resolve_device(request.device)
-    runtime, numerics = _resume_runtime(request, Manifest() if request.fresh else recorded, device)
+    runtime, numerics = _resume_runtime(request, recorded, device)
     preset, free = _choose_preset(runtime, device, card, plan, recipes)
     images = read_reference_images(storyboard, card, plan)
+    plan = compare_with_captions(card, plan, images)
     job = RenderJob(
         request=request,
         storyboard=storyboard,
@@ -204,8 +201,7 @@ def prepare(request: RenderRequest, storyboard: Storyboard | None = None) -> Ren
             *plan.warnings,
             *storyboard.notes,
             *(note for image in images.values() for note in image.notes),
-            *_size_notes(card, plan),
-            *_position_notes(card, plan, recipes),
+            *_training_notes(card, plan, recipes),
         ),
         numerics=(numerics_of(preset),) * len(plan.chunks),
         recorded=recorded,
@@ -213,27 +209,31 @@ def prepare(request: RenderRequest, storyboard: Storyboard | None = None) -> Ren
     return _with_numerics(job, numerics)
 
 
-def _size_notes(card: ModelCard, plan: Plan) -> tuple[str, ...]:
-    """A warning where the film has a size that the model was not trained for."""
-    if plan.size in card.sizes_trained_for:
-        return ()
-    size = "{}x{}".format(*plan.size)
-    return (f"'{card.name}' was trained for {trained_sizes(card)}, so a film of {size} will look wrong.",)
+def _read_project(request: RenderRequest, folder: Path) -> tuple[Manifest, TakeChoices]:
+    """The manifest of the render before, and the takes to render; a fresh render knows nothing of what was before.
+
+    Raises:
+        UsageError: the project holds links.
+    """
+    check_own_folder(folder)
+    if request.fresh:
+        return Manifest(), request.takes or {}
+    return read_manifest(folder), read_take_choices(folder) if request.takes is None else request.takes
 
 
-def _position_notes(card: ModelCard, plan: Plan, recipes: Sequence[Recipe]) -> tuple[str, ...]:
-    """A warning where frames get temporal positions that the model was not trained on."""
-    if card.trained_frames is None:
-        return ()
+def _training_notes(card: ModelCard, plan: Plan, recipes: Sequence[Recipe]) -> Iterator[str]:
+    """Warnings where the film has a size, or frames get temporal positions, that the model was not trained on."""
+    if plan.size not in card.sizes_trained_for:
+        size = "{}x{}".format(*plan.size)
+        yield f"'{card.name}' was trained for {trained_sizes(card)}, so a film of {size} will look wrong."
     largest = max(recipe.largest_position(plan) for recipe in {id(recipe): recipe for recipe in recipes}.values())
-    if largest < card.trained_frames:
-        return ()
-    return (
-        f"this recipe places frames at positions up to {largest}, but '{card.name}' was trained on"
-        f" {card.trained_frames} latent frames (positions 0 to {card.trained_frames - 1}), so the film may degrade;"
-        " packed positions and a KV cache that attends to fewer frames, such as the window of the model's card, stay"
-        " within them.",
-    )
+    if card.trained_frames is not None and largest >= card.trained_frames:
+        yield (
+            f"this recipe places frames at positions up to {largest}, but '{card.name}' was trained on"
+            f" {card.trained_frames} latent frames (positions 0 to {card.trained_frames - 1}), so the film may degrade;"
+            " packed positions and a KV cache that attends to fewer frames, such as the window of the model's card,"
+            " stay within them."
+        )
 
 
 def with_takes(job: RenderJob, takes: TakeChoices) -> RenderJob:
