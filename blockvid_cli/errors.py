@@ -106,6 +106,8 @@ def is_out_of_memory(error: BaseException) -> bool:
     """Whether an error of Python, torch or the system means that memory, or room for a thread, ran out."""
     if isinstance(error, OSError) and error.errno == errno.ENOMEM:
         return True
+    if isinstance(error, RuntimeError) and type(error).__name__ == "OutOfMemoryError":  # torch's, which is not imported
+        return True
     kinds = (RuntimeError, ImportError, OSError)
     return isinstance(error, MemoryError) or (isinstance(error, kinds) and any(w in str(error) for w in MEMORY_WORDS))
 

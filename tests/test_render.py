@@ -287,8 +287,8 @@ def test_a_wrong_request_gets_a_sentence(story, model, options, kind, said):
 def test_another_size_or_model_needs_another_project(story, model):
     render_story(story, model)
     with pytest.raises(UsageError, match="size"):
-        render_story(story, model, size="32x32")
-    render_story(story, model, size="32x32", fresh=True)
+        render_story(story, model, size="32x32", untrained_size=True)
+    render_story(story, model, size="32x32", untrained_size=True, fresh=True)
 
 
 def test_a_picture_to_begin_from_is_refused_where_it_cannot_be_used(story, model):

@@ -10,6 +10,7 @@ Nothing here runs code from a file: a pickle that holds more than tensors and pl
 
 from __future__ import annotations
 
+import itertools
 import pickle
 import pickletools
 import re
@@ -20,7 +21,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import IO
+from typing import IO, Any, cast
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -114,9 +115,8 @@ def weight_files(path: Path) -> list[Path]:
             raise MissingModelError(f"there are no weights in {path}; expected .safetensors or .pt files.")
         return files
     try:
-        shards = sorted(
-            set(map(str, read_plain_json(read_regular_file(indexes[0], MAX_INDEX_BYTES))["weight_map"].values()))
-        )
+        index: Any = read_plain_json(read_regular_file(indexes[0], MAX_INDEX_BYTES))
+        shards = sorted(set(map(str, index["weight_map"].values())))
     except DAMAGED as error:
         raise MissingModelError(f"{indexes[0]}: this index of shards cannot be read ({reason(error)}).") from error
     absent = [shard for shard in shards if Path(shard).name != shard or not (path / shard).is_file()]
@@ -203,8 +203,9 @@ def _is_zip(file: Path) -> bool:
             opened.seek(0)
             if opened.read(2) == b"PK":
                 raise ValueError("its end is missing")
+            size, pickles = opened.seek(0, 2), range(LEGACY_PICKLES)
             opened.seek(0)
-            for _ in range(LEGACY_PICKLES):
+            for _ in itertools.takewhile(lambda _: opened.tell() < size, pickles):
                 _check_pickle(opened)
             return False
         archive = zipfile.ZipFile(opened)
@@ -222,8 +223,8 @@ def _check_pickle(file: IO[bytes]) -> None:
     Raises:
         ValueError: there are millions, or one asks for megabytes or has a name of pages.
     """
-    for number, (operation, argument, _) in enumerate(pickletools.genops(_BoundedReader(file))):
-        if number > MAX_OPERATIONS or (operation.name in ("GLOBAL", "INST") and len(argument) > MAX_NAME):
+    for number, (operation, argument, _) in enumerate(pickletools.genops(cast("IO[bytes]", _BoundedReader(file)))):
+        if number > MAX_OPERATIONS or (operation.name in ("GLOBAL", "INST") and len(str(argument)) > MAX_NAME):
             raise ValueError(f"{operation.name} {shorten(str(argument))} asks for too much")
 
 
