@@ -15,7 +15,7 @@ DISK_FULL = {
     errno.EDQUOT: "the disk quota is used up",
     errno.EFBIG: "it would be larger than files may be here (ulimit -f, or the file system)",
 }
-MEMORY_WORDS = (  # in messages of torch, CUDA, Intel's and Apple's libraries, the C++ runtime, the loader, and Python's threads
+MEMORY_WORDS = (  # in messages of torch, CUDA, Intel's and Apple's libraries, the C++ runtime, the loader, and threads
     "allocate memory",
     "out of memory",
     "ALLOC_FAILED",
