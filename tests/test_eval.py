@@ -7,6 +7,7 @@ import io
 import itertools
 import json
 import os
+import subprocess
 import sys
 from dataclasses import replace
 from fractions import Fraction
@@ -391,6 +392,18 @@ def test_chunks_begin_where_the_film_says_so(tmp_path):
 def test_cards_that_are_longer_than_the_film_are_refused(pair, capsys, option):
     assert run("eval", pair[0], option, 60) == 1
     assert f"{option} 60" in capsys.readouterr().err
+
+
+def test_worker_processes_import_nothing_from_the_working_folder(pair, tmp_path):
+    for name in ("random.py", "multiprocessing.py", "numpy.py"):
+        (tmp_path / name).write_text(f"open({str(tmp_path / 'ran')!r}, 'w')\nraise SystemExit\n")
+    script = tmp_path / "bin" / "blockvid.py"  # as pip installs one
+    script.parent.mkdir()
+    script.write_text("from blockvid_cli.__main__ import main\nif __name__ == '__main__':\n    main()\n")
+    arguments = ["eval", *map(str, pair), "--jobs", "2", "--fresh", "--sample-fps", "2", "--csv"]
+    done = subprocess.run([sys.executable, str(script), *arguments], cwd=tmp_path, capture_output=True, check=False)
+    assert done.returncode == 0, done.stderr.decode()
+    assert not (tmp_path / "ran").exists() and done.stdout.count(b"\n") == 3
 
 
 # Real footage

@@ -281,7 +281,7 @@ def test_stopped_at_random_moments_every_command_goes_on_to_the_same_latents(tmp
     for trial in range(trials):
         kind, number = list(WORDS_OF)[trial % len(WORDS_OF)], generator.choice(numbers)
         story = prepared(f"trial-{trial}", kind)
-        line, delay = command_line(kind, story, model), generator.uniform(0, 1.1 * longest[kind])
+        line, delay = command_line(kind, story, model), generator.uniform(0, longest[kind])
         again = [line, ["render", str(story), "--model", str(model)]]
         log = str(story.with_name("log.txt"))
         values = {"words": line, "again": again, "delay": delay, "signal": int(number), "log": log}

@@ -47,6 +47,16 @@ Captions = Annotated[
     Path | None,
     typer.Option(help="the captions that the films should follow", autocompletion=options.complete_storyboard),
 ]
+HowScored = Annotated[Protocol, typer.Option(help="whole films, or clips of 2 s like VBench-Long")]
+TitleSeconds = Annotated[
+    float | None,
+    typer.Option(min=0, help="length of a title card, which is not scored; blockvid's own films say it themselves"),
+]
+EndSeconds = Annotated[
+    float | None, typer.Option(min=0, help="length of an end card, which is not scored; see --title-seconds")
+]
+Backends = Annotated[list[str] | None, typer.Option(help="a backend you installed: imaging_quality=pyiqa:musiq-spaq")]
+VBenchResults = Annotated[list[Path] | None, typer.Option(help="result files of VBench, shown beside the films")]
 
 
 class Part(StrEnum):
@@ -66,26 +76,15 @@ def evaluate(
     segments: Annotated[str, typer.Option(help="segments of a film: 10, or a length (6s), or 'storyboard'")] = "10",
     weights: Annotated[Weights, typer.Option(help="weights of the segments in a drift error")] = Weights.LINEAR,
     bounds: Annotated[Bounds, typer.Option(help="what happens to frames that do not divide evenly")] = Bounds.TRIM,
-    title_seconds: Annotated[
-        float | None,
-        typer.Option(min=0, help="length of a title card, which is not scored; blockvid's own films say it themselves"),
-    ] = None,
-    end_seconds: Annotated[
-        float | None, typer.Option(min=0, help="length of an end card, which is not scored; see --title-seconds")
-    ] = None,
-    protocol: Annotated[Protocol, typer.Option(help="whole films, or clips of 2 s like VBench-Long")] = (
-        Protocol.WHOLE
-    ),
+    title_seconds: TitleSeconds = None,
+    end_seconds: EndSeconds = None,
+    protocol: HowScored = Protocol.WHOLE,
     stride: Annotated[int | None, typer.Option(min=1, help="use every n-th frame only")] = None,
     sample_fps: Annotated[float | None, typer.Option(min=0.1, help="use about so many frames per second")] = None,
-    use: Annotated[
-        list[str] | None, typer.Option(help="a backend you installed: imaging_quality=pyiqa:musiq-spaq")
-    ] = None,
+    use: Backends = None,
     weights_dir: Annotated[Path | None, typer.Option(help="a folder with the vbench tier's checkpoints")] = None,
     pull: Annotated[bool, typer.Option("--pull", help="download the vbench tier's checkpoints first")] = False,
-    import_vbench: Annotated[
-        list[Path] | None, typer.Option(help="result files of VBench, shown beside the films")
-    ] = None,
+    import_vbench: VBenchResults = None,
     device: options.Device = "auto",
     jobs: Annotated[int | None, typer.Option(min=1, help="how many films at once; default: one per core")] = None,
     fresh: Annotated[bool, typer.Option("--fresh", help="score films again that were scored before")] = False,
@@ -108,6 +107,8 @@ def evaluate(
     _exclusive({"--stride": bool(stride), "--sample-fps": bool(sample_fps)})
     if not films and not suite and not import_vbench:
         raise UsageError("name a film, as in: blockvid eval film.mp4")
+    if storyboard and not storyboard.exists():
+        raise UsageError(f"--storyboard: {storyboard} is not there.")
     from blockvid_cli.evaluation.scores import EvalConfig
     from blockvid_cli.evaluation.tiers import BackendConfig
 
