@@ -7,15 +7,27 @@ of what it cannot: business, science, food, other languages, emoji. The threshol
 from __future__ import annotations
 
 import json
+from dataclasses import astuple, replace
 from pathlib import Path
+from random import Random
 
 import pytest
+import torch
+from PIL import Image
 
 from blockvid_cli.job import RenderRequest, prepare
 from blockvid_cli.models.card import find_card
+from blockvid_cli.models.loading import load_probe
 from blockvid_cli.models.sentence_encoder import embed
+from blockvid_cli.render import render
 from blockvid_cli.storybook.caption_rewriter import LEAST_LIKENESS, caption_rewriter
+from blockvid_cli.storybook.edition import Pose, read_edition
+from blockvid_cli.storybook.rendering import render_story
+from blockvid_cli.storybook.stories import HELD_OUT, Scene, Story, StoryChunk, frame_states, make_caption, make_story
+from blockvid_cli.video.reference_images import compare_with_captions
 
+EDITION = read_edition()
+PICTURES = 120
 HERE = Path(__file__).parent
 REWRITER = caption_rewriter(find_card("storybook"), embed)  # it interprets nothing, so every caption is the first
 STORY = """\
@@ -113,9 +125,78 @@ def test_a_render_warns_before_it_draws(board):
         if event.step:
             raise Enough
 
-    from blockvid_cli.render import render
-
     with pytest.raises(Enough):
         render(prepare(RenderRequest(board)), listen)
     notes = [event.note for event in events if event.note]
     assert any("cannot draw what the caption says" in note for note in notes)
+
+
+# Pictures that a chunk begins or ends with
+
+
+def picture(scene: Scene, x: float) -> Image.Image:
+    """A frame of the picture book."""
+    story = Story(Pose(x), 8, (StoryChunk(scene, "rest", 1, "", False),))
+    frame = render_story(story, EDITION)[0][0]
+    return Image.fromarray((frame.permute(1, 2, 0) * 255).round().byte().numpy())
+
+
+def picture_warnings(folder: Path, caption: str, field: str, scene: Scene, x: float | None = None) -> tuple[str, ...]:
+    """What a film of one chunk with a picture, larger than the film and lossy, is warned of."""
+    image = picture(scene, EDITION.stage.middle if x is None else x)
+    image.resize((640, 384), Image.Resampling.LANCZOS).save(folder / "picture.jpg", quality=80)
+    file = folder / "story.yaml"
+    file.write_text(f"chunks:\n- {{caption: {caption}, duration: 3, {field}: picture.jpg}}\n", encoding="utf-8")
+    plan = prepare(RenderRequest(file)).plan
+    assert bool(plan.warnings) == bool(plan.chunks[0].warnings)
+    return plan.warnings
+
+
+@pytest.mark.parametrize("field", ["image", "end_image"])
+def test_a_picture_that_contradicts_its_caption_is_warned_of(tmp_path, field):
+    caption, scene = "A white cat rests in the meadow by day.", Scene("cat", "white", "meadow", "day")
+    assert not picture_warnings(tmp_path, caption, field, scene)
+    (sentence,) = picture_warnings(tmp_path, caption, field, replace(scene, colour="red"))
+    assert f"chunk 1: {field} picture.jpg shows another colour (red) than 'A white cat rests" in sentence
+    assert "write into the caption what the picture shows" in sentence
+    (sentence,) = picture_warnings(tmp_path, caption, field, Scene("car", "blue", "city", "night"))
+    assert "another subject (car), colour (blue), setting (city) and light (night)" in sentence
+    (sentence,) = picture_warnings(tmp_path, caption, field, replace(scene, subject=None))
+    assert "another subject (nobody) than" in sentence
+
+
+def test_an_end_picture_shows_the_subject_where_the_caption_leads_it(tmp_path):
+    scene, left = Scene("cat", "white", "meadow", "day"), EDITION.stage.left
+    moves, rests = "A white cat moves left in the meadow by day.", "A white cat rests in the meadow by day."
+    assert not picture_warnings(tmp_path, moves, "end_image", scene, left)
+    (sentence,) = picture_warnings(tmp_path, rests, "end_image", scene, left)
+    assert "shows the subject further left than 'A white cat rests" in sentence
+    assert not picture_warnings(tmp_path, rests, "image", scene, left)  # a chunk may begin anywhere
+
+
+def test_a_model_without_a_probe_says_nothing_of_pictures(tmp_path, board, model):
+    job = prepare(RenderRequest(board, model=str(model)))
+    assert compare_with_captions(job.card, job.plan, {0: None}) is job.plan
+
+
+def test_the_threshold_tells_true_pairs_of_picture_and_caption_from_crossed_ones():
+    """Frames of the rendered world with their own captions, with those of other stories, and with one name changed."""
+    probe, shown = load_probe(find_card("storybook")), []
+    for seed in range(PICTURES):
+        story = make_story(EDITION, HELD_OUT + 700_000 + seed, 6)
+        number = Random(seed).randrange(5 * EDITION.period)
+        shown.append((render_story(story, EDITION)[0][number], frame_states(story, EDITION)[number].scene))
+
+    def contradicts(frame: torch.Tensor, scene: Scene) -> bool:
+        return bool(probe.contradictions(frame, make_caption(*astuple(scene), "rest")))
+
+    alarms = [contradicts(frame, scene) for frame, scene in shown]
+    pairs = [(frame, other) for (frame, scene), (_, other) in zip(shown, shown[7:], strict=False) if scene != other]
+    misses = [not contradicts(frame, other) for frame, other in pairs]
+    for name, values in (("subject", EDITION.subjects), ("colour", EDITION.colours), ("setting", EDITION.settings)):
+        for frame, scene in shown:
+            other = values[(values.index(getattr(scene, name)) + 1) % len(values)] if scene.subject else None
+            misses += [not contradicts(frame, replace(scene, **{name: other}))] if other else []
+    print(f"{sum(alarms)} of {len(alarms)} false alarms, {sum(misses)} of {len(misses)} misses")
+    assert sum(alarms) / len(alarms) < 0.03
+    assert len(misses) > 3 * PICTURES and sum(misses) / len(misses) < 0.02

@@ -11,21 +11,27 @@ their storyboard.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
-from dataclasses import dataclass
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 
 import torch
 from torch import nn
 from torch.nn.functional import avg_pool2d
 
-from blockvid_cli.storybook.edition import Edition
-from blockvid_cli.storybook.stories import Scene
+from blockvid_cli.storyboard.plan import PlannedChunk
+from blockvid_cli.storybook.edition import CELL, Edition, Pose, move
+from blockvid_cli.storybook.settings import backdrop
+from blockvid_cli.storybook.stories import ACTION_PHRASES, Scene
 
 CLIP_FRAMES = 8
 FEATURES = 96
 WIDTHS = (3, 24, 48, 64, 96)
 FRAME_ATTRIBUTES = ("subject", "colour", "setting", "light")  # what a single frame shows
 NOBODY = "nobody"
+LEAST_SHARE = 0.1  # of a name that a picture shows; a test measures how many pictures it takes for another
+DIFFERENT = 0.18  # of a pixel's channel, 0..1, from the backdrop
+CLOUDS = 0.28  # of the height, from the top
 
 
 @dataclass(frozen=True)
@@ -82,6 +88,39 @@ class Probe(nn.Module):
         features = self.see(frames - 0.5)
         return {name: head(features).argmax(-1) for name, head in self.heads.items()}
 
+    @torch.inference_mode()
+    def contradictions(self, picture: torch.Tensor, sentence: str) -> dict[str, str]:
+        """What a picture (3, H, W) shows otherwise than a sentence of the picture book says, by attribute.
+
+        The sentence asks for the names that are words of it; the picture shows another where the probe gives the one
+        asked for less than ``LEAST_SHARE``.
+        """
+        words, shown = re.findall(r"[a-z]+", sentence.lower()), dict[str, str]()
+        features = self.see(half_size(picture[None]) - 0.5)
+        for attribute, head in self.heads.items():
+            share, names = head(features)[0].softmax(-1), self.names[attribute]
+            asked = [number for number, name in enumerate(names) if name in words]
+            if asked and float(share[asked].max()) < LEAST_SHARE:
+                shown[attribute] = names[int(share.argmax())]
+        if shown.get("subject") == NOBODY:
+            shown.pop("colour", None)
+        return shown
+
+    def places(self, frames: torch.Tensor) -> torch.Tensor:
+        """Where the subject is in frames (F, 3, H, W), in pixels from the left and the top: (F, 2).
+
+        It is the middle of all that differs from the backdrop that the probe recognizes, below the clouds.
+        """
+        reading, (height, width) = self.read_frames(half_size(frames)), frames.shape[2:]
+        settings, lights = self.names["setting"], self.names["light"]
+        rows, columns = torch.meshgrid(torch.arange(float(height)), torch.arange(float(width)), indexing="ij")
+        middles = []
+        for frame, setting, light in zip(frames, reading["setting"].tolist(), reading["light"].tolist(), strict=True):
+            scene = backdrop(settings[setting], lights[light], (width, height))
+            share = ((frame - scene).abs().amax(0) > DIFFERENT).float() * (rows >= CLOUDS * height)
+            middles.append(torch.stack([(grid * share).sum() for grid in (columns, rows)]) / share.sum().clamp(min=1))
+        return torch.stack(middles)
+
     def labels(self, scene: Scene) -> dict[str, int]:
         """The indices of a scene's names; a scene without a subject has no colour (-1)."""
         names = {
@@ -113,3 +152,24 @@ def chunk_frames(lengths: Sequence[int], edition: Edition) -> list[slice]:
         slices.append(slice(edition.block_frames(first).start, edition.block_frames(first + length - 1).stop))
         first += length
     return slices
+
+
+def end_places(
+    chunks: Sequence[PlannedChunk], edition: Edition, starts: Mapping[int, float] | None = None
+) -> dict[int, float]:
+    """Where the actions that their prompts name lead the subject by the end of each chunk, in pixels from the left.
+
+    Args:
+        starts: where it is at the beginning of some chunks, by number; else in the middle when a shot begins.
+    """
+    places, pose = dict[int, float](), Pose(edition.stage.middle)
+    for chunk in chunks:
+        if chunk.number in (starts or {}):
+            pose = replace(pose, x=(starts or {})[chunk.number] / CELL)
+        elif chunk.cut:
+            pose = Pose(edition.stage.middle)
+        action = next((name for name, phrase in ACTION_PHRASES.items() if phrase in chunk.prompt), "rest")
+        for frame in range(chunk.end_frame - chunk.first_frame):
+            pose = move(pose, action, frame % edition.period, edition.period, edition.stage)
+        places[chunk.number] = pose.x * CELL
+    return places

@@ -1,4 +1,7 @@
-"""Reads the images that chunks begin or end with: checked, turned upright, put on white, cropped to the film's size."""
+"""Reads the images that chunks begin or end with: checked, turned upright, put on white, cropped to the film's size.
+
+Where a model has a probe that reads pictures, they are compared with what their captions ask for.
+"""
 
 from __future__ import annotations
 
@@ -7,17 +10,22 @@ import io
 import struct
 import warnings
 import zlib
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
+import torch
 from PIL import Image, ImageOps
 
-from blockvid_cli.errors import UsageError, error_prefix
+from blockvid_cli.errors import UsageError, error_prefix, join_words, ranges
 from blockvid_cli.files import FileTooLargeError, read_regular_file
 from blockvid_cli.models.card import ModelCard
+from blockvid_cli.models.loading import load_probe
 from blockvid_cli.storyboard.plan import Plan
 from blockvid_cli.storyboard.storyboard import Storyboard
+from blockvid_cli.storybook.edition import read_edition
+from blockvid_cli.storybook.probe import NOBODY, Probe, end_places
 
 FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", "PPM")  # none that runs a program of its own
 MAX_PIXELS = 64_000_000  # a small file may claim many more
@@ -25,6 +33,8 @@ MAX_BYTES = 256_000_000
 CROP_NOTE = 0.005  # a smaller share may be cropped without a note
 ENLARGE_NOTE = 1.5  # a larger factor is noted
 DEEP = 257  # 65535 / 255
+EXAMPLES = 3  # pictures that a warning about many of them names
+MAX_JUMP = 12  # pixels that an end picture may show a subject elsewhere; the probe is wrong by 3 at most
 DECODE_ERRORS = (OSError, SyntaxError, ValueError, EOFError, TypeError, KeyError, IndexError, struct.error, zlib.error)
 
 
@@ -61,6 +71,66 @@ def read_reference_images(storyboard: Storyboard, card: ModelCard, plan: Plan) -
                     raise UsageError("the chunk is too short for two pictures; make it longer, or keep one of them.")
                 images[number] = read_reference_image(file, plan.size)
     return images
+
+
+def compare_with_captions(card: ModelCard, plan: Plan, images: Mapping[int, ReferenceImage]) -> Plan:
+    """The plan with a warning at each chunk whose picture contradicts its caption; as it is, without a probe.
+
+    Args:
+        images: by the latent frame that shows each.
+    """
+    if card.probe is None or card.edition is None or not images:
+        return plan
+    probe, edition, found = load_probe(card), read_edition(card.folder / card.edition), dict[int, list[str]]()
+    pictures = {number: _picture(image.pixels, edition.size) for number, image in images.items()}
+    firsts = {chunk.blocks[0].first: chunk.number for chunk in plan.chunks}
+    starts = {firsts[number]: _place(probe, picture) for number, picture in pictures.items() if number in firsts}
+    ends = end_places(plan.chunks, edition, starts)
+    for number, picture in sorted(pictures.items()):
+        chunk = next(chunk for chunk in plan.chunks if number < chunk.blocks[-1].frame_indices.stop)
+        end = None if number in firsts else ends[chunk.number]
+        contradiction = _contradiction(probe, picture, chunk.prompt, end)
+        if contradiction:
+            field = "image" if number in firsts else "end_image"
+            found.setdefault(chunk.number, []).append(f"{field} {images[number].file.name} {contradiction}")
+    if not found:
+        return plan
+    chunks = (replace(chunk, warnings=(*chunk.warnings, *found.get(chunk.number, ()))) for chunk in plan.chunks)
+    cases = [case for several in found.values() for case in several]
+    more = [f"{len(cases) - EXAMPLES} more"] if len(cases) > EXAMPLES else []
+    warning = (
+        f"{ranges('chunk', list(found))}: {join_words([*cases[:EXAMPLES], *more])}. The film will show such a picture"
+        " for a moment, and dissolve it into what the caption says, or jump; write into the caption what the picture"
+        " shows, or give another picture."
+    )
+    return replace(plan, chunks=tuple(chunks), warnings=(*plan.warnings, warning))
+
+
+def _contradiction(probe: Probe, picture: torch.Tensor, prompt: str, end: float | None) -> str:
+    """In which way a picture (1, 3, H, W) contradicts a prompt; "" where it does not.
+
+    Args:
+        end: of an end picture, where the prompt leads the subject to, in pixels from the left.
+    """
+    shown = probe.contradictions(picture[0], prompt)
+    if shown:
+        others = join_words([f"{attribute} ({name})" for attribute, name in shown.items()])
+        return f"shows another {others} than '{prompt}' asks for"
+    if end is None or NOBODY in prompt.lower():
+        return ""
+    distance = _place(probe, picture) - end
+    side = "left" if distance < 0 else "right"
+    return f"shows the subject further {side} than '{prompt}' leads it" if abs(distance) > MAX_JUMP else ""
+
+
+def _place(probe: Probe, picture: torch.Tensor) -> float:
+    return float(probe.places(picture)[0, 0])
+
+
+def _picture(pixels: np.ndarray, size: tuple[int, int]) -> torch.Tensor:
+    """Pixels (H, W, 3) uint8 at a size (width, height): (1, 3, height, width) in 0..1."""
+    picture = torch.from_numpy(pixels).permute(2, 0, 1)[None].float() / 255
+    return torch.nn.functional.interpolate(picture, size=size[::-1], mode="bilinear", antialias=True)
 
 
 def read_reference_image(file: Path, size: tuple[int, int]) -> ReferenceImage:

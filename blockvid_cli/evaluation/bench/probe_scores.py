@@ -14,12 +14,9 @@ import torch
 
 from blockvid_cli.storybook.edition import Edition
 from blockvid_cli.storybook.probe import FRAME_ATTRIBUTES, Probe, chunk_frames, half_size, sample_clip
-from blockvid_cli.storybook.settings import backdrop
 from blockvid_cli.storybook.stories import Story
 
 Shares = dict[str, float | None]
-DIFFERENT = 0.18  # of a pixel's channel, 0..1, from the backdrop
-CLOUDS = 0.28  # of the height, from the top
 
 
 @dataclass(frozen=True)
@@ -64,22 +61,6 @@ def probe_film(probe: Probe, edition: Edition, story: Story, frames: torch.Tenso
         reading.features,
         _changes(frames[: blocks[-1].stop], [span.start for span in blocks[1:]]),
     )
-
-
-def subject_places(probe: Probe, frames: torch.Tensor) -> torch.Tensor:
-    """Where the subject is in frames (F, 3, H, W), in pixels from the left and the top: (F, 2).
-
-    It is the middle of all that differs from the backdrop that the probe recognizes, below the clouds.
-    """
-    reading, (height, width) = probe.read_frames(half_size(frames)), frames.shape[2:]
-    settings, lights = probe.names["setting"], probe.names["light"]
-    rows, columns = torch.meshgrid(torch.arange(float(height)), torch.arange(float(width)), indexing="ij")
-    places = []
-    for frame, setting, light in zip(frames, reading["setting"].tolist(), reading["light"].tolist(), strict=True):
-        scene = backdrop(settings[setting], lights[light], (width, height))
-        share = ((frame - scene).abs().amax(0) > DIFFERENT).float() * (rows >= CLOUDS * height)
-        places.append(torch.stack([(grid * share).sum() for grid in (columns, rows)]) / share.sum().clamp(min=1))
-    return torch.stack(places)
 
 
 def spread(items: Sequence[torch.Tensor]) -> float:

@@ -22,10 +22,8 @@ import os
 import pickle
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, replace
 from functools import lru_cache
-from multiprocessing import get_context
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -46,8 +44,8 @@ from blockvid_cli.evaluation.bench.probe_scores import (
     ratios,
     spread,
     subject_and_colour,
-    subject_places,
 )
+from blockvid_cli.evaluation.films import worker_pool
 from blockvid_cli.job import RenderJob, RenderRequest, prepare, with_takes
 from blockvid_cli.models.card import ModelCard
 from blockvid_cli.models.find import find_model
@@ -69,7 +67,7 @@ LEAD_BLOCKS, BACK_BLOCKS = 8, 6  # before the subject leaves and after it is bac
 PROBE_SEED = HELD_OUT + 500_000  # the first seed of the stories that the probe is tested with
 PROBE_STORIES, VAE_STORIES = 40, 6
 TAKES, TAKE_STORIES = 8, 3
-TAKE_BLOCKS = 3, 3, 2  # of a story with takes: before the subject leaves, while it is away, after it is back
+TAKE_BLOCKS = 5, 3, 4  # of a story with takes: before the subject leaves, while it is away, after it is back
 
 
 @dataclass(frozen=True)
@@ -291,7 +289,7 @@ def _render_chunks(
             break
     loaded.vae.to(job.preset.device)
     frames = torch.cat([part.float().cpu() for part in loaded.vae.stream(latents[n] for n in sorted(latents))])
-    places = subject_places(probe, frames)
+    places = probe.places(frames)
     return [
         (torch.cat([latents[block.number] for block in chunk.blocks]), places[chunk.first_frame : chunk.end_frame])
         for chunk in planned
@@ -304,7 +302,7 @@ def _run(tasks: Sequence[Task], workers: int) -> Iterator[ProbeScores]:
         yield from map(render_and_probe, tasks)
         return
     threads = max(1, (os.cpu_count() or 1) // workers)
-    with ProcessPoolExecutor(workers, get_context("spawn"), torch.set_num_threads, (threads,)) as pool:
+    with worker_pool(workers, torch.set_num_threads, threads) as pool:
         yield from map(pickle.loads, pool.map(_pickled, tasks))
 
 
