@@ -178,7 +178,7 @@ def tables() -> dict[str, Mapping[str, type]]:
     return {key: recipes.TABLES[key] for key in recipes.PARTS}
 
 
-OF_OTHER_TAKES = {"take_layout"}  # options that decide nothing of a first take; they have a test of their own
+OF_OTHER_TAKES = {"take_shared"}  # options that decide nothing of a first take; they have a test of their own
 
 
 def options() -> list[tuple[str, str, str]]:
@@ -274,17 +274,17 @@ def test_every_option_of_a_recipe_is_in_the_identity(film, row):
 
 
 @pytest.mark.parametrize("name", ["independent", "shared-base"])
-def test_a_layout_is_in_the_identity_of_the_takes_that_have_one(film, name):
+def test_mixed_noise_is_in_the_identity_of_the_takes_that_have_it(film, name):
     """Neither the first take nor one inside a shot is rendered again for it; an old take of a shot's first chunk is."""
     text = STORY.replace("A green tree., duration: 3s", "A green tree., duration: 3s, cut: true")
     for take, changed in ((1, set()), (2, {1, 3})):
         takes = {number: TakeChoice(take) for number in (1, 2, 3, 4)}
         plain, mixed = (
-            film({"noise": {"name": name, "take_layout": share}}, text, takes=takes).keys.identities
+            film({"noise": {"name": name, "take_shared": share}}, text, takes=takes).keys.identities
             for share in (0.0, 0.5)
         )
         assert {n for n, pair in enumerate(zip(plain, mixed, strict=True), 1) if pair[0] != pair[1]} == changed
-    assert changed_fields(asdict(plain[0]), mixed[0]) == ["noise.take_layout"]
+    assert changed_fields(asdict(plain[0]), mixed[0]) == ["noise.take_shared"]
 
 
 @pytest.mark.parametrize(("number", "value"), [("steps", 4), ("shift", 3.0), ("guidance", 2.0), ("steps", [1.0, 0.5])])

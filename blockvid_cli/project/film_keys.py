@@ -98,10 +98,10 @@ def _identity(
 
 
 def _recipe_values(recipe: Recipe, chunk: PlannedChunk) -> dict[str, Any]:
-    """The recipe as far as it decides a chunk's latents: a layout counts only where its noise has one."""
+    """The recipe as far as it decides a chunk's latents: ``take_shared`` counts only where the noise is mixed."""
     values = recipe_values(recipe)
-    if not recipe.noise.has_layout(chunk):
-        del values["noise"]["take_layout"]
+    if not recipe.noise.is_mixed(chunk):
+        del values["noise"]["take_shared"]
     return values
 
 

@@ -12,8 +12,6 @@ import torch
 from blockvid_cli.errors import UsageError
 from blockvid_cli.storyboard.plan import Block, Plan, PlannedChunk
 
-LAYOUT_ROWS = 3  # cells of a layout in the height of a frame
-
 
 def gaussian(shape: tuple[int, ...], *names: object) -> torch.Tensor:
     """Normal noise of a name, the same on every device: sampled on the CPU from a hash of ``names``."""
@@ -30,18 +28,17 @@ class Noise:
     in a block and a plan of other seeds.
 
     Args:
-        take_layout: where a chunk begins a shot, the share of the variance of another take's noise that all frames and
-            all pixels of a large cell have in common (mixed noise: Ge et al. 2023, Preserve Your Own Correlation). Each
-            value is still normal, but the takes differ more in their layout, which the context decides otherwise. For
-            models that draw from such noise; 0 is none.
+        take_shared: where a chunk begins a shot, the share of the variance of another take's noise that all its frames
+            have in common (mixed noise: Ge et al. 2023, Preserve Your Own Correlation). Each value is still normal,
+            but takes differ more from one another. For models that can draw from such noise; 0 is none.
     """
 
-    take_layout: float = field(default=0.0, kw_only=True)
+    take_shared: float = field(default=0.0, kw_only=True)
     whole_chunk: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
-        if not 0 <= self.take_layout < 1:
-            raise UsageError(f"a take_layout is a share, from 0 to less than 1; not {self.take_layout}.")
+        if not 0 <= self.take_shared < 1:
+            raise UsageError(f"take_shared is a share, from 0 to less than 1; not {self.take_shared}.")
 
     def __call__(self, block: Block, plan: Plan, finished: Mapping[int, torch.Tensor]) -> torch.Tensor:
         """(F, C, H, W) of the block's frames.
@@ -51,16 +48,17 @@ class Noise:
             finished: clean latents (F, C, H, W) of finished blocks, by number.
         """
         noise = self.frames(block, plan, finished)
-        if not self.has_layout(block.planned):
+        if not self.is_mixed(block.planned):
             return noise
-        return (1 - self.take_layout) ** 0.5 * noise + self.take_layout**0.5 * _layout(plan.latent, block.seed)
+        shared = gaussian(plan.latent, "take", block.seed)
+        return (1 - self.take_shared) ** 0.5 * noise + self.take_shared**0.5 * shared
 
-    def has_layout(self, chunk: PlannedChunk) -> bool:
-        """Whether ``take_layout`` counts for a chunk: for another take than the first, at the beginning of a shot."""
-        return self.take_layout > 0 and chunk.take > 1 and (chunk.cut or chunk.number == 1)
+    def is_mixed(self, chunk: PlannedChunk) -> bool:
+        """Whether ``take_shared`` counts for a chunk: for another take than the first, at the beginning of a shot."""
+        return self.take_shared > 0 and chunk.take > 1 and (chunk.cut or chunk.number == 1)
 
     def frames(self, block: Block, plan: Plan, finished: Mapping[int, torch.Tensor]) -> torch.Tensor:
-        """The noise without a layout; as ``__call__``."""
+        """The noise that is not mixed; as ``__call__``."""
         raise NotImplementedError
 
     def renoise(self, block: Block, plan: Plan, finished: Mapping[int, torch.Tensor], sigma: float) -> torch.Tensor:
@@ -126,14 +124,6 @@ def _frames(block: Block, plan: Plan) -> range:
     """The latent frames of the block's chunk."""
     blocks = plan.chunks[block.chunk - 1].blocks
     return range(blocks[0].first, blocks[-1].frame_indices.stop)
-
-
-def _layout(latent: tuple[int, int, int], seed: int) -> torch.Tensor:
-    """Noise (C, H, W) with one value for each channel of a cell; cells are squares."""
-    channels, height, width = latent
-    cell = -(-height // LAYOUT_ROWS)
-    cells = gaussian((channels, -(-height // cell), -(-width // cell)), "layout", seed)
-    return cells.repeat_interleave(cell, 1).repeat_interleave(cell, 2)[:, :height, :width]
 
 
 NOISES: dict[str, Callable[..., Noise]] = {"independent": Independent, "shared-base": SharedBase}
