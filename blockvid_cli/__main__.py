@@ -25,6 +25,7 @@ CGROUPS = Path("/sys/fs/cgroup")
 
 def main() -> None:
     """The console script."""
+    os.environ["PYTHONSAFEPATH"] = "1"  # worker processes import nothing from the working folder either
     terminal.prepare_streams()
     with _signals_stop() as stops, _limits_checked():
         try:

@@ -88,6 +88,8 @@ def check(
     retrieved = retrieved_chunks(plan, job.recipes[0].kv_cache())
     needs = _estimate(job)
     notes = [*job.notes, *_truncated_prompts(card, plan), *plan.notes]
+    if plan.notes and storyboard.title_card:
+        notes.append("the times in these notes count from the first chunk, as those in the storyboard do")
     if as_json:
         values = _plan_values(storyboard, card.name, plan, retrieved, notes)
         terminal.write_json(values | {"needs": asdict(needs)}, indent=2)
