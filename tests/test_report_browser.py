@@ -315,6 +315,11 @@ def test_axes_have_numbers(browser, drifting):
         "0:04",
         "0:06",
     ]
+    lasts = (
+        "['.time:last-of-type', 'svg'].map((s) => document.querySelector('.plot ' + s).getBoundingClientRect().right)"
+    )
+    text, plot = see(browser, lasts)
+    assert text <= plot  # the last one is not cut off
 
 
 def test_a_chunk_tells_its_picture_and_its_warning(browser):

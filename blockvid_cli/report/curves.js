@@ -88,7 +88,7 @@ function sketch(curve, points, axis, down, chosen) {
   return draw("svg", { viewBox: `0 0 ${WIDE} ${HIGH}`, "aria-hidden": "true" },
     ...axis.flatMap((score) => gridLine(score, down(score), axis[1] - axis[0])),
     ...borders.map((at) => draw("line", { class: "border", x1: across(at), x2: across(at), y1: TOP, y2: BOTTOM })),
-    ...moments().map((at) => draw("text", { class: "time", x: across(at), y: HIGH - 8 }, clock(at))),
+    ...moments().map((at) => draw("text", { class: "time", x: inside(at), y: HIGH - 8 }, clock(at))),
     draw("line", { class: "first", x1: LEFT, x2: RIGHT, y1: level, y2: level }),
     ...runs(points, down), ...dots,
     ...far.map((point) => draw("circle", { class: "dot far", r: 4, cx: across(point.at), cy: down(point.score) })),
@@ -102,6 +102,9 @@ function gridLine(score, y, step) {
     draw("text", { class: "score", x: LEFT - 5, y: y + 3.5 }, score.toFixed(digits).replace("-", "−")),
   ];
 }
+
+// Where the middle of a time's text is, so that no part of it lies beyond the plot.
+const inside = (at) => Math.min(across(at), WIDE - 3 * clock(at).length);
 
 // Seconds that the time axis names: round ones, about four.
 function moments() {
