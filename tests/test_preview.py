@@ -212,3 +212,9 @@ def test_takes_are_listed_chosen_and_dropped(blockvid, story, model):
     assert blockvid("takes", "drop", str(story), "2", "1", allow).code == 2
     assert blockvid("takes", "drop", str(story), "2", "2", allow).code == 0
     assert json.loads(blockvid("storyboard", "diff", str(story), allow, "--json").out)[1]["action"] == "keep"
+
+
+def test_a_preview_on_a_pipe_says_what_it_does(story, model, blockvid):
+    done = blockvid("preview", story, "--model", model, "--chunk", "1")
+    assert done.code == 0 and "loading the model" in done.err and "denoising chunk 1 of 3, block 1" in done.err
+    assert "denoising" not in blockvid("preview", story, "--model", model, "--chunk", "2", "--progress", "none").err
