@@ -197,12 +197,7 @@ def prepare(request: RenderRequest, storyboard: Storyboard | None = None) -> Ren
         preset=preset,
         free_memory=free,
         reference_images=images,
-        notes=(
-            *plan.warnings,
-            *storyboard.notes,
-            *(note for image in images.values() for note in image.notes),
-            *_training_notes(card, plan, recipes),
-        ),
+        notes=tuple(_notes(storyboard, card, plan, recipes, images)),
         numerics=(numerics_of(preset),) * len(plan.chunks),
         recorded=recorded,
     )
@@ -221,8 +216,16 @@ def _read_project(request: RenderRequest, folder: Path) -> tuple[Manifest, TakeC
     return read_manifest(folder), read_take_choices(folder) if request.takes is None else request.takes
 
 
-def _training_notes(card: ModelCard, plan: Plan, recipes: Sequence[Recipe]) -> Iterator[str]:
-    """Warnings where the film has a size, or frames get temporal positions, that the model was not trained on."""
+def _notes(
+    storyboard: Storyboard,
+    card: ModelCard,
+    plan: Plan,
+    recipes: Sequence[Recipe],
+    images: Mapping[int, ReferenceImage],
+) -> Iterator[str]:
+    """What was decided about captions and images, and warnings of sizes and positions that were not trained."""
+    yield from (*plan.warnings, *storyboard.notes)
+    yield from (note for image in images.values() for note in image.notes)
     if plan.size not in card.sizes_trained_for:
         size = "{}x{}".format(*plan.size)
         yield f"'{card.name}' was trained for {trained_sizes(card)}, so a film of {size} will look wrong."

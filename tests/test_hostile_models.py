@@ -307,7 +307,15 @@ def test_a_damaged_lora_ends_in_a_sentence(tmp_path, changes):
 
 
 @pytest.mark.parametrize(
-    "index", ["[" * 100_000, "{}", '{"weight_map": {}}', '{"weight_map": {"a": ".."}}', '{"weight_map": {"a": "../b"}}']
+    "index",
+    [
+        "[" * 100_000,
+        "{}",
+        '{"weight_map": {}}',
+        '{"weight_map": {"a": "' + "b" * 999 + '"}}',
+        '{"weight_map": {"a": ".."}}',
+        '{"weight_map": {"a": "../b"}}',
+    ],
 )
 def test_an_index_of_shards_stays_in_its_folder(tmp_path, index):
     (tmp_path / "model").mkdir()

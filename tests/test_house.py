@@ -166,6 +166,7 @@ READ_DIRECTLY = {  # by function, why it may open a file without the readers of 
     "datasets.storybook._read_latents": "open_regular_file looks first",
     "models.checkpoint._read_safetensors": "open_regular_file looks first",
     "models.checkpoint._read_pickle": "open_regular_file looks first",
+    "models.checkpoint._is_zip": "a record of an archive that open_regular_file opened",
     "video.reader.open_video": "open_regular_file looks first",
     "evaluation.backends.backbones.Laion._linear": "open_regular_file opens it",
     "evaluation.backends.backbones.Raft._network": "open_regular_file opens it",

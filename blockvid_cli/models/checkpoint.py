@@ -119,7 +119,8 @@ def weight_files(path: Path) -> list[Path]:
         shards = sorted(set(map(str, index["weight_map"].values())))
     except DAMAGED as error:
         raise MissingModelError(f"{indexes[0]}: this index of shards cannot be read ({reason(error)}).") from error
-    absent = [shard for shard in shards if Path(shard).name != shard or not (path / shard).is_file()]
+    present = {file.name for file in path.iterdir() if file.is_file()}
+    absent = [shard for shard in shards if shard not in present]
     if not shards:
         raise MissingModelError(f"{indexes[0]}: this index of shards names none.")
     if absent:
