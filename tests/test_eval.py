@@ -24,8 +24,8 @@ from blockvid_cli.evaluation.backends.builtin import InverseSearchFlow, SubjectA
 from blockvid_cli.evaluation.scores import EvalConfig, score_film
 from blockvid_cli.evaluation.segments import Protocol
 from blockvid_cli.storyboard.presentation import TitleCard
-from blockvid_cli.video.ffmpeg import encode_video
-from blockvid_cli.video.metadata import Chapter
+from blockvid_cli.video.ffmpeg import encode_video, run_ffmpeg
+from blockvid_cli.video.metadata import Chapter, read_tags
 from blockvid_cli.video.mux import mux_film, write_video
 from blockvid_cli.video.reader import Frame, decode_frames, scan_video
 from blockvid_cli.video.spec import Timeline, VideoSpec
@@ -371,6 +371,15 @@ def test_a_timeline_that_makes_no_sense_is_ignored(carded, values):
     project.mkdir()
     (project / "manifest.json").write_text(json.dumps({"timeline": values}))
     assert score_film(cards, EvalConfig())["frames"] == 78
+
+
+def test_a_film_of_another_program_may_have_chapters_without_titles(pair, tmp_path):
+    tags = ";FFMETADATA1\ncomment=[[[\n[CHAPTER]\nTIMEBASE=1/1000\nSTART=0\nEND=1000\n"
+    film = tmp_path / "film.mkv"
+    arguments = ["-i", str(pair[0]), "-f", "ffmetadata", "-i", "pipe:0", "-map_metadata", "1", "-c", "copy", str(film)]
+    assert run_ffmpeg(arguments, tags.encode()).returncode == 0
+    assert score_film(film, EvalConfig())["frames"] == 47
+    assert [chapter.text for chapter in read_tags(film)[1]] == [""]
 
 
 def test_chunks_begin_where_the_film_says_so(tmp_path):

@@ -143,11 +143,11 @@ def read_tags(path: Path) -> tuple[dict[str, str], list[Chapter]]:
         UsageError: there is no such film, or it cannot be read.
     """
     with open_video(path) as stream:
-        container = container_of(stream)
-        chapters = [
-            Chapter(*(float(each[name] * each["time_base"]) for name in ("start", "end")), each["metadata"]["title"])
-            for each in container.chapters()
-        ]
+        container, chapters = container_of(stream), []
+        for chapter in container.chapters():
+            unit = chapter["time_base"] or 0
+            start, end = float(chapter["start"] * unit), float(chapter["end"] * unit)
+            chapters.append(Chapter(start, end, chapter["metadata"].get("title", "")))
         return dict(container.metadata), chapters
 
 
