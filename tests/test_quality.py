@@ -11,8 +11,9 @@ import yaml
 from safetensors.torch import save_file
 
 from blockvid_cli.errors import UsageError
+from blockvid_cli.evaluation.bench import quality
 from blockvid_cli.evaluation.bench.probe_scores import accuracy, frechet_distance, probe_film, ratios
-from blockvid_cli.evaluation.bench.quality import measure_quality, window_of_equal_size
+from blockvid_cli.evaluation.bench.quality import measure_quality, measure_takes, window_of_equal_size
 from blockvid_cli.models.card import packaged_folder, read_card
 from blockvid_cli.storybook.edition import read_edition
 from blockvid_cli.storybook.probe import CLIP_FRAMES, FEATURES, FRAME_ATTRIBUTES, Probe, chunk_frames, sample_clip
@@ -153,12 +154,24 @@ def picture_book(model, tmp_path):
 
 
 @pytest.mark.parametrize("workers", [1, 2])
-def test_quality_is_measured_from_storyboard_to_figures(picture_book, workers):
+def test_quality_is_measured_from_storyboard_to_figures(picture_book, workers, monkeypatch):
+    monkeypatch.setattr(quality, "TAKES", 2)
+    monkeypatch.setattr(quality, "TAKE_STORIES", 1)
     lines = []
     figures = measure_quality(str(picture_book), 2, 6, workers=workers, notify=lines.append)
     assert lines[-1] == "4 of 4 films" and figures["films"] == 2 and figures["chunks"] >= 2
     shares = [*figures["caption_accuracy"].values(), *figures["first_block"].values()]
     assert all(share is None or 0 <= share <= 1 for share in shares)
     assert figures["return_accuracy"]["window_frames"] == 18 and figures["frechet_distance"]["rendered"] >= 0
+    assert figures["takes"]["begins_a_shot"]["latents_takes"] > 0 and figures["takes"]["begins_a_shot"]["chunks"] == 3
     assert figures["flicker"]["border_over_inner"] > 0 and figures["vae"]["decoded_seconds_a_second"] > 0
     json.dumps(figures, allow_nan=False)
+
+
+@pytest.mark.slow
+def test_takes_that_begin_a_shot_differ_as_much_as_films_of_other_seeds(monkeypatch):
+    """In latents and in the subject's place; without mixed noise they differ by 0.84 and 0.73 of that."""
+    monkeypatch.setattr(quality, "TAKE_BLOCKS", (3, 3, 2))
+    figures = measure_takes("storybook")["begins_a_shot"]
+    print(figures)
+    assert figures["chunks"] == 9 and figures["latents"] >= 1 and figures["place"] >= 1

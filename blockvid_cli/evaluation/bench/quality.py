@@ -127,7 +127,7 @@ def measure_quality(
             **_return_figures(others[: len(returns)], others[len(returns) :]),
             "window_frames": window["kv_cache"]["window"],
         },
-        "takes": measure_takes(model, min(films, TAKE_STORIES), device=device, runtime=runtime, recipe=recipe),
+        "takes": measure_takes(model, min(films, TAKE_STORIES), TAKES, device, runtime, recipe),
         "vae": vae_figures(card, edition, round(seconds * blocks_per_second)),
     }
 
