@@ -12,18 +12,21 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import asdict, fields
 from itertools import pairwise
 from pathlib import Path
 
 import pytest
 
+from blockvid_cli.job import RenderRequest
 from blockvid_cli.models.card import find_card, packaged_folder
 from blockvid_cli.storyboard.exports import dump_storyboard
 from blockvid_cli.storyboard.plan import make_plan
 from blockvid_cli.storyboard.storyboard import read_storyboard
 from tests import fuzzing
 from tests.fuzz_models import MODEL_TARGETS
-from tests.fuzz_state import STATE_TARGETS
+from tests.fuzz_state import RECORD, STATE_TARGETS, history
 from tests.fuzzing import Target, fuzz
 from tests.test_bad_storyboards import GOOD
 from tests.test_timed_captions import SLOTS, SRT, VTT
@@ -147,6 +150,15 @@ def test_hostile_files_are_read_in_time(tmp_path, name):
 @pytest.mark.parametrize("name", TARGETS)
 def test_damaged_files_end_in_a_sentence(name):
     assert fuzz(name, TARGETS[name], range(FAST_CASES)) == []
+
+
+@pytest.mark.parametrize("name", [*asdict(RECORD), *(f"options.{field.name}" for field in fields(RenderRequest))])
+def test_any_value_may_stand_in_a_history(tmp_path, name):
+    for value in ([], {"a": {"b": []}}, 7, "\udc80", None, 10**25, "\0", ["a=b"], {"2": {"take": 10**20}}):
+        outer, _, inner = name.partition(".")
+        record = asdict(RECORD) | {outer: {inner: value} if inner else value}
+        with suppress(fuzzing.BlockvidError):
+            history(json.dumps(record).encode(), tmp_path)
 
 
 def test_a_hang_and_a_crash_are_seen():

@@ -39,6 +39,16 @@ def _path_text(text: str) -> str:
     return text
 
 
+def _options(values: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Options of a render; a ValueError, where those that are made of others are not."""
+    if not all(isinstance(values.get(name, {}), Mapping) for name in ("recipe", "runtime")):
+        raise ValueError("recipe and runtime are mappings")
+    if not isinstance(values.get("overrides", []), list | tuple):
+        raise ValueError("overrides are a list")
+    return values
+
+
+Options = Annotated[Mapping[str, Any], AfterValidator(_options)]
 PathText = Annotated[str, AfterValidator(_path_text)]
 
 
@@ -50,7 +60,7 @@ class RenderRecord:
     film: PathText  # the film's name, beside the project folder
     storyboard: PathText  # its path, relative to the film's folder
     text: PathText  # the storyboard's text as it was: a name in the folder of texts
-    options: Mapping[str, Any]  # those that a person gave
+    options: Options  # those that a person gave
     model: str
     weights: str  # their hash
     seed: int
