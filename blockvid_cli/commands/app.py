@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -23,7 +23,7 @@ from blockvid_cli.commands import (
 )
 from blockvid_cli.errors import UsageError
 
-UsageMistake = typer.BadParameter.__base__  # what the parser of options raises; typer does not export its name
+UsageMistake: type[Any] = typer.BadParameter.__bases__[0]  # typer raises it, and does not export it
 RENAMED = {  # options that had other names once
     "--profile": "--preset",
     "--redraw": "--rerender",

@@ -63,8 +63,9 @@ def render(
 ) -> None:
     """Render a storyboard into a film; after an interruption or an edit, only what is missing is rendered.
 
-    Several storyboards, or several --seeds, are rendered one after another; if one fails, the others go on. With
-    --chunk 5 a new take of chunk 5 is rendered, and all chunks after it again; with --only 5 the others stay.
+    Several storyboards, or several --seeds, are rendered one after another; if one fails, the others go on.
+
+    With --chunk 5 a new take of chunk 5 is rendered, and all chunks after it again; with --only 5 the others stay.
 
     Example: blockvid render storyboards/swan.yaml --seed 7 -o swan.mp4
 
@@ -83,10 +84,9 @@ def render(
     request = replace(request, retry=retry, fresh=fresh, metadata=metadata, untrained_size=untrained_size)
     form = display.ProgressForm.NONE if quiet else progress
     if several:
-        _render_several(_requests(request, stories, seeds), form, as_json)
-    else:
-        job = _with_retake(prepare(request, storyboard), chunk, take, from_chunk, only)
-        film.print_result(film.render_film(job, form, report, started), form, as_json)
+        return _render_several(_requests(request, stories, seeds), form, as_json)
+    job = _with_retake(prepare(request, storyboard), chunk, take, from_chunk, only)
+    return film.print_result(film.render_film(job, form, report, started), form, as_json)
 
 
 def _check_retake_options(
