@@ -10,6 +10,7 @@ import sys
 import time
 import wave
 import weakref
+from collections.abc import Iterable
 from contextlib import suppress
 from fractions import Fraction
 from pathlib import Path
@@ -21,7 +22,7 @@ from imageio_ffmpeg import count_frames_and_secs
 from blockvid_cli.errors import BlockvidError, PartialError, UsageError
 from blockvid_cli.storyboard.plan import Plan, PlannedChunk
 from blockvid_cli.storyboard.presentation import Audio
-from blockvid_cli.video import ffmpeg
+from blockvid_cli.video import ffmpeg, mux
 from blockvid_cli.video.ffmpeg import exact_rate
 from blockvid_cli.video.metadata import (
     COMMENT_BYTES,
@@ -274,8 +275,16 @@ def test_a_failed_rename_keeps_the_old_film(film, monkeypatch):
 @pytest.mark.skipif(not DEV_FULL.exists(), reason="this system has no /dev/full")
 @pytest.mark.parametrize("stage", [".part.mp4", ".whole.part.mp4"])
 @pytest.mark.parametrize("frames", [3, 200])  # noticed at the end, noticed on the way
-def test_a_full_disk_is_partial(film, processes, stage, frames):
-    film.with_suffix(stage).symlink_to(DEV_FULL)
+def test_a_full_disk_is_partial(film, processes, stage, frames, monkeypatch):
+    remove, links = mux._remove, [film.with_suffix(stage)]
+
+    def remove_and_link(files: Iterable[Path]) -> None:
+        """What was there before is removed; what ffmpeg opens then is on a full disk."""
+        remove(files)
+        if links:
+            links.pop().symlink_to(DEV_FULL)
+
+    monkeypatch.setattr(mux, "_remove", remove_and_link)
     with pytest.raises(PartialError, match="the disk is full") as caught:
         film_of(film, frames)
     assert "the same command" in str(caught.value)
