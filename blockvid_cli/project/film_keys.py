@@ -100,7 +100,7 @@ def _identity(
 def _recipe_values(recipe: Recipe, chunk: PlannedChunk) -> dict[str, Any]:
     """The recipe as far as it decides a chunk's latents: ``take_shared`` counts only where the noise is mixed."""
     values = recipe_values(recipe)
-    if not recipe.noise.is_mixed(chunk):
+    if not values["noise"]["take_shared"] or chunk.take == 1 or not chunk.begins_shot:
         del values["noise"]["take_shared"]
     return values
 

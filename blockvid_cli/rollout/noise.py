@@ -55,7 +55,7 @@ class Noise:
 
     def is_mixed(self, chunk: PlannedChunk) -> bool:
         """Whether ``take_shared`` counts for a chunk: for another take than the first, at the beginning of a shot."""
-        return self.take_shared > 0 and chunk.take > 1 and (chunk.cut or chunk.number == 1)
+        return self.take_shared > 0 and chunk.take > 1 and chunk.begins_shot
 
     def frames(self, block: Block, plan: Plan, finished: Mapping[int, torch.Tensor]) -> torch.Tensor:
         """The noise that is not mixed; as ``__call__``."""

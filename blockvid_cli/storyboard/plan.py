@@ -64,6 +64,11 @@ class PlannedChunk:
         return tuple(Block(number, number * self.block_frames, self.block_frames, self) for number in numbers)
 
     @property
+    def begins_shot(self) -> bool:
+        """Whether nothing of its shot comes before it."""
+        return self.cut or self.number == 1
+
+    @property
     def retrieval_text(self) -> str:
         """The text by which a KV cache compares this chunk with others: the caption, or the rewritten prompt."""
         return self.prompt if self.rewritten else self.caption
