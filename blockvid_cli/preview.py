@@ -20,7 +20,7 @@ from blockvid_cli.models.registry import has_wan21_latents
 from blockvid_cli.models.vae import LatentDecoder, to_uint8
 from blockvid_cli.project.identity import TakeChoice
 from blockvid_cli.project.project import DRAFT_FOLDER
-from blockvid_cli.render import open_project
+from blockvid_cli.render import notify_of_notes, open_project
 from blockvid_cli.retake import existing_takes
 from blockvid_cli.session import EventListener, RenderSession, finished_blocks, load, no_grad_oom_guard, stream_latents
 
@@ -57,6 +57,7 @@ def preview_chunk(
         BlockvidError: as ``render``; what is finished is kept.
     """
     existing_takes(job, chunk)
+    notify_of_notes(job, notify)
     first = job.plan.chunks[chunk - 1].take
     previews = []
     for take in range(first, first + takes):
@@ -71,6 +72,7 @@ def preview_stills(
     job: RenderJob, exact: bool = False, notify: EventListener = lambda event: None
 ) -> dict[int, np.ndarray]:
     """The middle frame of every chunk, generated as a draft where the project does not have it."""
+    notify_of_notes(job, notify)
     middles = {(chunk.first_frame + chunk.end_frame) // 2: chunk.number for chunk in job.plan.chunks}
     options = PreviewOptions(draft=True, exact=exact)
     frames = enumerate(_frames(job, len(job.plan.chunks), options, notify))

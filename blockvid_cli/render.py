@@ -55,8 +55,7 @@ def render(
         BlockvidError: with the exit code that fits; what is finished is kept.
     """
     timer = timer or PhaseTimer()
-    for note in job.notes:
-        notify(Event("note", note))
+    notify_of_notes(job, notify)
     while True:
         try:
             return _render(job, notify, timer, wrap)
@@ -101,6 +100,12 @@ def _generate(session: RenderSession, cache: DecodedVideoCache, wrap: DenoiserWr
     labels = [f"{chunk.number}. {chunk.caption}" for chunk in plan.chunks if chunk.number in stills]
     contact_sheet([stills[number] for number in sorted(stills)], labels, session.project.folder / "sheet.png")
     cache.commit()
+
+
+def notify_of_notes(job: RenderJob, notify: EventListener) -> None:
+    """Hands on what was decided about captions and images, before anything is generated."""
+    for note in job.notes:
+        notify(Event("note", note))
 
 
 def open_project(job: RenderJob) -> Project:

@@ -19,6 +19,7 @@ from blockvid_cli.job import RenderRequest, prepare
 from blockvid_cli.models.card import find_card
 from blockvid_cli.models.loading import load_probe
 from blockvid_cli.models.sentence_encoder import embed
+from blockvid_cli.preview import preview_chunk
 from blockvid_cli.render import render
 from blockvid_cli.storybook.caption_rewriter import LEAST_LIKENESS, caption_rewriter
 from blockvid_cli.storybook.edition import Pose, read_edition
@@ -114,7 +115,8 @@ def test_check_prints_the_warnings_before_what_was_rounded(board, blockvid):
     assert "cannot draw" in " ".join(blockvid("storyboard", "check", board).out.split())
 
 
-def test_a_render_warns_before_it_draws(board):
+@pytest.mark.parametrize("draw", [render, lambda job, listen: preview_chunk(job, 1, notify=listen)])
+def test_a_render_and_a_preview_warn_before_they_draw(board, draw):
     events = []
 
     class Enough(Exception):
@@ -126,7 +128,7 @@ def test_a_render_warns_before_it_draws(board):
             raise Enough
 
     with pytest.raises(Enough):
-        render(prepare(RenderRequest(board)), listen)
+        draw(prepare(RenderRequest(board)), listen)
     notes = [event.note for event in events if event.note]
     assert any("cannot draw what the caption says" in note for note in notes)
 
