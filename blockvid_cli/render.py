@@ -74,14 +74,14 @@ def _render(job: RenderJob, notify: EventListener, timer: PhaseTimer, wrap: Deno
     spec = video_spec(job.storyboard, job.plan, manifest if job.request.metadata else None)
     check_video_spec(spec)  # a sound that cannot be played is an error before anything is generated
     with open_project(job) as project:
+        _notify_of_project(project, notify)
         session = RenderSession(job, project, notify, timer)
         write_take_choices(project.folder, job.takes)
         project.write_manifest({**manifest, **job.resume_facts()})
         cache = DecodedVideoCache(project.folder, keys.keys, job.plan, fingerprint(job.card, (job.card.vae,)))
         if len(finished_blocks(session)) < len(job.plan.blocks) or not cache.is_valid():
             _generate(session, cache, wrap)
-        for note in project.notes:
-            notify(Event("note", note))
+        _notify_of_project(project, notify)
         with timer.phase("mux"):
             return mux_film(cache.video, job.output, spec)
 
@@ -106,6 +106,12 @@ def notify_of_notes(job: RenderJob, notify: EventListener) -> None:
     """Hands on what was decided about captions and images, before anything is generated."""
     for note in job.notes:
         notify(Event("note", note))
+
+
+def _notify_of_project(project: Project, notify: EventListener) -> None:
+    """Hands on what was noticed about a project since the last time."""
+    while project.notes:
+        notify(Event("note", project.notes.pop(0)))
 
 
 def open_project(job: RenderJob) -> Project:

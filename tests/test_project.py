@@ -388,6 +388,11 @@ def test_fresh_forgets_the_chunks_of_this_project_only(folder):
     with Project.open(folder, {**FIXED, "fps": 24}, fresh=True) as project:
         assert load(project, "key") is None
         assert read_manifest(folder).fixed["fps"] == 24
+        [note] = project.notes
+        assert note.startswith(f"1 take rendered before moved to {folder / 'chunks-1'};")
+    assert (folder / "chunks-1/001/take-1.safetensors").is_file()
+    Project.open(folder, FIXED, fresh=True).close()
+    assert not (folder / "chunks-2").exists()  # there was nothing to move
     with Project.open(neighbour, FIXED) as project:
         assert load(project, "key") is not None
     assert (folder / "keep.txt").exists()

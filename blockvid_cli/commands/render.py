@@ -49,7 +49,9 @@ def render(
     kv_storage: options.KVStorage = None,
     kv_dtype: options.KVDtype = None,
     retry: Annotated[bool, typer.Option(help="when memory runs out, continue with a lower preset")] = True,
-    fresh: Annotated[bool, typer.Option("--fresh", help="render everything again")] = False,
+    fresh: Annotated[
+        bool, typer.Option("--fresh", help="render everything again; the takes of before are moved to a folder beside")
+    ] = False,
     chunk: options.Chunk = None,
     take: options.Take = None,
     from_chunk: options.FromChunk = None,

@@ -6,6 +6,7 @@
         manifest.json                       everything needed to render the film again, and every chunk's identity
         chunks/005/take-1.safetensors       clean latents, of as many blocks as are finished
         chunks/005/take-1.3f9a0c4d.safetensors   what take 1 was before an edit
+        chunks-1/                           what chunks/ was before the first --fresh
         pictures.mp4, pictures.json         the film's frames, and what they were decoded from
         takes.json                          which takes are in the film, where not the first
         .lock                               held while a render runs
@@ -24,6 +25,7 @@ import shutil
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from itertools import count
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -32,7 +34,7 @@ import torch
 from filelock import FileLock, Timeout
 from pydantic import BaseModel, ConfigDict
 
-from blockvid_cli.errors import UsageError, shorten
+from blockvid_cli.errors import UsageError, plural, shorten
 from blockvid_cli.files import check_own_folder, read_plain_json, read_regular_file
 from blockvid_cli.models.hub import sha256
 from blockvid_cli.project.atomic_files import disk_errors, remove_temporary_files, write_atomically
@@ -100,7 +102,7 @@ class Project:
 
     @classmethod
     def open(cls, folder: Path, fixed: Mapping[str, Any], fresh: bool = False) -> Project:
-        """Opens the folder, made if need be; ``fresh`` removes the chunks rendered in it.
+        """Opens the folder, made if need be; ``fresh`` moves the chunks rendered in it out of the way.
 
         Args:
             fixed: the model, size and fps, which a project keeps; plain JSON values.
@@ -193,20 +195,26 @@ class Project:
         """Cleans up, and makes sure that the folder holds this film and no other."""
         remove_temporary_files(self.folder)
         if fresh:
-            self._remove_chunks()
+            self._set_chunks_aside()
         fixed = {} if fresh else self._recorded_fixed()
         if fixed:
             self._check_fixed(fixed)
         else:
             self.write_manifest({})
 
-    def _remove_chunks(self) -> None:
+    def _set_chunks_aside(self) -> None:
+        """Moves all rendered takes to a folder of their own, with a note, so that nothing is lost."""
         chunks = self.folder / "chunks"
         with disk_errors(chunks):
             (self.folder / DECODED_VIDEO_FILE).unlink(missing_ok=True)
             shutil.rmtree(self.folder / DRAFT_FOLDER, ignore_errors=True)
-            if chunks.exists():
-                shutil.rmtree(chunks)
+            if takes := sum(1 for _ in chunks.glob("*/take-*.safetensors")):
+                aside = next(path for n in count(1) if not os.path.lexists(path := self.folder / f"chunks-{n}"))
+                os.replace(chunks, aside)
+                self.notes.append(
+                    f"{plural(takes, 'take')} rendered before moved to {aside}; remove that folder when you do not"
+                    " need them."
+                )
 
     def _recorded_fixed(self) -> Mapping[str, object]:
         """What the manifest on disk says is fixed; empty if there is none, or (with a note) none that can be read."""
