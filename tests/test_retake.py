@@ -12,6 +12,7 @@ import pytest
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
 
+from blockvid_cli.commands.film import repeat_command
 from blockvid_cli.errors import UsageError
 from blockvid_cli.job import RenderRequest, prepare
 from blockvid_cli.project.identity import TakeChoice, read_take_choices, write_take_choices
@@ -288,6 +289,20 @@ def test_what_is_out_of_date_is_said_with_the_command_that_mends_it(story, model
     assert refused.err.endswith(mended.removeprefix("brings it "))
     assert blockvid("render", story, *options).code == 0
     assert "story.mp4 is up to date." in blockvid("takes", "choose", story, "2", "2").out
+
+
+def test_the_command_in_the_report_makes_the_same_take_again(story, model):
+    """Without the number of the take it would make another one."""
+    job = prepare(RenderRequest(story, model=str(model), takes={2: TakeChoice(3)}))
+    for given, repeated in (
+        ("--only 2", "--only 2 --take 3"),
+        ("--chunk=2 --seed 4", "--chunk 2 --take 3 --seed 4"),
+        ("--only 2 --take 3", "--only 2 --take 3"),
+        ("--from-chunk 2", ""),
+        ("--fresh", ""),
+    ):
+        expected = f"blockvid render a.yaml {repeated}".strip()
+        assert repeat_command(job, ["render", "a.yaml", *given.split()]) == expected
 
 
 def test_an_edit_of_cards_or_sound_makes_the_film_out_of_date(story, model):

@@ -6,7 +6,7 @@ import os
 import shlex
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
@@ -104,6 +104,26 @@ def what_is_out_of_date(job: RenderJob) -> str:
     return f"{job.output} is out of date ({what}). This brings it up to date: {render_command(job)}"
 
 
+def repeat_command(job: RenderJob, arguments: Sequence[str]) -> str:
+    """Returns the command that makes this very film of its project again, where ``arguments`` may make another take.
+
+    The take that --chunk or --only made is named. --from-chunk, which made several, and --fresh are left out: the
+    project knows which takes are in its film.
+    """
+    words, rest = ["blockvid"], iter(arguments)
+    take_is_named = any(word.partition("=")[0] == "--take" for word in arguments)
+    for word in rest:
+        name, equals, value = word.partition("=")
+        if name in ("--chunk", "--only", "--from-chunk"):
+            number = value if equals else next(rest)
+            words += [name, number] if name != "--from-chunk" else []
+            if name != "--from-chunk" and not take_is_named:
+                words += ["--take", str(job.plan.chunks[int(number) - 1].take)]
+        elif name != "--fresh":
+            words.append(word)
+    return shlex.join(words)
+
+
 def last_request(job: RenderJob) -> RenderRequest:
     """The request of the last render of a job's film, for the storyboard and the takes of now; else the job's own."""
     from blockvid_cli.job import RenderRequest
@@ -126,7 +146,7 @@ def _write_report(job: RenderJob, log: RenderLog, timer: PhaseTimer) -> Path | N
     from blockvid_cli.session import Event
 
     try:
-        return write_render_report(job, log, timer, shlex.join(["blockvid", *sys.argv[1:]]))
+        return write_render_report(job, log, timer, repeat_command(job, sys.argv[1:]))
     except (BlockvidError, OSError) as error:
         log(Event("note", f"there is no report: {error}"))
         return None

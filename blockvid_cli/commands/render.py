@@ -50,7 +50,8 @@ def render(
     kv_dtype: options.KVDtype = None,
     retry: Annotated[bool, typer.Option(help="when memory runs out, continue with a lower preset")] = True,
     fresh: Annotated[
-        bool, typer.Option("--fresh", help="render everything again; the takes of before are moved to a folder beside")
+        bool,
+        typer.Option("--fresh", help="render everything again; earlier takes are moved to a folder beside"),
     ] = False,
     chunk: options.Chunk = None,
     take: options.Take = None,
