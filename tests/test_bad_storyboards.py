@@ -48,6 +48,8 @@ BAD = {
         2,
         "zzz: there is no field 'zzz'; there are version",
     ),
+    "a chunk's field at the top": ("transition: fade\nchunks: [a]", 1, "'transition' belongs to a chunk"),
+    "the film's field in a chunk": ("chunks:\n- {caption: a, title: b}", 2, "'title' belongs to the whole film"),
     "unknown field of audio": ("chunks: [a]\naudio:\n  file: a\n  fadein: 1", 4, "did you mean 'fade_in'?"),
     "no chunks": ("title: a", 1, "chunks: 'chunks' is missing"),
     "chunks empty": ("title: a\nchunks: []", 2, "chunks: there are no chunks; write at least one"),
@@ -462,7 +464,26 @@ def test_files_that_are_no_text(tmp_path, raw, line, said, name):
     assert said in error
 
 
+def test_a_misspelt_caption_is_one_problem(tmp_path):
+    for text, meant in (("chunks:\n- captoin: A swan.\n", "caption"), ("chnks:\n- A swan.\n", "chunks")):
+        path = tmp_path / "story.yaml"
+        path.write_text(text)
+        error = str(complaint(path))
+        assert f"did you mean '{meant}'?" in error and "\n" not in error and "missing" not in error
+
+
+@pytest.mark.parametrize(("name", "kind"), [("fox.png", "a picture"), ("a.mp4", "a film"), ("a.mp3", "a sound")])
+def test_a_picture_film_or_sound_is_no_storyboard(tmp_path, name, kind):
+    path = tmp_path / name
+    for size in (100, 2_000_000):
+        path.write_bytes(b"\x89PNG\r\n\x1a\n" + bytes(size))
+        assert str(complaint(path)).startswith(f"{path}: this is {kind}, not a storyboard")
+
+
 def test_no_file(tmp_path):
+    captions = tmp_path / "talk.srt"
+    assert str(complaint(captions)) == f"{captions}: there is no such file"
+    assert "blockvid storyboard new" in str(complaint(tmp_path / "new.yaml"))
     missing = tmp_path / "none.yaml"
     assert str(complaint(missing)).startswith(f"{missing}: there is no such file")
     assert str(complaint(tmp_path)) == f"{tmp_path}: this is a folder; name the storyboard in it"

@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from mimetypes import guess_type
 from pathlib import Path
 
 import yaml
@@ -29,6 +30,8 @@ from blockvid_cli.files import (
 
 FieldPath = tuple[str | int, ...]  # the path to a field: ("chunks", 2, "duration"); lists are counted from 0
 
+STORYBOARD_SUFFIXES = (".yaml", ".yml", "")
+MEDIA = {"image": "a picture", "video": "a film", "audio": "a sound"}  # by the first word of their MIME type
 MAX_PROBLEMS = 10  # in one error
 MAX_FILE_BYTES = 1_000_000
 MAX_CHUNKS = MAX_ENTRIES  # six hours of chunks of four seconds
@@ -105,14 +108,14 @@ def read_content(path: Path) -> bytes:
     try:
         return read_regular_file(path, MAX_FILE_BYTES)
     except FileNotFoundError as error:
-        raise StoryboardError(
-            f"{path}: there is no such file; 'blockvid storyboard new {path}' writes a first one"
-        ) from error
+        advice = f"; 'blockvid storyboard new {path}' writes a first one" if path.suffix in STORYBOARD_SUFFIXES else ""
+        raise StoryboardError(f"{path}: there is no such file{advice}") from error
     except IsADirectoryError as error:
         raise StoryboardError(f"{path}: this is a folder; name the storyboard in it") from error
     except NotRegularFileError as error:
         raise StoryboardError(f"{path}: this is {error.strerror}; save the storyboard as a file") from error
     except FileTooLargeError as error:
+        _refuse_media(path)
         raise StoryboardError(f"{path}: this file is {error.strerror}; a storyboard is a few pages of text") from error
     except OSError as error:
         raise StoryboardError(f"{path}: this file cannot be read ({error.strerror}); check its permissions") from error
@@ -127,8 +130,16 @@ def decode_text(content: bytes, path: Path) -> str:
     try:
         return content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
+        _refuse_media(path)
         line = content.count(b"\n", 0, error.start) + 1
         raise StoryboardError(f"{path}:{line}: this is not UTF-8 text; save the file as UTF-8") from error
+
+
+def _refuse_media(path: Path) -> None:
+    """Raises StoryboardError where a file that is no text has the name of a picture, a film or a sound."""
+    kind = (guess_type(path.name)[0] or "").split("/")[0]
+    if kind in MEDIA:
+        raise StoryboardError(f"{path}: this is {MEDIA[kind]}, not a storyboard; name a storyboard that uses it")
 
 
 def read_yaml(text: str, source: Path) -> Document:

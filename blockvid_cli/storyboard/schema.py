@@ -215,9 +215,18 @@ def fields_at(path: FieldPath) -> list[str]:
     return list(form.model_fields) if form else []
 
 
+def field_meant(name: str, known: list[str]) -> str | None:
+    """Returns which field was meant by a name that is none; None where that is not clear."""
+    return closest_name(name, known) if " " not in name.strip() else None
+
+
 def unknown_field(name: str, known: list[str]) -> str:
     """Returns a sentence that there is no such field, and which one may have been meant."""
-    guess = closest_name(name, known) if " " not in name.strip() else None
+    if "chunks" in known and name in ChunkForm.model_fields:
+        return f"'{name}' belongs to a chunk; write it in the chunk, beside its caption"
+    if "duration" in known and name in StoryboardForm.model_fields:
+        return f"'{name}' belongs to the whole film; write it at the top of the file"
+    guess = field_meant(name, known)
     remedy = f"did you mean '{guess}'?" if guess else f"there are {', '.join(known)}"
     if not guess and "caption" in known:  # '- Night: rain falls' is a field 'Night' to YAML
         remedy = f"if a colon belongs to the caption, put the caption in quotes; {remedy}"

@@ -21,7 +21,15 @@ from pydantic import ValidationError
 from blockvid_cli.storyboard.field_types import LARGEST_FPS
 from blockvid_cli.storyboard.imports import is_caption_file, read_captions
 from blockvid_cli.storyboard.overrides import apply_overrides
-from blockvid_cli.storyboard.parse import MAX_PROBLEMS, Document, Problem, decode_text, read_content, read_yaml
+from blockvid_cli.storyboard.parse import (
+    MAX_PROBLEMS,
+    Document,
+    FieldPath,
+    Problem,
+    decode_text,
+    read_content,
+    read_yaml,
+)
 from blockvid_cli.storyboard.presentation import (
     TRANSITION_SECONDS,
     Audio,
@@ -33,7 +41,7 @@ from blockvid_cli.storyboard.presentation import (
     subtitles,
     title_card,
 )
-from blockvid_cli.storyboard.schema import ChunkForm, StoryboardForm, sentence
+from blockvid_cli.storyboard.schema import ChunkForm, StoryboardForm, field_meant, fields_at, sentence
 from blockvid_cli.storyboard.seconds import Length, format_clock
 
 DEFAULT_LENGTH = Length(Fraction(4))  # of a chunk
@@ -179,12 +187,21 @@ def _form(document: Document) -> StoryboardForm:
         items = [item for item in error.errors(include_url=False) if item["loc"] not in known]
         items.sort(key=lambda item: (document.location(item["loc"])[0], item["type"] == "missing"))
         problems = list(document.problems)
+        misspelt = {
+            _field_meant(item["loc"]) for item in items[: 2 * MAX_PROBLEMS] if item["type"] == "extra_forbidden"
+        }
+        items = [item for item in items if item["type"] != "missing" or item["loc"] not in misspelt]
         for number, item in enumerate(items):
             path = item["loc"]
             message = str(item.get("ctx", {}).get("error", item["msg"]))
             shown = number < MAX_PROBLEMS  # a sentence for each of 50,000 would take minutes
             problems.append(Problem(path, sentence(item["type"], path, item["input"], message) if shown else message))
         raise document.error(problems) from error
+
+
+def _field_meant(path: FieldPath) -> tuple[str | int | None, ...]:
+    """The path of the field that was meant by one that does not exist."""
+    return *path[:-1], field_meant(str(path[-1]), fields_at(path[:-1]))
 
 
 def _chunk_spans(form: StoryboardForm, problems: list[Problem]) -> list[Span]:
