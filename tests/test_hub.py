@@ -89,7 +89,8 @@ def test_a_hostile_hub_gets_a_sentence_and_writes_nothing_outside(tmp_path):
         text=True,
         timeout=300,
         check=False,
-        env={**os.environ, "HF_HUB_OFFLINE": "0", "HF_HUB_DISABLE_XET": "1", "HF_HUB_DISABLE_PROGRESS_BARS": "1"},
+        env={**os.environ, "HF_HUB_OFFLINE": "0", "HF_HUB_DISABLE_XET": "1", "HF_HUB_DISABLE_PROGRESS_BARS": "1"}
+        | {"PYTHONPATH": str(Path(__file__).parents[1])},
         cwd=Path(__file__).parents[1],
     )
     assert run.returncode == 0, run.stderr
