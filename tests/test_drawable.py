@@ -1,7 +1,8 @@
 """What a model can draw: captions that it cannot draw, a style without effect, pictures that contradict their caption.
 
 ``drawable_captions.txt`` are captions in free wording of what the picture book can draw, ``undrawable_captions.txt``
-of what it cannot: business, science, food, other languages, emoji. The thresholds were chosen by these.
+of what it cannot: business, science, food, other languages, emoji, animals, vehicles, actions, cameras. The threshold
+and the vocabulary were chosen by these; not by the captions of the ``held_out_`` lists.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from blockvid_cli.models.loading import load_probe
 from blockvid_cli.models.sentence_encoder import embed
 from blockvid_cli.preview import preview_chunk
 from blockvid_cli.render import render
-from blockvid_cli.storybook.caption_rewriter import LEAST_LIKENESS, caption_rewriter
+from blockvid_cli.storybook.caption_rewriter import caption_rewriter
 from blockvid_cli.storybook.edition import Pose, read_edition
 from blockvid_cli.storybook.rendering import render_story
 from blockvid_cli.storybook.stories import HELD_OUT, Scene, Story, StoryChunk, frame_states, make_caption, make_story
@@ -54,20 +55,37 @@ def captions(name: str) -> list[str]:
     return (HERE / f"{name}_captions.txt").read_text(encoding="utf-8").splitlines()
 
 
-def score(text: str) -> float:
-    return REWRITER.likeness(text).score
-
-
-def test_the_threshold_tells_captions_that_can_be_drawn_from_those_that_cannot():
-    """Both kinds of error stay below 4 % of a few hundred captions, each read as the first of a film."""
-    can, cannot = ({text: score(text) for text in captions(name)} for name in ("drawable", "undrawable"))
-    assert len(can) > 200 and len(cannot) > 100
-    alarms = [text for text, value in can.items() if value < LEAST_LIKENESS]
-    misses = [text for text, value in cannot.items() if value >= LEAST_LIKENESS]
+@pytest.mark.parametrize(("lists", "least"), [("", 200), ("held_out_", 30)])
+def test_captions_that_can_be_drawn_are_told_from_those_that_cannot(lists, least):
+    """Both kinds of error stay below 4 %, each caption read as the first of a film."""
+    can, cannot = captions(f"{lists}drawable"), captions(f"{lists}undrawable")
+    assert min(len(can), len(cannot)) >= least
+    alarms = [text for text in can if not REWRITER.likeness(text).drawable]
+    misses = [text for text in cannot if REWRITER.likeness(text).drawable]
     print(f"{len(alarms)} of {len(can)} false alarms: {alarms}")
     print(f"{len(misses)} of {len(cannot)} misses: {misses}")
     assert len(alarms) / len(can) < 0.04
     assert len(misses) / len(cannot) < 0.04
+
+
+@pytest.mark.parametrize(
+    ("caption", "missing"),
+    [
+        ("A dragon breathes fire over a castle.", ("dragon", "fire", "castle")),
+        ("The red swan meets a blue boat.", ("a second subject (boat)",)),
+        ("Zoom in on the swan.", ("zoom",)),
+        ("A pangolin walks through the meadow.", ("pangolin",)),
+        ("A red swan swims on the lake.", ()),
+    ],
+)
+def test_the_words_that_cannot_be_drawn_are_named(caption, missing):
+    assert REWRITER.likeness(caption).missing == missing
+
+
+def test_what_nothing_and_the_sun_do_is_no_action_of_the_subject():
+    rewriter = caption_rewriter(find_card("storybook"), embed)
+    rewriter("A white swan moves right on the lake by day.")
+    assert rewriter.interpret("Nothing moves; the sun sets.").action == "rest"
 
 
 def test_the_bundled_storyboards_and_the_books_own_captions_are_not_warned_of():
@@ -89,7 +107,7 @@ def test_one_sentence_names_all_captions_that_cannot_be_drawn_and_what_can_be(bo
     for words in ("becomes 'Nobody is", "nearest: a balloon", "a swan, boat, car, balloon, cat or person", "--model"):
         assert words in captions_
     assert [bool(chunk.warnings) for chunk in plan.chunks] == [True, False, False, True, True]
-    assert "nearest to it is a balloon" in plan.chunks[3].warnings[0]
+    assert "(nearest: a balloon" in plan.chunks[3].warnings[0]
 
 
 def test_a_style_without_effect_is_warned_of(board):

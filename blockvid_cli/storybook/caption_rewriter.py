@@ -12,6 +12,7 @@ A caption that is like none of the sentences that the picture book can draw is r
 
 from __future__ import annotations
 
+import itertools
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -41,6 +42,8 @@ LEAST_LIKENESS = 0.4  # of a caption that can be drawn; a test measures how many
 EXAMPLES = 3  # captions that a warning about many of them names
 NEAR = 3  # a colour belongs to the subject that follows within this many words
 DIRECTIONS = {"left": "left", "right": "right", "up": "rise"}
+ARTICLES = {"a", "an", "the"}
+PREPOSITIONS = {"above", "across", "after", "at", "before", "below", "beside", "by", "in", "of", "on", "over", "with"}
 TOWARDS = {"to", "toward", "towards", "further"}
 
 
@@ -49,7 +52,8 @@ class Vocabulary:
     """Synonyms for the names of each list of an edition.
 
     ``empty`` are words for nobody, ``same`` refer to the subject before; ``motion`` are verbs that a direction may
-    follow; what ``others`` do (camera, sun, mist ...) is no action of the subject.
+    follow; what ``others`` do (camera, sun, mist ...) is no action of the subject. ``absent`` are things, places and
+    actions that the picture book never shows, also where another is rendered in their place; ``views`` camera work.
     """
 
     subjects: Names
@@ -61,6 +65,8 @@ class Vocabulary:
     same: Sequence[str]
     motion: Sequence[str]
     others: Sequence[str]
+    absent: Sequence[str]
+    views: Sequence[str]
 
 
 @dataclass(frozen=True)
@@ -77,15 +83,24 @@ class Interpretation:
 
 @dataclass(frozen=True)
 class Likeness:
-    """How like a caption is to what can be drawn: the cosine and what known words add, and the nearest of it."""
+    """How like a caption is to what can be drawn: the cosine and what known words add, and the nearest of it.
+
+    ``missing`` are the words of the caption whose meaning the film cannot show.
+    """
 
     score: float
     nearest: str
+    missing: tuple[str, ...] = ()
 
     @property
     def drawable(self) -> bool:
         """Whether the film will show what the caption says."""
-        return self.score >= LEAST_LIKENESS
+        return self.score >= LEAST_LIKENESS and not self.missing
+
+    @property
+    def reason(self) -> str:
+        """What is missing, or else the nearest."""
+        return f"it cannot draw: {', '.join(self.missing)}" if self.missing else f"nearest: {self.nearest}"
 
 
 @dataclass
@@ -107,7 +122,7 @@ class CaptionRewriter:
 
     def interpret(self, text: str, style: str = "") -> Interpretation:
         """What one caption describes."""
-        words = re.findall(r"[a-z]+", text.lower().replace("no one", "nobody"))
+        words = _words(text)
         self._update_setting_and_light(words, text, style)
         match = self._first_match(words, self.vocabulary.subjects, self.edition.subjects)
         absent = not match and not _any(words, self.vocabulary.same) and _any(words, self.vocabulary.empty)
@@ -129,12 +144,38 @@ class CaptionRewriter:
         if self.subject:
             pronouns = "|".join(self.vocabulary.same)
             text = re.sub(rf"\b({pronouns})\b", f"the {self.subject}", text, count=1, flags=re.IGNORECASE)
-        words = re.findall(r"[a-z]+", text.lower().replace("no one", "nobody"))
+        words = _words(text)
         best = (vectors @ self.embed([text])[0]).max(0)
         known = _any(words, self.vocabulary.empty)
         for name in ("subjects", "settings", "lights"):
             known = known or bool(self._first_match(words, getattr(self.vocabulary, name), getattr(self.edition, name)))
-        return Likeness(float(best.values) + KNOWN_WORD * known, things[int(best.indices)])
+        return Likeness(float(best.values) + KNOWN_WORD * known, things[int(best.indices)], tuple(self._missing(words)))
+
+    def _missing(self, words: Sequence[str]) -> Iterator[str]:
+        """What a film cannot show: an absent thing, a camera's move, a second or an unknown subject."""
+        views = self.vocabulary.views if len(self.edition.cameras) == 1 else ()
+        absent = [word for word in words if _any([word], self.vocabulary.absent) or _any([word], views)]
+        yield from dict.fromkeys(absent)
+        matches = [self._first_match([word], self.vocabulary.subjects, self.edition.subjects) for word in words]
+        named = {match[1]: word for word, match in zip(words, matches, strict=True) if match}
+        yield from [f"a second subject ({word})" for word in named.values() if word not in absent][1:]
+        grammatical = _any(words, self.vocabulary.same) or _any(words, self.vocabulary.empty)
+        if not named and not grammatical and not absent:
+            yield from self._unknown_subject(words)
+
+    def _unknown_subject(self, words: Sequence[str]) -> Iterator[str]:
+        """The noun before the first verb of a caption that begins with an article, unless a place or a light is it."""
+        known = [*self.vocabulary.others, *self.edition.weathers]
+        for names, synonyms in (
+            (self.edition.settings, self.vocabulary.settings),
+            (self.edition.lights, self.vocabulary.lights),
+        ):
+            known += [*names, *(word for several in synonyms.values() for word in several)]
+        phrase = list(itertools.takewhile(lambda word: word not in PREPOSITIONS, words))
+        for noun, verb in itertools.pairwise(phrase[1:] if words[:1] and words[0] in ARTICLES else ()):
+            if re.search(r"[^su]s$|ing$|ed$", verb):
+                yield from [] if _any([noun, verb], known) else [noun]
+                return
 
     @cached_property
     def _drawable(self) -> tuple[list[str], torch.Tensor]:
@@ -240,7 +281,7 @@ def rewrite_prompts(plan: Plan, card: ModelCard, embed: Embed) -> Plan:
         chunks.append(replace(chunk, prompt=sentence, rewritten=sentence != chunk.caption))
         if not likeness.drawable:
             unlike[chunk.number] = likeness
-            warning = f"the model cannot draw what the caption says; nearest to it is {likeness.nearest}."
+            warning = f"the model cannot draw what the caption says ({likeness.reason})."
             chunks[-1] = replace(chunks[-1], warnings=(*chunk.warnings, warning))
     warnings = (*_unlike_warning(chunks, unlike, rewrite.edition), *_style_warning(plan, chunks, card, embed))
     return replace(plan, chunks=tuple(chunks), warnings=(*plan.warnings, *warnings))
@@ -256,7 +297,7 @@ def _unlike_warning(chunks: Sequence[PlannedChunk], unlike: Mapping[int, Likenes
     if not unlike:
         return
     cases = [
-        f"'{shorten(chunk.caption)}' becomes '{chunk.prompt}' (nearest: {unlike[chunk.number].nearest})"
+        f"'{shorten(chunk.caption)}' becomes '{chunk.prompt}' ({unlike[chunk.number].reason})"
         for chunk in chunks
         if chunk.number in unlike
     ]
@@ -283,6 +324,12 @@ def _style_warning(plan: Plan, chunks: Sequence[PlannedChunk], card: ModelCard, 
 
 
 IRREGULAR = {"men": "man", "women": "woman", "children": "child", "geese": "goose", "wolves": "wolf"}
+
+
+def _words(text: str) -> list[str]:
+    """The words of a caption; what is written in two words or with a hyphen is one where it means one thing."""
+    text = re.sub(r"\bno one\b", "nobody", text.lower())
+    return re.findall(r"[a-z]+", re.sub(r"\b(close|time|bird's)[- ](up|lapse|eye)\b", r"closeup", text))
 
 
 def _any(words: Sequence[str], known: Sequence[str]) -> bool:
