@@ -26,6 +26,8 @@ CGROUPS = Path("/sys/fs/cgroup")
 def main() -> None:
     """The console script."""
     os.environ["PYTHONSAFEPATH"] = "1"  # worker processes import nothing from the working folder either
+    # Threads that wait for one another must sleep: where another program has a core, spinning takes many times as long.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     terminal.prepare_streams()
     with _signals_stop() as stops, _limits_checked():
         try:

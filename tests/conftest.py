@@ -10,6 +10,8 @@ from pathlib import Path
 import pytest
 import yaml
 
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # as the program itself does, before torch is imported
+
 
 @pytest.fixture(scope="session", autouse=True)
 def _home(tmp_path_factory):

@@ -339,3 +339,10 @@ def test_processes_that_score_films_end_with_the_command(tmp_path, number):
     script.write_text(textwrap.dedent(code))
     done = subprocess.run([sys.executable, script], capture_output=True, text=True, timeout=60)
     assert done.returncode == CODES[number] and "Traceback" not in done.stderr, done
+
+
+def test_waiting_threads_sleep_unless_the_environment_says_otherwise(blockvid, monkeypatch):
+    monkeypatch.delenv("OMP_WAIT_POLICY")
+    assert blockvid("--version").code == 0 and os.environ["OMP_WAIT_POLICY"] == "PASSIVE"
+    monkeypatch.setenv("OMP_WAIT_POLICY", "ACTIVE")
+    assert blockvid("--version").code == 0 and os.environ["OMP_WAIT_POLICY"] == "ACTIVE"
