@@ -331,6 +331,14 @@ def test_a_chunk_tells_its_picture_and_its_warning(browser):
     assert warned == ["1", "2", "3 ⚠", "4", "5", "6"]
 
 
+def test_the_reason_of_a_warning_is_shown_without_a_click_and_arcs_have_the_legends_colour(browser):
+    reasons = see(browser, "[...document.querySelectorAll('#reasons .warning')].map((p) => p.textContent)")
+    assert reasons == [f"Chunk 3: Cannot be drawn: {HOSTILE}"]
+    colours = "[...document.querySelectorAll('.arcs path')].map((path) => getComputedStyle(path).stroke)"
+    legend = see(browser, "getComputedStyle(document.querySelector('.key.recent'), '::before').borderTopColor")
+    assert set(see(browser, colours)) == {legend}
+
+
 def test_thumbnails_are_whole_and_pixels_stay_square(browser):
     assert see(browser, "getComputedStyle(document.querySelector('.frame img')).objectFit") == "contain"
     until(browser, "getComputedStyle(document.querySelector('video')).imageRendering === 'pixelated'")

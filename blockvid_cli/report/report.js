@@ -73,6 +73,9 @@ function fill() {
     timeline.append(group);
   }
   timeline.append(...stills, playhead);
+  const reasons = chunks.filter((chunk) => chunk.warnings.length).map((chunk) => make("p", { className: "warning", dir: "auto",
+    textContent: `Chunk ${chunk.number}: ${chunk.warnings.join(" ")}` }));
+  document.getElementById("reasons").append(...reasons);
 }
 
 function grouped() {
