@@ -35,6 +35,7 @@ from blockvid_cli.runtime.presets import AUTO, PRESETS, ResolvedPreset, RuntimeO
 from blockvid_cli.storyboard.plan import Plan, make_plan, trained_sizes
 from blockvid_cli.storyboard.storyboard import Storyboard, read_storyboard
 from blockvid_cli.storybook.caption_rewriter import rewrite_prompts
+from blockvid_cli.video.audio import early_end
 from blockvid_cli.video.reference_images import ReferenceImage, compare_with_captions, read_reference_images
 from blockvid_cli.video.spec import video_spec
 
@@ -226,6 +227,9 @@ def _notes(
     """What was decided about captions and images, and warnings of sizes and positions that were not trained."""
     yield from (*plan.warnings, *storyboard.notes)
     yield from (note for image in images.values() for note in image.notes)
+    timeline = video_spec(storyboard, plan).timeline
+    if silence := early_end(storyboard.audio, timeline.story.start, timeline.seconds):
+        yield silence
     if plan.size not in card.sizes_trained_for:
         size = "{}x{}".format(*plan.size)
         yield f"'{card.name}' was trained for {trained_sizes(card)}, so a film of {size} will look wrong."

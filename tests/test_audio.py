@@ -13,6 +13,7 @@ import pytest
 from imageio_ffmpeg import count_frames_and_secs
 
 from blockvid_cli.errors import BlockvidError
+from blockvid_cli.job import RenderRequest, prepare
 from blockvid_cli.models.card import find_card
 from blockvid_cli.storyboard.plan import make_plan
 from blockvid_cli.storyboard.presentation import Audio, Subtitles, TitleCard
@@ -269,3 +270,18 @@ def test_formats_of_sound(tone, tmp_path, suffix):
     assert run_ffmpeg(["-i", str(tone()), str(sound)]).returncode == 0
     (clip,) = check_video_spec(VideoSpec(12, SIZE, 48, tracks=(AudioTrack(Audio(sound)),))).clips
     assert clip.duration == pytest.approx(4, abs=0.1)
+
+
+def test_a_sound_that_ends_before_the_film_is_noted(tmp_path, tone):
+    sound, file = tone(seconds=3), tmp_path / "story.yaml"
+
+    def notes(audio: str) -> list[str]:
+        file.write_text(f"audio: {audio}\ntitle_card: A\nchunks: [A white swan rests on the lake by day.]\n")
+        return [note for note in prepare(RenderRequest(file)).notes if note.startswith("audio:")]
+
+    assert notes(sound.name) == [
+        f"audio: {sound.name} ends at 00:06 of 00:07, and silence follows; 'loop: true' repeats it."
+    ]
+    assert not notes(f"{{file: {sound.name}, loop: true}}")
+    assert not notes(f"{{file: {sound.name}, duration: 2}}")
+    assert not notes(tone(seconds=9).name)

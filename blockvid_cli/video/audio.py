@@ -12,11 +12,14 @@ sum is brought to it too, because every sound that is added makes the film loude
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
+from fractions import Fraction
 from math import inf
 
 from blockvid_cli.errors import BlockvidError
 from blockvid_cli.storyboard.presentation import Audio
+from blockvid_cli.storyboard.seconds import format_clock
 from blockvid_cli.video.ffmpeg import last_line, open_arguments, run_ffmpeg
 
 RATE = 48_000  # samples per second
@@ -29,6 +32,7 @@ FORMATS = (  # of files that hold their own sound, as ffmpeg names them
     ",voc,w64,wav,wv"
 )
 METER = "ebur128=metadata=1,ametadata=mode=print:key=lavfi.r128.I:file=-"
+LEAST_SILENCE = 1.0  # seconds at the end of a film that are noted
 SILENCE = -70.0  # LUFS: what EBU R128 does not count
 
 
@@ -117,6 +121,22 @@ def check_audio(
     graph = mix.filter_graph(0, METER)
     process = run_ffmpeg([*mix.input_arguments(), "-filter_complex", graph, "-map", "[sound]", "-f", "null", "-"])
     return replace(mix, volume=_volume(process.stdout.decode("utf-8", "replace"), loudness))
+
+
+def early_end(audio: Audio | None, title_seconds: float, film_seconds: float) -> str:
+    """A sentence if the film's own sound ends at least a second before the film; "" if not, or if it is to end there.
+
+    A sound that cannot be played is no matter of this sentence: ``check_audio`` raises its error.
+    """
+    if audio is None or audio.loop or audio.duration is not None or audio.end is not None:
+        return ""
+    begin = max(0.0, audio.at + title_seconds)
+    with suppress(BlockvidError):
+        end = begin + _audio_clip(replace(audio, loudness=None), begin, film_seconds - begin).duration
+        if end <= film_seconds - LEAST_SILENCE:
+            times = f"{format_clock(Fraction(round(end)))} of {format_clock(Fraction(round(film_seconds)))}"
+            return f"audio: {audio.file.name} ends at {times}, and silence follows; 'loop: true' repeats it."
+    return ""
 
 
 def _open_arguments(audio: Audio) -> list[str]:
