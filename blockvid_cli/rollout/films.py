@@ -73,9 +73,7 @@ class Films:
                 planned = replace(block.planned, seed=chunk_seed(block.seed, block.chunk, attempt + 1))
                 block = replace(block, planned=planned)
                 plan = replace(plan, seed=chunk_seed(plan.seed, block.chunk, attempt + 1))
-            if renoise_at is None:
-                return part(block, plan, latents)
-            return part.renoise(block, plan, latents, renoise_at)
+            return part(block, plan, latents) if renoise_at is None else part.renoise(block, plan, latents, renoise_at)
 
         return self.stack(block, make)
 
