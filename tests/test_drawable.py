@@ -12,6 +12,7 @@ from dataclasses import astuple, replace
 from pathlib import Path
 from random import Random
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image
@@ -26,7 +27,7 @@ from blockvid_cli.storybook.caption_rewriter import caption_rewriter
 from blockvid_cli.storybook.edition import Pose, read_edition
 from blockvid_cli.storybook.rendering import render_story
 from blockvid_cli.storybook.stories import HELD_OUT, Scene, Story, StoryChunk, frame_states, make_caption, make_story
-from blockvid_cli.video.reference_images import compare_with_captions
+from blockvid_cli.video.reference_images import compare_with_captions, is_foreign
 
 EDITION = read_edition()
 PICTURES = 120
@@ -220,3 +221,47 @@ def test_the_threshold_tells_true_pairs_of_picture_and_caption_from_crossed_ones
     print(f"{sum(alarms)} of {len(alarms)} false alarms, {sum(misses)} of {len(misses)} misses")
     assert sum(alarms) / len(alarms) < 0.03
     assert len(misses) > 3 * PICTURES and sum(misses) / len(misses) < 0.02
+
+
+def foreign_picture(number: int) -> torch.Tensor:
+    """A picture (1, 3, H, W) from elsewhere: a gradient, colour patches, shapes, noise, a world's frame recoloured."""
+    generator, random = torch.Generator().manual_seed(number), Random(number)
+    width, height = EDITION.size
+    kind, colours = number % 6, torch.rand(2, 3, 1, 1, generator=generator)
+    if kind == 0:
+        share = torch.linspace(0, 1, width).expand(height, width)
+        return (colours[0] * share + colours[1] * (1 - share))[None]
+    if kind == 1:
+        patches = torch.rand(1, 3, 12, 20, generator=generator)
+        return torch.nn.functional.interpolate(patches, size=(height, width), mode="bicubic").clamp(0, 1)
+    if kind == 2:
+        image = Image.new("RGB", EDITION.size, tuple(random.randrange(256) for _ in range(3)))
+        for _ in range(8):
+            x, y, side = random.randrange(width), random.randrange(height), random.randrange(8, 40)
+            image.paste(tuple(random.randrange(256) for _ in range(3)), (x, y, x + side, y + side))
+        return torch.from_numpy(np.array(image)).permute(2, 0, 1)[None] / 255
+    if kind == 3:
+        fine = torch.randn(1, 3, height, width, generator=generator)
+        sizes = [torch.nn.functional.avg_pool2d(fine, 2 * n + 1, 1, n) * n for n in (1, 2, 4, 8, 16)]
+        return (0.5 + 0.15 * torch.stack(sizes).sum(0)).clamp(0, 1)
+    frame = render_story(make_story(EDITION, HELD_OUT + number, 1), EDITION)[0][:1]
+    return frame[:, [1, 2, 0]] if kind == 4 else 1 - frame
+
+
+def test_pictures_from_another_world_are_told_from_the_worlds_own():
+    frames = []
+    for seed in range(60):
+        story = render_story(make_story(EDITION, HELD_OUT + 900_000 + seed, 2), EDITION)[0]
+        frames.append(story[Random(seed).randrange(len(story))][None])
+    alarms = [is_foreign(frame, EDITION) for frame in frames]
+    misses = [number for number in range(36) if not is_foreign(foreign_picture(number), EDITION)]
+    print(f"{sum(alarms)} of {len(alarms)} false alarms, misses {misses} of 36")
+    assert not any(alarms) and not misses
+
+
+def test_a_picture_from_another_world_is_warned_of(tmp_path):
+    Image.new("RGB", (320, 192), "orange").save(tmp_path / "fox.png")
+    file = tmp_path / "story.yaml"
+    file.write_text("chunks:\n- {caption: A white cat rests in the meadow by day., image: fox.png}\n")
+    (warning,) = prepare(RenderRequest(file)).plan.warnings
+    assert "image fox.png is not from the world that the model draws; it is shown for one frame" in warning

@@ -140,7 +140,9 @@ class ChunkForm(_Form):
     )
     cut: Switch = Field(False, description="whether a new shot begins here")
     image: NonemptyText | None = Field(
-        None, description="image file that the chunk begins with, relative to the storyboard"
+        None,
+        description="image file that the chunk begins with, relative to the storyboard; the bundled model goes on from "
+        "pictures of its own world, and shows any other for one frame",
     )
     end_image: NonemptyText | None = Field(
         None, description="image file that the chunk ends with, relative to the storyboard"

@@ -12,6 +12,7 @@ import warnings
 import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from itertools import product
 from pathlib import Path
 
 import numpy as np
@@ -24,8 +25,9 @@ from blockvid_cli.models.card import ModelCard
 from blockvid_cli.models.loading import load_probe
 from blockvid_cli.storyboard.plan import Plan
 from blockvid_cli.storyboard.storyboard import Storyboard
-from blockvid_cli.storybook.edition import read_edition
+from blockvid_cli.storybook.edition import Edition, read_edition
 from blockvid_cli.storybook.probe import NOBODY, Probe, end_places
+from blockvid_cli.storybook.settings import backdrop
 
 FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", "PPM")  # none that runs a program of its own
 MAX_PIXELS = 64_000_000  # a small file may claim many more
@@ -35,6 +37,8 @@ ENLARGE_NOTE = 1.5  # a larger factor is noted
 DEEP = 257  # 65535 / 255
 EXAMPLES = 3  # pictures that a warning about many of them names
 MAX_JUMP = 12  # pixels that an end picture may show a subject elsewhere; the probe is wrong by 3 at most
+LEAST_CHANGE = 0.1  # of a colour channel, by which a pixel is not the backdrop's
+FOREIGN_SHARE = 0.4  # of such pixels in a picture from another world; a test measures both kinds
 DECODE_ERRORS = (OSError, SyntaxError, ValueError, EOFError, TypeError, KeyError, IndexError, struct.error, zlib.error)
 
 
@@ -89,7 +93,8 @@ def compare_with_captions(card: ModelCard, plan: Plan, images: Mapping[int, Refe
     for number, picture in sorted(pictures.items()):
         chunk = next(chunk for chunk in plan.chunks if number < chunk.blocks[-1].frame_indices.stop)
         end = None if number in firsts else ends[chunk.number]
-        contradiction = _contradiction(probe, picture, chunk.prompt, end)
+        foreign = "is not from the world that the model draws; it is shown for one frame"
+        contradiction = foreign if is_foreign(picture, edition) else _contradiction(probe, picture, chunk.prompt, end)
         if contradiction:
             field = "image" if number in firsts else "end_image"
             found.setdefault(chunk.number, []).append(f"{field} {images[number].file.name} {contradiction}")
@@ -104,6 +109,13 @@ def compare_with_captions(card: ModelCard, plan: Plan, images: Mapping[int, Refe
         " shows, or give another picture."
     )
     return replace(plan, chunks=tuple(chunks), warnings=(*plan.warnings, warning))
+
+
+def is_foreign(picture: torch.Tensor, edition: Edition) -> bool:
+    """Whether a picture (1, 3, H, W) has the backdrop of no setting and light; a subject covers a part of it only."""
+    backdrops = torch.stack([backdrop(*names, edition.size) for names in product(edition.settings, edition.lights)])
+    changed = (backdrops - picture).abs().amax(1) > LEAST_CHANGE
+    return len(edition.cameras) == 1 and float(changed.float().mean((1, 2)).min()) > FOREIGN_SHARE
 
 
 def _contradiction(probe: Probe, picture: torch.Tensor, prompt: str, end: float | None) -> str:
