@@ -111,6 +111,20 @@ def test_one_sentence_names_all_captions_that_cannot_be_drawn_and_what_can_be(bo
     assert "(nearest: a balloon" in plan.chunks[3].warnings[0]
 
 
+def test_a_change_of_subject_or_place_inside_a_shot_is_noted(board):
+    swan, car = "A white swan rests on the lake by day.", "A red car drives through the city by day."
+
+    def warnings(cut: bool) -> tuple[str, ...]:
+        second = f"{{caption: {car}, cut: {str(cut).lower()}}}"
+        board.write_text(f"chunks:\n- {swan}\n- It waits.\n- {second}\n", encoding="utf-8")
+        return prepare(RenderRequest(board)).plan.warnings
+
+    (sentence,) = warnings(cut=False)
+    assert "chunk 3: the subject changes from swan to car" in sentence and "place changes from lake to city" in sentence
+    assert sentence.endswith("without a cut, which this model does badly; add 'cut: true' there.")
+    assert not warnings(cut=True)
+
+
 def test_a_style_without_effect_is_warned_of(board):
     def style_warnings(style: str) -> list[str]:
         board.write_text(STORY.replace("watercolour, soft light", style), encoding="utf-8")

@@ -284,6 +284,7 @@ def rewrite_prompts(plan: Plan, card: ModelCard, embed: Embed) -> Plan:
             warning = f"the model cannot draw what the caption says ({likeness.reason})."
             chunks[-1] = replace(chunks[-1], warnings=(*chunk.warnings, warning))
     warnings = (*_unlike_warning(chunks, unlike, rewrite.edition), *_style_warning(plan, chunks, card, embed))
+    warnings += (*_cut_warning([chunk for chunk in chunks if chunk.number not in unlike], rewrite.edition),)
     return replace(plan, chunks=tuple(chunks), warnings=(*plan.warnings, *warnings))
 
 
@@ -321,6 +322,24 @@ def _style_warning(plan: Plan, chunks: Sequence[PlannedChunk], card: ModelCard, 
             f"style: '{shorten(style)}' changes nothing: this model draws in one style, and reads from 'style' only a"
             f" place ({settings}) and a light ({lights}) that no caption names. Leave it out, or give another --model."
         )
+
+
+def _cut_warning(chunks: Sequence[PlannedChunk], edition: Edition) -> Iterator[str]:
+    """One sentence about all changes of subject or place inside a shot; nobody is no other subject."""
+    changes, before, shot = list[str](), dict[str, str](), 0
+    for chunk in chunks:
+        words = _words(chunk.prompt)
+        for what, names in (("subject", edition.subjects), ("place", edition.settings)):
+            old = before.get(what, "")
+            new = next((name for name in names if name in words), old)
+            if chunk.shot == shot and old not in ("", new):
+                changes.append(f"chunk {chunk.number}: the {what} changes from {old} to {new}")
+            before[what] = new
+        shot = chunk.shot
+    if changes:
+        more = [f"{len(changes) - EXAMPLES} more"] if len(changes) > EXAMPLES else []
+        what = join_words([*changes[:EXAMPLES], *more])
+        yield f"{what} without a cut, which this model does badly; add 'cut: true' there."
 
 
 IRREGULAR = {"men": "man", "women": "woman", "children": "child", "geese": "goose", "wolves": "wolf"}
