@@ -22,7 +22,15 @@ from blockvid_cli.project.identity import TakeChoice
 from blockvid_cli.project.project import DRAFT_FOLDER
 from blockvid_cli.render import notify_of_notes, open_project
 from blockvid_cli.retake import existing_takes
-from blockvid_cli.session import EventListener, RenderSession, finished_blocks, load, no_grad_oom_guard, stream_latents
+from blockvid_cli.session import (
+    Event,
+    EventListener,
+    RenderSession,
+    finished_blocks,
+    load,
+    no_grad_oom_guard,
+    stream_latents,
+)
 
 DRAFT_STEPS_DIVISOR = 3  # a draft has this share of the steps, and two at least
 
@@ -61,6 +69,8 @@ def preview_chunk(
     first = job.plan.chunks[chunk - 1].take
     previews = []
     for take in range(first, first + takes):
+        if takes > 1:
+            notify(Event(f"take {take - first + 1} of {takes}"))
         choice = replace(job.takes.get(chunk, TakeChoice()), take=take)
         variant = job if take == first else with_takes(job, {**job.takes, chunk: choice})
         frames = tuple(frame for number, frame in _frames(variant, chunk, options, notify) if number == chunk)

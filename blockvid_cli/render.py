@@ -9,14 +9,19 @@ is on disk before the next begins (session.py).
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
 
 import numpy as np
 import torch
 
 from blockvid_cli.errors import OutOfMemoryError
+from blockvid_cli.files import read_regular_file
 from blockvid_cli.job import RenderJob, with_preset
-from blockvid_cli.models.hub import fingerprint, require
+from blockvid_cli.models.hub import fingerprint, require, sha256
+from blockvid_cli.project.atomic_files import write_atomically
 from blockvid_cli.project.identity import write_take_choices
 from blockvid_cli.project.project import DecodedVideoCache, Project, project_folder
 from blockvid_cli.runtime.memory_estimate import GIB, format_plan
@@ -34,9 +39,11 @@ from blockvid_cli.session import (
 )
 from blockvid_cli.timing import PhaseTimer
 from blockvid_cli.video.contact_sheet import contact_sheet
+from blockvid_cli.video.metadata import srt
 from blockvid_cli.video.mux import Film, check_video_spec, mux_film, uint8_frames, warn_degenerate_blocks, write_video
-from blockvid_cli.video.spec import video_spec
+from blockvid_cli.video.spec import VideoSpec, video_spec
 
+SRT_HASH = "subtitles.sha256"  # in a project: of the .srt beside the film, as it was written last
 NOTED_MEMORY = GIB  # of films that need more, the listener is notified before anything is loaded
 
 
@@ -82,8 +89,33 @@ def _render(job: RenderJob, notify: EventListener, timer: PhaseTimer, wrap: Deno
         if len(finished_blocks(session)) < len(job.plan.blocks) or not cache.is_valid():
             _generate(session, cache, wrap)
         _notify_of_project(project, notify)
-        with timer.phase("mux"):
-            return mux_film(cache.video, job.output, spec)
+        with timer.phase("mux"), _srt_of_others(session, spec) as keep_srt:
+            return mux_film(cache.video, job.output, spec, keep_srt)
+
+
+@contextmanager
+def _srt_of_others(session: RenderSession, spec: VideoSpec) -> Iterator[bool]:
+    """Whether the ``.srt`` beside the film is not as a render wrote it, such as one edited by hand: it stays, noted."""
+    record, path = session.project.folder / SRT_HASH, session.job.output.with_suffix(".srt")
+    text = srt(spec.film_chapters()).encode("utf-8", "replace")
+    recorded = ""
+    with suppress(OSError):
+        recorded = read_regular_file(record, 100).decode("ascii", "replace")
+    own = ("", recorded, hashlib.sha256(text).hexdigest())
+    changed = _file_hash(path) not in own
+    yield changed
+    if not changed:
+        write_atomically(record, _file_hash(path).encode())
+    elif spec.subtitles.has_file:
+        note = f"{path} is not as it was written by a render, so it stays; remove it to have it written again."
+        session.notify(Event("note", note))
+
+
+def _file_hash(path: Path) -> str:
+    """The SHA-256 of a regular file; empty where there is none that can be read."""
+    with suppress(OSError):
+        return sha256(path)
+    return ""
 
 
 def _generate(session: RenderSession, cache: DecodedVideoCache, wrap: DenoiserWrapper) -> None:

@@ -138,7 +138,8 @@ def chunk_changes(job: RenderJob) -> list[ChunkChange]:
         stored = stored_frames(folder, number).get(key, 0)
         own = edited[number - 1]
         if stored >= needed:
-            changes.append(ChunkChange(number, "keep"))
+            chosen = f"take {chunk.take} was chosen; the film shows take {recorded[number - 1].get('take')}"
+            changes.append(ChunkChange(number, "keep", chosen if "take" in own else ""))
         elif stored:
             changes.append(ChunkChange(number, "finish", "some blocks lack"))
         elif own:
@@ -146,7 +147,7 @@ def chunk_changes(job: RenderJob) -> list[ChunkChange]:
         else:
             others = sorted(other for other in keys.needs[number - 1] if edited[other - 1])
             same = number <= len(recorded_keys) and recorded_keys[number - 1] == key
-            reason = "its latents are missing" if same or not others else f"follows chunk {others[-1]}"
+            reason = "not rendered yet" if same or not others else f"follows chunk {others[-1]}"
             changes.append(ChunkChange(number, "render", reason))
     return changes
 
@@ -208,9 +209,19 @@ def remove_take(job: RenderJob, chunk: int, take: int) -> list[Path]:
     if take not in existing_takes(job, chunk):
         raise UsageError(f"chunk {chunk} has no take {take}.")
     if job.plan.chunks[chunk - 1].take == take:
-        raise UsageError(f"take {take} of chunk {chunk} is in the film; choose another first: blockvid takes choose.")
+        raise UsageError(f"take {take} of chunk {chunk} is in the film; {_choose_first(job, chunk, take)}.")
     folder = project_folder(job.output) / "chunks" / f"{chunk:03d}"
     removed = [path for path in folder.glob(f"take-{take}.*") if path.suffix == ".safetensors"]
     for path in removed:
         path.unlink()
     return removed
+
+
+def _choose_first(job: RenderJob, chunk: int, take: int) -> str:
+    """How another take of a chunk comes into the film, so that ``take`` can be removed."""
+    others = [other for other in existing_takes(job, chunk) if other != take]
+    if not others:
+        return "the chunk has no other"
+    story, film = str(job.request.storyboard), ["-o", str(job.output)] if job.request.output else []
+    command = shlex.join(["blockvid", "takes", "choose", story, str(chunk), str(others[0]), *film])
+    return f"choose another first, and render: {command}"

@@ -132,6 +132,27 @@ def test_any_render_is_rendered_again_after_all_was_changed(rendered, model, blo
     assert rendered.read_text().endswith("[Nothing as it was.]\n")
 
 
+def test_the_history_says_how_long_a_person_waited(tmp_path):
+    """The same seconds as the command's last line: from its start, before anything was imported."""
+    import time
+    from types import SimpleNamespace
+
+    from blockvid_cli.commands import film
+    from blockvid_cli.timing import PhaseTimer
+
+    recorded = []
+    job = SimpleNamespace(output=tmp_path / "story.mp4")
+    (tmp_path / "story.blockvid").mkdir()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(film, "_append_record", lambda *values: recorded.append(values))
+        timer = PhaseTimer(time.perf_counter() - 7)
+        with pytest.raises(KeyboardInterrupt), film.recorded_in_history(job, print, timer) as counter:
+            counter.film_is_written = True
+            raise KeyboardInterrupt
+    (_, _, seconds, _, result) = recorded[0]
+    assert 7 <= seconds < 8 and result == "done"
+
+
 def test_a_render_that_is_the_film_is_not_rendered_again(rendered, blockvid, tmp_path):
     """Only as long as neither the storyboard nor the film is another one."""
     before = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")}
@@ -264,12 +285,15 @@ def test_rerendering_one_of_many_asks_which(story, model, blockvid, tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
+        (["empty"], "no film was rendered in"),
         (["nothing.yaml"], "there is no project of nothing.yaml"),
         (["{story}", "--rerender", "7"], "there is no render 7"),
         (["{story}", "-o", "x.mp4"], "there is no project of x.mp4"),
     ],
 )
-def test_mistakes_get_a_sentence(rendered, blockvid, arguments, said):
+def test_mistakes_get_a_sentence(rendered, blockvid, arguments, said, monkeypatch):
+    (rendered.parent / "empty").mkdir()
+    monkeypatch.chdir(rendered.parent)
     done = blockvid("history", *(rendered if a == "{story}" else a for a in arguments))
     assert done.code == 2 and said in " ".join(done.err.split())
 

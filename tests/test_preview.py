@@ -121,24 +121,41 @@ def test_which_storyboard_is_meant(tmp_path, monkeypatch):
     monkeypatch.setenv("BLOCKVID_HOME", str(tmp_path / "home"))
     os.mkfifo(tmp_path / "pipe.yaml")  # nobody writes to it: reading it would wait for ever
     with time_limit(wall=5), pytest.raises(UsageError, match="there is none here; write: blockvid preview"):
-        options.default_storyboard(tmp_path)
+        options.default_storyboard(tmp_path, "preview {} --chunk 5")
     (tmp_path / "notes.yaml").write_text("a: 1\n")
     (tmp_path / "storyboards").mkdir()
     (tmp_path / "storyboards" / "swan.yaml").write_text("chunks: [A swan.]\n")
     with pytest.raises(UsageError, match=r"write: blockvid preview storyboards/swan\.yaml --chunk 5"):
-        options.default_storyboard(tmp_path)
+        options.default_storyboard(tmp_path, "preview {} --chunk 5")
     one = tmp_path / "one.yaml"
     one.write_text("chunks: [A swan.]\n")
-    assert options.default_storyboard(tmp_path) == one
+    assert options.default_storyboard(tmp_path, "preview {} --chunk 5") == one
     (tmp_path / "two.yml").write_text("chunks: [A boat.]\n")
     with pytest.raises(UsageError, match=r"there are one\.yaml, two\.yml"):
-        options.default_storyboard(tmp_path)
+        options.default_storyboard(tmp_path, "preview {} --chunk 5")
     (tmp_path / "story.yaml").write_text("chunks: [A cat.]\n")
-    assert options.default_storyboard(tmp_path).name == "story.yaml"
+    assert options.default_storyboard(tmp_path, "preview {} --chunk 5").name == "story.yaml"
     elsewhere = tmp_path / "elsewhere"
     elsewhere.mkdir()
     options.save_last_storyboard(one)
-    assert options.default_storyboard(elsewhere) == one
+    assert options.default_storyboard(elsewhere, "preview {} --chunk 5") == one
+    with pytest.raises(UsageError, match=r"write: blockvid render one\.yaml$"):
+        options.default_storyboard(ambiguous(tmp_path / "two"), "render {}")
+
+
+def ambiguous(folder: Path) -> Path:
+    """A folder with two storyboards."""
+    folder.mkdir()
+    for name in ("one.yaml", "two.yaml"):
+        (folder / name).write_text("chunks: [A swan.]\n")
+    return folder
+
+
+def test_render_takes_the_only_storyboard_of_the_folder(tmp_path, blockvid, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "one.yaml").write_text("chunks: [A swan.]\nmodel: none-such\n")
+    done = blockvid("render")
+    assert "none-such" in done.err and "Missing argument" not in done.err
 
 
 def test_render_renders_again_what_is_asked_for(blockvid, story, model):
@@ -212,6 +229,12 @@ def test_takes_are_listed_chosen_and_dropped(blockvid, story, model):
     assert blockvid("takes", "drop", str(story), "2", "1", allow).code == 2
     assert blockvid("takes", "drop", str(story), "2", "2", allow).code == 0
     assert json.loads(blockvid("storyboard", "diff", str(story), allow, "--json").out)[1]["action"] == "keep"
+
+
+def test_takes_are_counted_and_chunks_that_are_there_are_not_denoised_again(story, model, blockvid):
+    said = blockvid("preview", story, "--model", model, "--chunk", "2", "--takes", "2").err
+    assert "take 1 of 2\n" in said and "take 2 of 2\n" in said
+    assert said.count("denoising chunk 1 of 3, block 1 ") == 1, said
 
 
 def test_a_preview_on_a_pipe_says_what_it_does(story, model, blockvid):

@@ -6,6 +6,7 @@ import errno
 import hashlib
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -81,6 +82,26 @@ def test_rendering_again_renders_nothing_and_gives_the_same_film(story, model):
     events, film = render_story(story, model)
     assert rendered_blocks(events) == [] and takes(story) == before
     assert np.array_equal(pictures(film), frames)
+
+
+def test_subtitles_that_were_edited_by_hand_stay(story, model):
+    """Those that a render wrote follow the captions."""
+
+    def render_with(caption: str) -> tuple[str, list[str]]:
+        story.write_text(re.sub("hops up and down|rises|sinks", caption, story.read_text()))
+        events, _ = render_story(story, model)
+        return beside.read_text(), [event.note for event in events if str(beside) in event.note]
+
+    beside = story.with_suffix(".srt")
+    render_with("hops up and down")
+    text, notes = render_with("rises")
+    assert "rises" in text and notes == []
+    beside.write_text(f"{text}mine\n")
+    edited, notes = render_with("sinks")
+    assert edited == f"{text}mine\n" and len(notes) == 1 and "remove it" in notes[0]
+    beside.unlink()
+    text, notes = render_with("sinks")
+    assert "sinks" in text and notes == []
 
 
 def test_one_seed_one_film_another_seed_another(story, model, tmp_path):

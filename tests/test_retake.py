@@ -95,6 +95,8 @@ def test_another_take_rerenders_its_chunk_and_what_follows_and_the_first_comes_b
     assert second[0] == first[0] and not set(second[1:]) & set(first)
     assert render_story(job_of(story, model)) == []  # the project remembers its choice
     back = choose_take(job_of(story, model), 2, 1)
+    reasons = [change.reason for change in chunk_changes(back)]
+    assert reasons == ["", "take 1 was chosen; the film shows take 2", "", ""]
     assert render_story(back) == [] and latents(back) == first
     forth = choose_take(back, 2, 2)
     assert render_story(forth) == [] and latents(forth) == second
@@ -131,8 +133,11 @@ def test_takes_that_are_not_there_and_takes_in_the_film(story, model):
         choose_take(job, 2, 5)
     with pytest.raises(UsageError, match="there is no chunk 9"):
         retake(job, RetakeRequest(9))
-    with pytest.raises(UsageError, match="is in the film"):
+    with pytest.raises(UsageError, match="is in the film; choose another first") as error:
         remove_take(job, 2, 2)
+    assert str(error.value).endswith(f"blockvid takes choose {story} 2 1.")
+    with pytest.raises(UsageError, match="is in the film; the chunk has no other"):
+        remove_take(job, 1, 1)
     assert remove_take(job, 2, 1) and existing_takes(job, 2) == [2]
     with pytest.raises(UsageError, match="no take 1"):
         remove_take(job, 2, 1)
@@ -384,7 +389,7 @@ def test_latents_that_were_lost_are_said_to_be_missing(story, model):
     job = job_of(story, model)
     render_story(job)
     (project_folder(job.output) / "chunks" / "002" / "take-1.safetensors").unlink()
-    assert [change.reason for change in chunk_changes(job_of(story, model))] == ["", "its latents are missing", "", ""]
+    assert [change.reason for change in chunk_changes(job_of(story, model))] == ["", "not rendered yet", "", ""]
 
 
 def test_an_edit_of_the_chunk_after_one_between_neighbours_is_noticed(story, model):

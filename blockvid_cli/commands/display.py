@@ -138,11 +138,11 @@ def _rest(figures: Mapping[str, Any]) -> str:
 
 
 def _print_plain(counter: ProgressCounter, event: Event, notes_only: bool = False) -> None:
-    """Prints a line for each note, phase and finished block."""
+    """Prints a line for each note, phase and block that is finished now, not by an earlier render."""
     figures = counter.figures(event)
     if "note" in figures:
         terminal.note(f"note: {figures['note']}")
-    elif not notes_only and (event.step is None or event.step.finished):
+    elif not notes_only and (event.step is None or (event.step.finished and not event.step.resumed)):
         what = PHASES.get(figures["phase"], figures["phase"])
         terminal.note(f"{what} {_rest(figures)}".rstrip())
 

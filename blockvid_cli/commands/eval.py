@@ -99,9 +99,9 @@ def evaluate(
 
     Several films are compared, and the best values are marked. A film that was scored before is not scored again.
 
-    Example: blockvid eval swan.mp4 balloon.mp4 --plot drift.png
+    Example: blockvid eval first.mp4 second.mp4 --plot drift.png
 
-    Example: blockvid eval swan.mp4 --storyboard swan.yaml --segments storyboard
+    Example: blockvid eval storyboards/swan.mp4 --storyboard storyboards/swan.yaml --segments storyboard
     """
     form = _exclusive({"--json": as_json, "--csv": as_csv, "--markdown": as_markdown}) or "table"
     _exclusive({"--stride": bool(stride), "--sample-fps": bool(sample_fps)})

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import shlex
 import sys
-import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
@@ -72,10 +71,10 @@ def render_film(
 
     timer = PhaseTimer(started)
     try:
-        with display.progress(job, form) as listener:
-            with recorded_in_history(job, listener) as counter:
-                log = RenderLog(counter)
-                film = render(job, log, timer)
+        with display.progress(job, form) as listener, recorded_in_history(job, listener, timer) as counter:
+            log = RenderLog(counter)
+            film = render(job, log, timer)
+            counter.film_is_written = True
             report = _write_report(job, log, timer) if with_report else None
     except KeyboardInterrupt as stop:
         raise Interrupted(what_is_finished(job), stop) from stop
@@ -160,7 +159,7 @@ def print_result(result: RenderResult, form: display.ProgressForm, as_json: bool
 
 
 @contextmanager
-def recorded_in_history(job: RenderJob, listener: EventListener) -> Iterator[ChunkCounter]:
+def recorded_in_history(job: RenderJob, listener: EventListener, timer: PhaseTimer) -> Iterator[ChunkCounter]:
     """Adds a line to the project's history when the render inside ends, however it ends; yields its listener.
 
     A render that is refused before anything is rendered, or has no project folder yet, is not recorded. A history
@@ -169,13 +168,13 @@ def recorded_in_history(job: RenderJob, listener: EventListener) -> Iterator[Chu
     from blockvid_cli.project.history import DONE, FAILED, INTERRUPTED
     from blockvid_cli.project.project import project_folder
 
-    began, start = datetime.now(UTC), time.monotonic()
+    began = datetime.now(UTC)
     counter, result = ChunkCounter(listener), f"{FAILED}: it broke off"
     try:
         yield counter
         result = DONE
     except KeyboardInterrupt:
-        result = INTERRUPTED
+        result = DONE if counter.film_is_written else INTERRUPTED
         raise
     except UsageError:
         result = ""
@@ -185,7 +184,7 @@ def recorded_in_history(job: RenderJob, listener: EventListener) -> Iterator[Chu
         raise
     finally:
         if result and project_folder(job.output).is_dir():
-            _append_record(job, began, round(time.monotonic() - start, 1), counter, result)
+            _append_record(job, began, round(timer.waited, 1), counter, result)
 
 
 class ChunkCounter:
@@ -195,6 +194,7 @@ class ChunkCounter:
         self.listener = listener
         self.rendered: set[int] = set()
         self.resumed: set[int] = set()
+        self.film_is_written = False
 
     def __call__(self, event: Event) -> None:
         """Counts the chunks whose blocks are finished."""

@@ -90,7 +90,8 @@ def _find_projects(target: Path) -> list[Path]:
         projects = [namesake] * namesake.is_dir() + others
     if not projects:
         folder = target if target.is_dir() else target.parent
-        raise UsageError(f"there is no project of {target} in {folder.resolve()}; 'blockvid render STORY' begins one.")
+        what = "no film was rendered" if target.is_dir() else f"there is no project of {target}"
+        raise UsageError(f"{what} in {folder.resolve()}; 'blockvid render STORY' begins one.")
     return projects
 
 
@@ -135,7 +136,7 @@ def _print_list(projects: list[Path], as_json: bool) -> None:
         terminal.write_json(rows)
         return
     for project, records in records_of.items():
-        terminal.write(f"{project.with_suffix('.mp4')}: " + ("" if records else "no render is recorded"))
+        terminal.write(f"{project.with_suffix('.mp4')}" + ("" if records else ": no render is recorded"))
         if records:
             names = ("", "time (UTC)", "seed", "chunks", "took", "result", "options")
             display.table(names, [_cells(number, record) for number, record in records.items()], shortened=2)

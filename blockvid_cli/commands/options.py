@@ -81,12 +81,23 @@ def _matching(known: Iterable[str], incomplete: str) -> list[str]:
     return [word for word in known if word.startswith(incomplete)]
 
 
-STORY = typer.Argument(
-    metavar="STORY", help="a storyboard, or captions that can be imported", autocompletion=complete_storyboard
-)
-Story = Annotated[Path, STORY]
-Stories = Annotated[list[Path], STORY]
-OfFilm = Annotated[Path | None, typer.Option("-o", "--output", help="the film, if it is not beside the storyboard")]
+Story = Annotated[
+    Path,
+    typer.Argument(
+        metavar="STORY", help="a storyboard, or captions that can be imported", autocompletion=complete_storyboard
+    ),
+]
+DEFAULT_STORY_HELP = "default: story.yaml in this folder, its only storyboard, or the one rendered last"
+OptionalStory = Annotated[
+    Path | None, typer.Argument(metavar="[STORY]", help=DEFAULT_STORY_HELP, autocompletion=complete_storyboard)
+]
+Stories = Annotated[
+    list[Path] | None, typer.Argument(metavar="[STORY]...", help=DEFAULT_STORY_HELP, autocompletion=complete_storyboard)
+]
+OfFilm = Annotated[
+    Path | None,
+    typer.Option("-o", "--output", help="the film that was written, if it is not beside the storyboard"),
+]
 Output = Annotated[
     Path | None,
     typer.Option("-o", "--output", help="the film to write, or a folder for several; default: beside the storyboard"),
@@ -137,7 +148,8 @@ Precision = Annotated[
 Preset = Annotated[
     str,
     typer.Option(
-        help="settings for the memory of a GPU: auto, h20, 24gb, 16gb, 12gb, 8gb or least",
+        help="settings for the memory of a GPU: auto, h20 (full precision: a CPU, or a GPU of 96 GB like the H20),"
+        " 24gb, 16gb, 12gb, 8gb or least",
         autocompletion=complete_preset,
     ),
 ]
@@ -158,11 +170,17 @@ KVDtype = Annotated[
     typer.Option(help="dtype of the stored KV cache: native, bf16 or int8", autocompletion=complete_kv_dtype),
 ]
 Chunk = Annotated[
-    int | None, typer.Option(min=1, help="render a new take of this chunk, and again all chunks after it")
+    int | None,
+    typer.Option(min=1, help="render a new take of this chunk; the chunks after it follow it, each by the take it had"),
 ]
 Take = Annotated[int | None, typer.Option(min=1, help="which take; needs --chunk or --only")]
-FromChunk = Annotated[int | None, typer.Option(min=1, help="render new takes of this chunk and all chunks after it")]
+FromChunk = Annotated[
+    int | None, typer.Option(min=1, help="render a new take of this chunk and of each chunk after it")
+]
 Only = Annotated[int | None, typer.Option(min=1, help="render a new take of this chunk alone; its neighbours stay")]
+Fresh = Annotated[
+    bool, typer.Option("--fresh", help="render everything again; earlier takes are moved to a folder beside")
+]
 AllowOutside = Annotated[bool, typer.Option("--allow-outside", help="let the storyboard name files outside its folder")]
 AsJson = Annotated[bool, typer.Option("--json", help="print the result as JSON")]
 Progress = Annotated[ProgressForm, typer.Option(help="how progress is shown on stderr")]
@@ -190,8 +208,11 @@ def _kv_cache(text: str | None) -> str | dict[str, Any] | None:
     return value
 
 
-def default_storyboard(folder: Path) -> Path:
+def default_storyboard(folder: Path, command: str) -> Path:
     """Returns the storyboard of a folder when none is named: story.yaml, the only one, or the one rendered last.
+
+    Args:
+        command: what to write, with ``{}`` for the storyboard, where it cannot be known.
 
     Raises:
         UsageError: there is none, or there are several; the sentence says what to write.
@@ -210,7 +231,7 @@ def default_storyboard(folder: Path) -> Path:
     what = f"there are {', '.join(file.name for file in local)}" if local else "there is none here"
     below = [file for file in sorted((folder / "storyboards").glob("*.yaml")) if _is_storyboard(file)]
     example = local[0].name if local else below[0].relative_to(folder).as_posix() if below else "story.yaml"
-    raise UsageError(f"which storyboard? {what}; write: blockvid preview {example} --chunk 5")
+    raise UsageError(f"which storyboard? {what}; write: blockvid {command.format(example)}")
 
 
 def save_last_storyboard(story: Path) -> None:

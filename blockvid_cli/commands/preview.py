@@ -23,17 +23,10 @@ if TYPE_CHECKING:
     from blockvid_cli.preview import ChunkPreview
 
 STILLS = 8  # of a chunk, in its contact sheet
-OptionalStory = Annotated[
-    Path | None,
-    typer.Argument(
-        help="default: story.yaml in this folder, or the storyboard rendered last",
-        autocompletion=options.complete_storyboard,
-    ),
-]
 
 
 def preview(
-    story: OptionalStory = None,
+    story: options.OptionalStory = None,
     chunk: Annotated[int | None, typer.Option(min=1, help="which chunk; default: the whole film, in stills")] = None,
     takes: Annotated[int, typer.Option(min=1, max=9, help="how many takes of the chunk, side by side")] = 1,
     draft: Annotated[bool, typer.Option("--draft", help="use fewer steps: faster, not what the film will be")] = False,
@@ -63,7 +56,7 @@ def preview(
 
     Example: blockvid preview storyboards/swan.yaml --chunk 5
     """
-    story = story or options.default_storyboard(Path.cwd())
+    story = story or options.default_storyboard(Path.cwd(), "preview {} --chunk 5")
     storyboard = read_storyboard(story, set_ or (), allow_outside)  # before torch is loaded
     if chunk is None and takes > 1:
         raise UsageError("--takes: of which chunk? Name it with --chunk.")

@@ -30,7 +30,7 @@ MAX_SEEDS = 1000  # in one command
 
 
 def render(
-    stories: options.Stories,
+    stories: options.Stories = None,
     output: options.Output = None,
     model: options.Model = None,
     seed: options.Seed = None,
@@ -49,10 +49,7 @@ def render(
     kv_storage: options.KVStorage = None,
     kv_dtype: options.KVDtype = None,
     retry: Annotated[bool, typer.Option(help="when memory runs out, continue with a lower preset")] = True,
-    fresh: Annotated[
-        bool,
-        typer.Option("--fresh", help="render everything again; earlier takes are moved to a folder beside"),
-    ] = False,
+    fresh: options.Fresh = False,
     chunk: options.Chunk = None,
     take: options.Take = None,
     from_chunk: options.FromChunk = None,
@@ -68,13 +65,12 @@ def render(
 
     Several storyboards, or several --seeds, are rendered one after another; if one fails, the others go on.
 
-    With --chunk 5 a new take of chunk 5 is rendered, and all chunks after it again; with --only 5 the others stay.
-
     Example: blockvid render storyboards/swan.yaml --seed 7 -o swan.mp4
 
     Example: blockvid render storyboards/swan.yaml storyboards/balloon.yaml --seeds 1..4
     """
-    started, several = time.perf_counter(), _several_films(stories, seed, seeds, output)
+    started, stories = time.perf_counter(), stories or [options.default_storyboard(Path.cwd(), "render {}")]
+    several = _several_films(stories, seed, seeds, output)
     _check_retake_options(chunk, take, from_chunk, only, several, fresh)
     storyboard = None if several else read_storyboard(stories[0], set_ or (), allow_outside)  # before torch is loaded
     from blockvid_cli.job import RenderRequest, prepare

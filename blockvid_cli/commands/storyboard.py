@@ -36,7 +36,7 @@ chunk: 4s               # length of a caption that names none
 chunks:
   - caption: A red boat rests on the lake at sunset.
   - caption: The red boat glides to the right across the quiet lake at sunset.
-    duration: 5s        # or at: 00:04-00:09; or 60f, with fps: 12 above
+    duration: 5s        # or at: 00:04-00:09; or 60f, if the film has a line fps: 12
   - caption: At night, the red boat comes to rest on the calm lake.
     cut: true           # a new shot begins here
 """

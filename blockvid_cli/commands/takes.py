@@ -78,7 +78,9 @@ def choose(
 
     Chunks after it are rendered again, unless the take was rendered alone (--only).
 
-    Example: blockvid takes choose storyboards/swan.yaml 5 2
+    'blockvid render story.yaml --only 5' renders the take that this example chooses.
+
+    Example: blockvid takes choose story.yaml 5 2
     """
     job = _job(story, output, allow_outside)
     from blockvid_cli.project.identity import write_take_choices
@@ -106,7 +108,7 @@ def drop(
 ) -> None:
     """Remove a take that is not in the film.
 
-    Example: blockvid takes drop storyboards/swan.yaml 5 1
+    Example: blockvid takes drop story.yaml 5 1
     """
     job = _job(story, output, allow_outside)
     from blockvid_cli.retake import remove_take

@@ -106,12 +106,12 @@ def check_video_spec(spec: VideoSpec) -> SoundMix:
     return check_audio(spec.tracks, timeline.story.start, timeline.seconds, spec.loudness)
 
 
-def mux_film(video: Path, film: Path, spec: VideoSpec) -> Film:
+def mux_film(video: Path, film: Path, spec: VideoSpec, keep_srt: bool = False) -> Film:
     """Makes a film of the first ``spec.frames`` frames of an mp4 that ``write_video`` wrote.
 
     Where nothing is drawn into frames they are copied bit for bit; otherwise they are decoded, changed one by one and
     encoded again. The film lasts exactly as long as the frames and the cards, however long its sounds are. An ``.srt``
-    is written beside it if the spec's subtitles have such a file.
+    is written beside it if the spec's subtitles have such a file, unless ``keep_srt`` leaves the one that is there.
 
     Raises:
         UsageError: the film's name does not end in .mp4.
@@ -127,7 +127,7 @@ def mux_film(video: Path, film: Path, spec: VideoSpec) -> Film:
         if spec.needs_encoding:
             source, frames = _temporary_files(film)[0], apply_overlays(read_frames(video, spec.size), spec)
             encode_video(frames, source, rate=spec.rate, size=spec.size, total=spec.timeline.frames, crf=spec.crf)
-        return _finish(source, film, spec, mix)
+        return _finish(source, film, spec, mix, keep_srt)
 
 
 def write_film(
@@ -192,7 +192,7 @@ def _remove(files: Iterable[Path]) -> None:
         file.unlink(missing_ok=True)
 
 
-def _finish(video: Path, film: Path, spec: VideoSpec, mix: SoundMix) -> Film:
+def _finish(video: Path, film: Path, spec: VideoSpec, mix: SoundMix, keep_srt: bool = False) -> Film:
     """Copies the frames of ``video`` into a film, and adds sound, subtitles, chapters and tags."""
     _, muxed, srt_file = _temporary_files(film)
     chapters = spec.film_chapters()
@@ -205,7 +205,8 @@ def _finish(video: Path, film: Path, spec: VideoSpec, mix: SoundMix) -> Film:
     total, seconds = spec.timeline.frames, spec.timeline.seconds
     if frames < total:
         raise BlockvidError(f"{video} holds {frames} pictures of {total}; remove it to have it made anew.")
-    _update_srt(film.with_suffix(".srt"), subtitles, spec.subtitles.has_file)
+    if not keep_srt:
+        _update_srt(film.with_suffix(".srt"), subtitles, spec.subtitles.has_file)
     with disk_errors(film):
         os.replace(muxed, film)
     return Film(film, total, seconds, film.stat().st_size)
