@@ -164,3 +164,22 @@ def test_tiled_frames_are_near_the_whole_ones_and_streamed_equal_whole(small_wan
 def test_one_tile_is_the_whole_frame(small_wan):
     z = torch.randn(3, 16, 8, 12)
     assert torch.equal(*(torch.cat(list(WanVAE(small_wan, tiled=t).stream([z]))) for t in (False, True)))
+
+
+@torch.inference_mode()
+@pytest.mark.parametrize("kind", ["tiny", "wan", "tiled"])
+def test_frames_encoded_in_pieces_equal_the_whole_film(kind, small_wan):
+    torch.manual_seed(3)
+    vae = TinyVAE().eval() if kind == "tiny" else WanVAE(small_wan, tiled=kind == "tiled")
+    frames = torch.rand(13, 3, 320, 288) if kind == "tiled" else torch.rand(13, 3, 32, 48)
+    whole = vae.encode(frames)
+    pieces = torch.cat(list(vae.encode_stream([frames[:5], frames[5:9], frames[9:]])))
+    assert whole.shape[0] == 4 and torch.allclose(whole, pieces, atol=1e-5)
+
+
+@torch.inference_mode()
+def test_latents_encoded_in_tiles_are_near_those_of_whole_frames(small_wan):
+    frames = torch.rand(5, 3, 320, 288, generator=torch.Generator().manual_seed(4))
+    whole, tiled = (WanVAE(small_wan, tiled=t).encode(frames) for t in (False, True))
+    assert whole.shape == tiled.shape == (2, 16, 40, 36)
+    assert float((whole - tiled).abs().mean()) < 0.1 * float(whole.std())

@@ -158,16 +158,24 @@ class TinyVAE(nn.Module):
         """The sizes, in the form of a card's ``vae.config``."""
         return asdict(self.sizes)
 
-    @torch.inference_mode()
     def encode(self, frames: torch.Tensor) -> torch.Tensor:
         """(1 + 4k, 3, H, W) in 0..1 -> (1 + k, C, H/8, W/8), zero mean and unit variance a channel."""
-        folded = fold(frames[None].to(self.mean))[0]
-        latents, state = [], []
-        for frame in folded:
-            z, state = self.encoder(frame[None], 1, state)
-            latents.append(z)
-        z = torch.cat(latents)
-        return (z - self.mean.view(-1, 1, 1)) / self.std.view(-1, 1, 1)
+        return next(iter(self.encode_stream([frames])))
+
+    @torch.inference_mode()
+    def encode_stream(self, pieces: Iterable[torch.Tensor]) -> Iterator[torch.Tensor]:
+        """For each piece of frames (4k, 3, H, W), 1 + 4k in the first, its latents."""
+        state: State = []
+        first = True
+        for frames in pieces:
+            x = frames[None].to(self.mean)
+            folded = fold(x)[0] if first else fold_later(x)[0]
+            latents = []
+            for frame in folded:
+                z, state = self.encoder(frame[None], 1, state)
+                latents.append(z)
+            yield (torch.cat(latents) - self.mean.view(-1, 1, 1)) / self.std.view(-1, 1, 1)
+            first = False
 
     @torch.inference_mode()
     def stream(self, blocks: Iterable[torch.Tensor]) -> Iterator[torch.Tensor]:
@@ -188,7 +196,12 @@ class TinyVAE(nn.Module):
 def fold(frames: torch.Tensor) -> torch.Tensor:
     """Clips (B, 1 + 4k, 3, H, W) in 0..1 -> (B, 1 + k, 12, H, W) around zero; the first frame stands for four."""
     start = frames[:, :1].expand(-1, FOLD - 1, -1, -1, -1)
-    return torch.cat([start, frames], 1).sub(0.5).unflatten(1, (-1, FOLD)).flatten(2, 3)
+    return fold_later(torch.cat([start, frames], 1))
+
+
+def fold_later(frames: torch.Tensor) -> torch.Tensor:
+    """Later parts of clips (B, 4k, 3, H, W) in 0..1 -> (B, k, 12, H, W) around zero."""
+    return frames.sub(0.5).unflatten(1, (-1, FOLD)).flatten(2, 3)
 
 
 def fit_principal(vae: TinyVAE, folded: torch.Tensor) -> None:

@@ -45,6 +45,10 @@ class VAE(LatentDecoder, Protocol):
         """(1 + 4k, 3, H, W) in 0..1 -> (1 + k, C, H/8, W/8), normalized as the transformer reads them."""
         ...
 
+    def encode_stream(self, pieces: Iterable[torch.Tensor]) -> Iterator[torch.Tensor]:
+        """For each piece of a film's frames (4k, 3, H, W), 1 + 4k in the first, its latents (k or 1 + k, C, h, w)."""
+        ...
+
 
 def decode(vae: LatentDecoder, latents: torch.Tensor) -> torch.Tensor:
     """All frames (1 + 4k, 3, H, W) of latents (1 + k, C, h, w)."""

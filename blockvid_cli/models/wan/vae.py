@@ -12,7 +12,8 @@ blocks; the overlaps are blended:
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from functools import partial
 from typing import Any, NamedTuple, Self
 
 import torch
@@ -20,6 +21,8 @@ import torch
 from blockvid_cli.models.wan.networks import AutoencoderKLWan, WanCausalConv3d
 
 TILE, STRIDE = 32, 24  # latent pixels
+SPACE, TIME = 8, 4  # pixels in a latent pixel, frames in a latent frame
+Tails = dict[int, list[torch.Tensor | None]]  # by tile; of each causal convolution
 
 
 class Tile(NamedTuple):
@@ -41,11 +44,12 @@ class WanVAE:
         for name in ("latents_mean", "latents_std"):
             if len(module.config[name]) != module.config["z_dim"]:
                 raise ValueError(f"{name} has {len(module.config[name])} numbers, not one for each channel")
-        if tiled:
-            module.enable_tiling()  # for encoding; decoding is streamed here
         self.mean = torch.tensor(module.config["latents_mean"]).view(-1, 1, 1)
         self.std = torch.tensor(module.config["latents_std"]).view(-1, 1, 1)
-        self._tails = sum(isinstance(part, WanCausalConv3d) for part in module.decoder.modules())
+        self._tails, self._encoder_tails = (
+            sum(isinstance(part, WanCausalConv3d) for part in half.modules())
+            for half in (module.decoder, module.encoder)
+        )
 
     @classmethod
     def from_config(cls, config: Mapping[str, Any], tiled: bool = False) -> Self:
@@ -57,17 +61,41 @@ class WanVAE:
         self.module.to(device)
         return self
 
-    @torch.inference_mode()
     def encode(self, frames: torch.Tensor) -> torch.Tensor:
         """(1 + 4k, 3, H, W) in 0..1 -> (1 + k, C, H/8, W/8), the posterior's mode."""
-        x = frames.to(self.module.device, self.module.dtype).transpose(0, 1)[None] * 2 - 1
-        z = self.module.encode(x, return_dict=False)[0].mode()[0].transpose(0, 1).float()
-        return (z - self.mean.to(z)) / self.std.to(z)
+        return next(iter(self.encode_stream([frames])))
+
+    @torch.inference_mode()
+    def encode_stream(self, pieces: Iterable[torch.Tensor]) -> Iterator[torch.Tensor]:
+        """For each piece of frames (4k, 3, H, W), 1 + 4k in the first, its latents."""
+        tails: Tails = {}
+        first = True
+        for frames in pieces:
+            x = frames.to(self.module.device, self.module.dtype) * 2 - 1
+            tiles = self._tiles(x.shape[2] // SPACE, x.shape[3] // SPACE)
+            if len(tiles) == 1:
+                z = self._encode(x, tails.setdefault(0, [None] * self._encoder_tails), first)
+            else:
+                z = _run_tiles(x, tiles, tails, SPACE, partial(self._encode, first=first))
+            yield (z - self.mean.to(z)) / self.std.to(z)
+            first = False
+
+    def _encode(self, x: torch.Tensor, tails: list[torch.Tensor | None], first: bool) -> torch.Tensor:
+        """Latents (F, C, h, w) of frames (N, 3, H, W) in -1..1, or a tile of them; ``tails`` continue."""
+        tails.extend([None] * (self._encoder_tails - len(tails)))
+        groups = [x[:1], *x[1:].split(TIME)] if first else x.split(TIME)
+        parts = [
+            self.module.encoder(group.transpose(0, 1)[None], feat_cache=tails, feat_idx=[0])
+            for group in groups
+            if len(group)
+        ]
+        moments = self.module.quant_conv(torch.cat(parts, 2))
+        return moments.chunk(2, 1)[0][0].transpose(0, 1).float()
 
     @torch.inference_mode()
     def stream(self, blocks: Iterable[torch.Tensor]) -> Iterator[torch.Tensor]:
         """For each block of latents (F, C, h, w), its frames (4F, 3, H, W); 4F - 3 for the first."""
-        tails: dict[int, list[torch.Tensor | None]] = {}
+        tails: Tails = {}
         first = True
         for block in blocks:
             z = (block * self.std.to(block) + self.mean.to(block)).to(self.module.device, self.module.dtype)
@@ -75,7 +103,7 @@ class WanVAE:
             if len(tiles) == 1:
                 yield self._decode(z, tails.setdefault(0, [None] * self._tails), first)
             else:
-                yield self._decode_tiles(z, tiles, tails, first)
+                yield _run_tiles(z, tiles, tails, 1, partial(self._decode, first=first))
             first = False
 
     def _tiles(self, height: int, width: int) -> list[Tile]:
@@ -85,6 +113,7 @@ class WanVAE:
 
     def _decode(self, z: torch.Tensor, tails: list[torch.Tensor | None], first: bool) -> torch.Tensor:
         """Frames (F, 3, H, W) of a block or a tile of one; ``tails`` continue from the previous block."""
+        tails.extend([None] * (self._tails - len(tails)))
         frames = []
         for number, latent in enumerate(z):
             x = self.module.post_quant_conv(latent[None, :, None])
@@ -92,27 +121,41 @@ class WanVAE:
             frames.append(self.module.decoder(x, feat_cache=tails, feat_idx=[0], first_chunk=begins))
         return torch.cat(frames, 2)[0].transpose(0, 1).float().clamp(-1, 1) / 2 + 0.5
 
-    def _decode_tiles(
-        self, z: torch.Tensor, tiles: list[Tile], tails: dict[int, list[torch.Tensor | None]], first: bool
-    ) -> torch.Tensor:
-        """A block decoded tile by tile, on the CPU; each tile's part weighs less towards its inner edges."""
-        total = weight = None
-        for number, tile in enumerate(tiles):
-            tile_tails = [_move(tail, z.device) for tail in tails.get(number, [None] * self._tails)]
-            frames = self._decode(z[:, :, tile.rows, tile.columns], tile_tails, first).cpu()
-            tails[number] = [_move(tail, "cpu") for tail in tile_tails]
-            scale = frames.shape[2] // (tile.rows.stop - tile.rows.start)
-            if total is None or weight is None:
-                total = frames.new_zeros(*frames.shape[:2], z.shape[2] * scale, z.shape[3] * scale)
-                weight = total.new_zeros(total.shape[2:])
-            down = _ramp(tile.rows, z.shape[2], scale)
-            across = _ramp(tile.columns, z.shape[3], scale)
-            rows, columns = (slice(side.start * scale, side.stop * scale) for side in tile)
-            total[:, :, rows, columns] += frames * down[:, None] * across
-            weight[rows, columns] += down[:, None] * across
+
+def _run_tiles(
+    x: torch.Tensor,
+    tiles: list[Tile],
+    tails: Tails,
+    scale: int,
+    run: Callable[[torch.Tensor, list[torch.Tensor | None]], torch.Tensor],
+) -> torch.Tensor:
+    """What ``run`` makes of x (N, C, H, W) tile by tile, on the CPU; a tile's part weighs less towards inner edges.
+
+    Args:
+        tiles: in latent pixels.
+        tails: of each tile's convolutions, on the CPU; changed.
+        scale: pixels of x in a latent pixel.
+        run: (a tile of x, its tails) -> frames or latents; changes the tails.
+    """
+    total = weight = None
+    for number, tile in enumerate(tiles):
+        rows, columns = (slice(side.start * scale, side.stop * scale) for side in tile)
+        tile_tails = [_move(tail, x.device) for tail in tails.get(number, [])]
+        part = run(x[:, :, rows, columns], tile_tails).cpu()
+        tails[number] = [_move(tail, "cpu") for tail in tile_tails]
+        size = part.shape[2] / (tile.rows.stop - tile.rows.start)  # pixels of the result in a latent pixel
+        rows, columns = (slice(int(side.start * size), int(side.stop * size)) for side in tile)
         if total is None or weight is None:
-            raise ValueError("there are no tiles")
-        return total / weight
+            height, width = (int(side // scale * size) for side in x.shape[2:])
+            total = part.new_zeros(*part.shape[:2], height, width)
+            weight = total.new_zeros(height, width)
+        down = _ramp(tile.rows, x.shape[2] // scale, int(size))
+        across = _ramp(tile.columns, x.shape[3] // scale, int(size))
+        total[:, :, rows, columns] += part * down[:, None] * across
+        weight[rows, columns] += down[:, None] * across
+    if total is None or weight is None:
+        raise ValueError("there are no tiles")
+    return total / weight
 
 
 def _move(tail: torch.Tensor | str | None, device: torch.device | str) -> torch.Tensor | str | None:
