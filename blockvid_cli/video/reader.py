@@ -34,6 +34,7 @@ if TYPE_CHECKING:
 
 Value = TypeVar("Value")
 MAX_RATE_SPREAD = 0.25  # of the mean: a larger deviation of the frame durations is a variable frame rate
+TIME_TOLERANCE = 1e-4  # seconds, of times that containers round
 DEFAULT_FPS = 24.0  # where a file states no frame rate
 PLAYLIST_MARKS = (b"#EXTM3U", b"ffconcat version", b"<MPD", b"[playlist]")  # how files begin that name others
 
@@ -160,6 +161,44 @@ def read_frames(path: Path, size: tuple[int, int]) -> Iterator[np.ndarray]:
         raise BlockvidError(f"the frames in {path} cannot be read: {error}") from error
     if decode_errors:
         raise BlockvidError(f"the frames in {path} cannot be read: the file is damaged.")
+
+
+def frames_at(path: Path, fps: float, size: tuple[int, int]) -> Iterator[np.ndarray]:
+    """Yields frames (H, W, 3) uint8 at a constant rate: at each time, the last one that is shown by then.
+
+    Frames are scaled to cover ``size``, width and height, and cropped around the middle. Times are those of the file,
+    so that a varying frame rate does not shift anything; a frame without a time follows the one before it.
+
+    Raises:
+        UsageError: there is no such file, or no frame in it can be decoded.
+    """
+    import av
+
+    reformatter = av.video.reformatter.VideoReformatter()
+    start, latest, shown, count = None, 0.0, None, 0
+    with open_video(path) as stream:
+        declared = float(stream.average_rate or stream.guessed_rate or DEFAULT_FPS)
+        for frame in _decode(stream, []):
+            time = latest + 1 / declared if frame.pts is None else float(frame.pts * (stream.time_base or 0))
+            start = time if start is None else start
+            latest = max(time, latest)
+            while shown is not None and count / fps < latest - start - TIME_TOLERANCE:
+                yield shown
+                count += 1
+            shown = _cover(frame, size, reformatter)
+    if shown is None:
+        raise UsageError(f"{path}: no frame in this file can be read; is it a film, and is it whole?")
+    for _ in range(max(round((latest - (start or 0.0) + 1 / declared) * fps) - count, 0 if count else 1)):
+        yield shown
+
+
+def _cover(frame: av.VideoFrame, size: tuple[int, int], reformatter: VideoReformatter) -> np.ndarray:
+    """Upright pixels that fill a size, without distortion."""
+    stored = (frame.height, frame.width) if _orientation(frame)[0] else (frame.width, frame.height)
+    scale = max(side / own for side, own in zip(size, stored, strict=True))
+    width, height = (max(round(own * scale), side) for side, own in zip(size, stored, strict=True))
+    left, top = (width - size[0]) // 2, (height - size[1]) // 2
+    return _rgb(frame, (width, height), reformatter)[top : top + size[1], left : left + size[0]]
 
 
 class _AnonymousFile(FileIO):
