@@ -35,7 +35,7 @@ from blockvid_cli.rollout.noise import gaussian
 from blockvid_cli.rollout.recipe import Recipe, make_recipe, merge_recipes
 from blockvid_cli.storybook.edition import read_edition
 from blockvid_cli.storybook.stories import make_story
-from blockvid_cli.training.objectives import LossPart
+from blockvid_cli.training.objectives import Losses, LossPart
 from blockvid_cli.training.objectives.reconstruction import Reconstruction
 from blockvid_cli.training.objectives.teacher_forcing import (
     BatchConfig,
@@ -113,11 +113,11 @@ class Alternating:
         ]
 
     def _loss(self, name: str):
-        def loss(step: int, progress: float) -> tuple[torch.Tensor, dict[str, float]]:
+        def loss(step: int, progress: float) -> Losses:
             self.trained.append((name, step))
             x = torch.randn(3, 4, generator=torch.Generator().manual_seed(step))
             fake, real = self.critic(self.generator(x)), self.critic(x)
-            return (fake if name == "generator" else real - fake).mean(), {}
+            yield (fake if name == "generator" else real - fake).mean(), {}
 
         return loss
 
@@ -185,7 +185,7 @@ def test_every_part_is_trained_by_its_own_optimizers_when_it_is_due(tmp_path):
     expected, trained = Alternating(), Alternating()
     for part in expected.losses():
         expected.critic.zero_grad()
-        part.loss(0, 0)[0].backward()
+        next(iter(part.loss(0, 0)))[0].backward()
         nn.utils.clip_grad_norm_(part.module.parameters(), 1.0)
         part.optimizers[0].step()
     train(trained, TrainerConfig(1, warm_up=0), tmp_path / "one")
@@ -197,7 +197,7 @@ def test_the_average_warms_up_and_is_what_is_evaluated_and_returned(tmp_path):
     objective, seen, weights = Alternating(), [], []
     part = objective.losses()[0]
 
-    def loss(step: int, progress: float) -> tuple[torch.Tensor, dict[str, float]]:
+    def loss(step: int, progress: float) -> Losses:
         weights.append(objective.generator.bias.detach().clone())
         return part.loss(step, progress)
 
@@ -242,7 +242,7 @@ def test_latents_are_encoded_again_for_another_vae_or_other_stories_or_a_damaged
 
 def test_batches_are_pure_functions_of_the_step(stories):
     objective = forcing(stories)
-    first, again, other = (objective.loss(step, 0)[0] for step in (3, 3, 4))
+    first, again, other = (next(objective.loss(step, 0))[0] for step in (3, 3, 4))
     assert torch.equal(first, again) and not torch.equal(first, other)
 
 
@@ -376,13 +376,13 @@ def test_samples_are_the_rollouts(stories):
 
 def test_own_rollout_begins_late_and_shows_the_networks_own_block(stories):
     objective, plain = forcing(stories, OwnRollout), forcing(stories)
-    assert torch.equal(objective.loss(3, 0.5)[0], plain.loss(3, 0.5)[0])
+    assert torch.equal(next(objective.loss(3, 0.5))[0], next(plain.loss(3, 0.5))[0])
     contexts = []
     later_error = objective.later_error
     objective.later_error = lambda data, windows, context, generator: (
         contexts.append((windows, context)) or later_error(data, windows, context, generator)
     )
-    loss, figures = objective.loss(3, 0.9)
+    loss, figures = next(objective.loss(3, 0.9))
     assert "own" in figures and loss.requires_grad
     (windows, context), generator = contexts[0], torch.Generator().manual_seed(3)
     sample_windows(stories, 2, generator, before=1)
@@ -471,3 +471,32 @@ def test_the_bundled_model_is_retrained_by_one_command(tmp_path):
     story = tmp_path / "story.yaml"
     story.write_text("version: 1\nchunks: [{caption: A red boat., duration: 2s}]\n")
     assert render(prepare(RenderRequest(story, model=str(folder)))).frames == 24
+
+
+class Accumulating(Alternating):
+    """The generator's loss in two halves, one after another."""
+
+    def losses(self) -> Sequence[LossPart]:
+        part = super().losses()[0]
+
+        def loss(step: int, progress: float) -> Losses:
+            for half in (0, 1):
+                x = torch.randn(4, 4, generator=torch.Generator().manual_seed(step))[2 * half : 2 * half + 2]
+                yield self.generator(x).square().mean() / 2, {"half": half}
+
+        return [replace(part, loss=loss)]
+
+
+def test_losses_that_come_one_by_one_make_one_step_of_their_sum(tmp_path):
+    objective, figures = Accumulating(), []
+    weight = objective.generator.weight.detach().clone()
+    train(objective, TrainerConfig(1, warm_up=0), tmp_path, figures.append)
+    expected = Accumulating()
+    assert torch.equal(expected.generator.weight, weight)
+    x = torch.randn(4, 4, generator=torch.Generator().manual_seed(0))
+    loss = expected.generator(x).square().mean()
+    loss.backward()
+    nn.utils.clip_grad_norm_(expected.generator.parameters(), 1.0)
+    torch.optim.AdamW(expected.generator.parameters(), 1e-2).step()
+    assert figures[0]["loss"] == pytest.approx(float(loss.detach()), abs=1e-4)
+    assert torch.allclose(objective.generator.weight, expected.generator.weight, atol=1e-6)

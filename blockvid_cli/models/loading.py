@@ -94,12 +94,17 @@ def load_denoiser(
     """
     if trainable and precision.quantize:
         raise UsageError(f"--precision {precision.name}: quantized weights cannot be trained; give fp32 or bf16.")
-    family = family_of(card)
     network = meta_transformer(card)
     checkpoint = _open_checkpoint(network, card, card.transformer)
     lora = load_lora(network, card) if card.transformer.lora else None
     _fill_transformer(network, checkpoint.tensors, precision, device, lora)
     network.train(trainable).requires_grad_(trainable)
+    return wrap_network(card, network, fps)
+
+
+def wrap_network(card: ModelCard, network: nn.Module, fps: float | None = None) -> VideoDenoiser:
+    """A card's transformer behind the denoiser's contract; ``fps`` is for networks that read it."""
+    family = family_of(card)
     denoiser = import_class(family.denoiser)
     if family.reads_fps:
         return denoiser(network, card.transformer.predicts, fps or card.fps)

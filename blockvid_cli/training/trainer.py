@@ -12,37 +12,45 @@ training equals an uninterrupted one.
 from __future__ import annotations
 
 import importlib.util
-import io
 import json
 import math
-import pickle
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Literal
 
 import torch
 from diffusers.training_utils import EMAModel
 from PIL import Image
 from torch import nn
+from torch.distributed.tensor import DTensor
 
 from blockvid_cli.errors import BlockvidError
-from blockvid_cli.files import open_regular_file
 from blockvid_cli.models.vae import to_uint8
-from blockvid_cli.project.atomic_files import write_atomically
+from blockvid_cli.training.checkpoints import Checkpoints, StateFile
+from blockvid_cli.training.distributed import World, mean_of_ranks, trained
 from blockvid_cli.training.objectives import LossPart, Objective
 
+ALONE = World()
+MAX_FAILURES = 10  # steps in a row whose gradients are not finite
 Notify = Callable[[dict[str, float]], None]
 
 
 @dataclass(frozen=True)
 class TrainerConfig:
-    """Steps, warm-up, the share of steps after which the cosine begins, and the share of the rate it falls to."""
+    """How long a training lasts, and how its rate falls.
+
+    Args:
+        warm_up: steps in which the rate rises.
+        decay: ``cosine`` after a share ``hold`` of the steps, to a share ``floor`` of the rate; or ``stepwise``: to
+            ``floor`` at once, after half of the steps.
+    """
 
     steps: int
     warm_up: int = 30
+    decay: Literal["cosine", "stepwise"] = "cosine"
     hold: float = 0.3
     floor: float = 0.02
     clip: float = 1.0
@@ -51,9 +59,11 @@ class TrainerConfig:
     evaluate_every: int = 200
 
     def rate(self, step: int) -> float:
-        """The share of the learning rate at ``step``: linear warm-up, constant, cosine."""
+        """The share of the learning rate at ``step``: a linear warm-up, then constant, then lower."""
         if step < self.warm_up:
             return (step + 1) / self.warm_up
+        if self.decay == "stepwise":
+            return self.floor if step >= self.steps / 2 else 1.0
         late = max(step / self.steps - self.hold, 0) / (1 - self.hold)
         return self.floor + (1 - self.floor) * 0.5 * (1 + math.cos(math.pi * min(late, 1.0)))
 
@@ -86,33 +96,46 @@ class TrainLogger:
 class Trainer:
     """The state of a training: the parts of its objective, their optimizers, the moving average and the step."""
 
-    def __init__(self, objective: Objective, config: TrainerConfig, run: Path) -> None:
-        self.objective, self.config, self.run = objective, config, run
+    def __init__(
+        self,
+        objective: Objective,
+        config: TrainerConfig,
+        run: Path,
+        checkpoints: Checkpoints | None = None,
+        world: World = ALONE,
+    ) -> None:
+        self.objective, self.config, self.run, self.world = objective, config, run, world
         self.parts = objective.losses()
         self.module = self.parts[0].module
-        self.ema = EMAModel(self.module.parameters(), decay=config.ema_decay)
+        self.ema = EMAModel(trained(self.module).values(), decay=config.ema_decay)
         self.rates = [[group["lr"] for group in o.param_groups] for part in self.parts for o in part.optimizers]
-        self.step, self.seconds = 0, 0.0
-        state = read_state(run / "state.pt")
-        if state is not None:
-            self._load(state)
+        self.step, self.seconds, self.failures = 0, 0.0, 0
+        self.checkpoints = checkpoints or StateFile(run)
+        self.checkpoints.load(self)
 
     def train(self, notify: Notify) -> None:
-        """Trains to the last step of the config, from the step at which ``run/state.pt`` was saved."""
-        config, logger, began = self.config, TrainLogger(self.run), time.monotonic() - self.seconds
+        """Trains to the last step of the config, from the step at which the state was saved.
+
+        Raises:
+            BlockvidError: gradients stopped being finite, or the disk refuses the state.
+        """
+        config, began = self.config, time.monotonic() - self.seconds
+        logger = TrainLogger(self.run) if self.world.is_first else None
         while self.step < config.steps:
             figures = self._train_step()
             self.step, self.seconds = self.step + 1, time.monotonic() - began
             last = self.step == config.steps
             if self.step % config.save_every == 0 or last:
-                self._save()
+                self.checkpoints.save(self)
             if self.step % config.evaluate_every == 0 or last:
                 with averaged(self.module, self.ema):
                     held_out, image = self.objective.evaluate(), self.objective.sample()
-                figures |= {f"held_out_{name}": round(value, 4) for name, value in held_out.items()}
+                figures |= {f"held_out_{name}": value for name, value in held_out.items()}
+                figures = {name: round(value, 6) for name, value in mean_of_ranks(figures, self.world).items()}
                 figures = {"step": self.step, "seconds": round(time.monotonic() - began, 1), **figures}
-                logger.log(figures, image)
-                notify(figures)
+                if logger:
+                    logger.log(figures, image)
+                    notify(figures)
 
     def _train_step(self) -> dict[str, float]:
         """One step of all parts that are due, and of the average; the losses and the parts' figures."""
@@ -125,77 +148,66 @@ class Trainer:
         for part in self.parts:
             if self.step % part.every == 0:
                 figures |= self._train_part(part)
-        self.ema.step(self.module.parameters())
+        self.ema.step(trained(self.module).values())
         return figures
 
     def _train_part(self, part: LossPart) -> dict[str, float]:
         for optimizer in part.optimizers:
             optimizer.zero_grad(set_to_none=True)
-        loss, figures = part.loss(self.step, self.step / self.config.steps)
-        loss.backward()
-        norm = nn.utils.clip_grad_norm_(part.module.parameters(), self.config.clip)
+        total, figures = 0.0, {}
+        for loss, part_figures in part.loss(self.step, self.step / self.config.steps):
+            loss.backward()
+            total += float(loss.detach())
+            figures |= part_figures
+        norm = nn.utils.clip_grad_norm_(trained(part.module).values(), self.config.clip)
+        if isinstance(norm, DTensor):
+            norm = norm.full_tensor()
         if torch.isfinite(norm):
+            self.failures = 0
             for optimizer in part.optimizers:
                 optimizer.step()
+        else:
+            self._count_failure(part)
         name = "loss" if part is self.parts[0] else f"{part.name}_loss"
-        return {name: round(float(loss.detach()), 5), **{key: round(value, 4) for key, value in figures.items()}}
+        return {name: total, **figures}
 
-    def _save(self) -> None:
-        parts = {
-            part.name: {
-                "module": part.module.state_dict(),
-                "optimizers": [optimizer.state_dict() for optimizer in part.optimizers],
-            }
-            for part in self.parts
-        }
-        content = io.BytesIO()
-        torch.save({"step": self.step, "seconds": self.seconds, "ema": self.ema.state_dict(), "parts": parts}, content)
-        write_atomically(self.run / "state.pt", content.getvalue())
-
-    def _load(self, state: dict[str, Any]) -> None:
-        self.step, self.seconds = state["step"], state["seconds"]
-        for part in self.parts:
-            part.module.load_state_dict(state["parts"][part.name]["module"])
-            for optimizer, moments in zip(part.optimizers, state["parts"][part.name]["optimizers"], strict=True):
-                optimizer.load_state_dict(moments)
-        self.ema.load_state_dict(state["ema"])
-        self.ema.to(next(self.module.parameters()).device)
+    def _count_failure(self, part: LossPart) -> None:
+        """A step whose gradients are not finite is left out; many in a row end the training."""
+        self.failures += 1
+        if self.failures == MAX_FAILURES:
+            raise BlockvidError(
+                f"{self.run}: the gradients of {part.name} have not been finite for {MAX_FAILURES} steps, up to step"
+                f" {self.step}; what was saved before is kept. Use a lower learning rate, or look at the data."
+            )
 
 
-def train(objective: Objective, config: TrainerConfig, run: Path, notify: Notify = lambda figures: None) -> None:
+def train(
+    objective: Objective,
+    config: TrainerConfig,
+    run: Path,
+    notify: Notify = lambda figures: None,
+    checkpoints: Checkpoints | None = None,
+    world: World = ALONE,
+) -> None:
     """Trains an objective to the end, from where the run stopped; its first module then has the averaged weights.
 
     Raises:
         BlockvidError: the saved state of the run is damaged.
     """
-    trainer = Trainer(objective, config, run)
+    trainer = Trainer(objective, config, run, checkpoints, world)
     trainer.train(notify)
-    trainer.ema.copy_to(trainer.module.parameters())
+    trainer.ema.copy_to(trained(trainer.module).values())
 
 
 @contextmanager
 def averaged(module: nn.Module, ema: EMAModel) -> Iterator[None]:
     """Gives the module its averaged weights for a while."""
-    ema.store(module.parameters())
-    ema.copy_to(module.parameters())
+    ema.store(trained(module).values())
+    ema.copy_to(trained(module).values())
     try:
         yield
     finally:
-        ema.restore(module.parameters())
-
-
-def read_state(file: Path) -> dict[str, Any] | None:
-    """The state saved in a file, on the CPU; None where there is no file.
-
-    Raises:
-        BlockvidError: the file is damaged.
-    """
-    if not file.exists():
-        return None
-    try:
-        return torch.load(open_regular_file(file), map_location="cpu", weights_only=True)
-    except (RuntimeError, EOFError, OSError, ValueError, KeyError, pickle.UnpicklingError) as error:
-        raise BlockvidError(f"{file}: this checkpoint cannot be read ({error}); delete it to begin again.") from error
+        ema.restore(trained(module).values())
 
 
 class KernelMuon(torch.optim.Muon):

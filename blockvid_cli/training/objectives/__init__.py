@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
 import torch
 from torch import nn
+
+Losses = Iterable[tuple[torch.Tensor, dict[str, float]]]
 
 
 @dataclass(frozen=True)
@@ -20,15 +22,16 @@ class LossPart:
         name: of the part in logs and checkpoints.
         module: its gradients are clipped and its weights saved.
         optimizers: of the module's weights.
-        loss: (step, progress 0..1) -> the loss and figures for the log; a pure function of the step and the weights,
-            so that a resumed training equals an uninterrupted one.
+        loss: (step, progress 0..1) -> losses with figures for the log, each of which is propagated back before the
+            next is computed, so that one graph at a time is in memory; a step is taken on their sum. A pure function
+            of the step and the weights, so that a resumed training equals an uninterrupted one.
         every: the part is trained in every so many steps.
     """
 
     name: str
     module: nn.Module
     optimizers: Sequence[torch.optim.Optimizer]
-    loss: Callable[[int, float], tuple[torch.Tensor, dict[str, float]]]
+    loss: Callable[[int, float], Losses]
     every: int = 1
 
 

@@ -11,7 +11,7 @@ from blockvid_cli.storybook.edition import Edition
 from blockvid_cli.storybook.probe import FRAME_ATTRIBUTES, Probe, ProbeReading, chunk_frames, sample_clip
 from blockvid_cli.storybook.rendering import render_story
 from blockvid_cli.storybook.stories import make_story
-from blockvid_cli.training.objectives import LossPart, tile_rows
+from blockvid_cli.training.objectives import Losses, LossPart, tile_rows
 
 BATCH = 32  # clips a step
 
@@ -59,7 +59,7 @@ class ProbeClassification:
         """One part: the probe."""
         return [LossPart("probe", self.probe, self.optimizers, self.loss)]
 
-    def loss(self, step: int, progress: float) -> tuple[torch.Tensor, dict[str, float]]:
+    def loss(self, step: int, progress: float) -> Losses:
         """The loss of a batch of clips."""
         generator = torch.Generator().manual_seed(step)
         chosen = torch.randint(len(self.data.clips), (BATCH,), generator=generator)
@@ -70,7 +70,7 @@ class ProbeClassification:
             for logits, labels in ((frame_logits[name], self.data.frame_labels[name]) for name in FRAME_ATTRIBUTES)
         ]
         losses.append(cross_entropy(action_logits, self.data.actions[chosen], ignore_index=-1))
-        return torch.stack(losses).sum(), {}
+        yield torch.stack(losses).sum(), {}
 
     def evaluate(self) -> dict[str, float]:
         """Accuracies on held-out stories."""

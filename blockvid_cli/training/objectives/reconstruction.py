@@ -12,7 +12,7 @@ import torch
 
 from blockvid_cli.datasets.storybook import StoryClips
 from blockvid_cli.models.tiny_vae import TinyVAE, fold
-from blockvid_cli.training.objectives import LossPart, tile_rows
+from blockvid_cli.training.objectives import Losses, LossPart, tile_rows
 
 FRAMES = 9
 
@@ -29,7 +29,7 @@ class Reconstruction:
         """One part: the VAE."""
         return [LossPart("vae", self.vae, self.optimizers, self.loss)]
 
-    def loss(self, step: int, progress: float) -> tuple[torch.Tensor, dict[str, float]]:
+    def loss(self, step: int, progress: float) -> Losses:
         """The loss of a batch of clips, and its PSNR."""
         generator = torch.Generator().manual_seed(step)
         whole = step % 8 == 0 or progress > 0.95
@@ -41,7 +41,7 @@ class Reconstruction:
         error = y.float() - x
         edges = error.diff(dim=-1).abs().mean() + error.diff(dim=-2).abs().mean()
         loss = (weight * error.abs()).mean() + 2 * (weight * error**2).mean() + 0.5 * edges
-        return loss + 1e-3 * z.float().pow(2).mean(), {"psnr": psnr(error)}
+        yield loss + 1e-3 * z.float().pow(2).mean(), {"psnr": psnr(error)}
 
     @torch.no_grad()
     def evaluate(self) -> dict[str, float]:

@@ -31,7 +31,7 @@ from blockvid_cli.rollout.kv_cache.base import CacheEntry, FullCache, KVView
 from blockvid_cli.rollout.recipe import Maker, Recipe
 from blockvid_cli.rollout.rollout import Rollout, RolloutSegment
 from blockvid_cli.storyboard.plan import Block
-from blockvid_cli.training.objectives import LossPart, tile_rows
+from blockvid_cli.training.objectives import Losses, LossPart, tile_rows
 
 CONTEXT_NOISE = 0.15
 DROPPED = 0.08  # the share of prompts
@@ -84,11 +84,11 @@ class TeacherForcing:
         """One part: the network."""
         return [LossPart("network", self.denoiser.network, self.optimizers, self.loss)]
 
-    def loss(self, step: int, progress: float) -> tuple[torch.Tensor, dict[str, float]]:
+    def loss(self, step: int, progress: float) -> Losses:
         """Half the error of first blocks and half the error of later ones; everything random comes from ``step``."""
         opening, later = self.errors(self.data, torch.Generator().manual_seed(step))
         figures = {"opening": float(opening.detach()), "later": float(later.detach())}
-        return 0.5 * opening + 0.5 * later, figures
+        yield 0.5 * opening + 0.5 * later, figures
 
     @torch.no_grad()
     def evaluate(self) -> dict[str, float]:
@@ -232,17 +232,18 @@ class DiffusionForcing(TeacherForcing):
 class OwnRollout(TeacherForcing):
     """Teacher forcing, then the same over the network's own blocks."""
 
-    def loss(self, step: int, progress: float) -> tuple[torch.Tensor, dict[str, float]]:
+    def loss(self, step: int, progress: float) -> Losses:
         """From ``OWN_ROLLOUT_START`` on the last context block is sampled by the network, over its true context."""
         if progress < OWN_ROLLOUT_START:
-            return super().loss(step, progress)
+            yield from super().loss(step, progress)
+            return
         generator = torch.Generator().manual_seed(step)
         windows = sample_windows(self.data.stories, self.batch.windows, generator, before=1)
         context = context_latents(self.data.stories, windows)
         context[:, -1] = self.own_blocks(windows, generator).cpu()
         opening = self.opening_error(self.data, generator)
         later = self.later_error(self.data, windows, context, generator)
-        return 0.5 * opening + 0.5 * later, {"opening": float(opening.detach()), "own": float(later.detach())}
+        yield 0.5 * opening + 0.5 * later, {"opening": float(opening.detach()), "own": float(later.detach())}
 
     def own_blocks(self, windows: Windows, generator: torch.Generator) -> torch.Tensor:
         """The blocks (B, F, C, H, W) before the targets, as the network generates them."""
