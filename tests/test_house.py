@@ -105,7 +105,7 @@ def test_there_is_no_import_cycle():
 
 
 def test_the_package_has_few_files():
-    assert len(modules()) <= 150
+    assert len(modules()) <= 180  # 150 for rendering and measuring, the rest for datasets and post-training
 
 
 def test_no_function_is_longer_than_a_screen():
@@ -170,7 +170,7 @@ READ_DIRECTLY = {  # by function, why it may open a file without the readers of 
     "video.reader.open_video": "open_regular_file looks first",
     "evaluation.backends.backbones.Laion._linear": "open_regular_file opens it",
     "evaluation.backends.backbones.Raft._network": "open_regular_file opens it",
-    "training.trainer.read_state": "open_regular_file opens it",
+    "training.checkpoints.read_state": "open_regular_file opens it",
     "video.reference_images._decode": "bytes that read_regular_file returned",
     "render.open_project": "no file",
 }

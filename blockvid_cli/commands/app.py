@@ -12,6 +12,7 @@ from blockvid_cli.commands import (
     data,
     doctor,
     eval,
+    finetune,
     history,
     models,
     preview,
@@ -55,6 +56,7 @@ app.command()(doctor.doctor)
 app.command("eval")(eval.evaluate)
 app.add_typer(data.app, name="data")
 app.command()(bench.bench)
+app.command()(finetune.finetune)
 app.add_typer(train.app, name="train")
 
 
