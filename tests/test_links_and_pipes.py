@@ -138,11 +138,18 @@ def hostile(rendered_once, outside, tmp_path, monkeypatch) -> Path:
         replace_by("dangling", work / name, outside)
     (work / "piped-bench").mkdir()
     replace_by("pipe", work / "piped-bench" / "bench.json", outside)
+    for name in ("piped-set/train/metadata.jsonl", "half-set/dataset.yaml", "raw/pipe.mp4", "raw/metadata.jsonl"):
+        replace_by("pipe", work / name, outside)
+    for name in ("good-set", "half-set"):
+        (work / name / "train" / "videos").mkdir(parents=True)
+        (work / name / "train" / "metadata.jsonl").write_text(f"{ROW}\n")
+        shutil.copy(work / "good.mp4", work / name / "train" / "videos" / "a.mp4")
     (work / "zero.yaml").symlink_to("/dev/zero")
     monkeypatch.chdir(work)
     return work
 
 
+ROW = '{"file_name": "videos/a.mp4", "chunks": [{"start": 0, "end": 5, "caption": "A boat"}]}'
 STORIES = ("good.yaml", "bad.yaml", "pipe.yaml", "zero.yaml")
 COMMANDS: dict[str, list[str]] = {  # what is run in that folder; of every command at least one line
     "render": [
@@ -177,10 +184,24 @@ COMMANDS: dict[str, list[str]] = {  # what is run in that folder; of every comma
         "model/vae.safetensors dangling.safetensors --force",
     ],
     "models rm": ["model --yes", "piped --yes"],
-    "data demo": ["--bench films", "--bench piped-bench"],
+    "data demo": ["--bench films", "--bench piped-bench", "piped-set --videos 1"],
+    "data import": ["raw -o new-set", "captions.srt -o new-set", "good-set -o films"],
+    "data check": ["good-set", "good-set --fast", "piped-set", "half-set"],
+    "data prepare": ["piped-set", "half-set", "good-set --dry-run --model model"],
+    "data preview": ["good-set -o plot.png", "piped-set -o film.png"],
+    "data export": ["good-set a -o dangling.yaml", "good-set a", "piped-set a"],
+    "finetune": ["--data piped-set", "--data half-set", "--data good-set --run run"],
     "train storybook": ["--run run", "--run new-run --card piped", "--run new-run -o run"],
 }
-NOTHING_TO_DO = ("bench", "models pull", "models rm", "data demo", "train storybook")  # there, or it takes long
+NOTHING_TO_DO = (
+    "bench",
+    "models pull",
+    "models rm",
+    "data demo",
+    "data import",
+    "finetune",
+    "train storybook",
+)  # there, or it takes long
 
 
 def names(command: object, prefix: str = "") -> list[str]:

@@ -175,6 +175,7 @@ def test_nothing_is_left_lying_about(story, model, blockvid, storage):
         "take-1.safetensors",
         "pictures.mp4",
         "pictures.json",
+        "subtitles.sha256",
     }
     assert left == beside | texts | kept
     folders = {path.name for path in story.with_suffix(".blockvid").iterdir() if path.is_dir()}

@@ -14,8 +14,7 @@ from blockvid_cli.errors import UsageError, plural
 
 app = typer.Typer(
     no_args_is_help=True,
-    help="Make, check and prepare datasets for 'blockvid finetune'.\n\n"
-    "Example: blockvid data demo lv1m-demo; blockvid data prepare lv1m-demo; blockvid finetune --data lv1m-demo",
+    help="Make, check and prepare datasets for 'blockvid finetune'.\n\nExample: blockvid data demo lv1m-demo",
 )
 
 Folder = Annotated[Path, typer.Argument(metavar="FOLDER", help="a dataset folder")]
@@ -41,8 +40,9 @@ def demo(
 ) -> None:
     """Write a dataset of picture-book films, so that training can be tried at once.
 
-    With --bench FOLDER it writes films whose drift is known instead, to test whether a metric ranks them correctly:
-    each story without drift, and with six kinds of drift at four severities each. bench.json says which film is which.
+    With --bench FOLDER it writes films whose drift is known instead, to test whether a metric ranks them correctly.
+
+    Each story is made without drift, and with six kinds of drift at four severities each; bench.json lists the films.
 
     The same command continues where it stopped.
 
@@ -83,8 +83,9 @@ def import_(
 ) -> None:
     """Make a dataset of a folder of captioned videos.
 
-    It reads clips with .txt, .srt, .vtt or .json beside them; metadata.jsonl or .csv as LoRA trainers use them;
-    videos2caption.json; and LongLive's folders of shots. Timed captions, as LV-Bench prints them, become chunks.
+    It reads clips with .txt, .srt, .vtt or .json beside them, and tables as LoRA trainers use them (metadata.jsonl).
+
+    It reads LongLive's folders of shots too. Timed captions, as LV-Bench prints them, become chunks.
 
     Example: blockvid data import clips/ -o lv1m/
     """
