@@ -138,8 +138,9 @@ def chunk_changes(job: RenderJob) -> list[ChunkChange]:
         stored = stored_frames(folder, number).get(key, 0)
         own = edited[number - 1]
         if stored >= needed:
-            chosen = f"take {chunk.take} was chosen; the film shows take {recorded[number - 1].get('take')}"
-            changes.append(ChunkChange(number, "keep", chosen if "take" in own else ""))
+            shown = recorded[number - 1].get("take") if "take" in own else None
+            chosen = f"take {chunk.take} was chosen; the film shows take {shown}" if "take" in own else ""
+            changes.append(ChunkChange(number, "keep", chosen))
         elif stored:
             changes.append(ChunkChange(number, "finish", "some blocks lack"))
         elif own:
