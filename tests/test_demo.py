@@ -273,5 +273,5 @@ def test_the_command_says_what_it_makes(few, tmp_path, monkeypatch):
     assert done.stderr.splitlines()[-1] == "cat-1--blur-2: film 3 of 3"
     assert json.loads(run(data.app, [*ask, "--json"]).stdout)["rendered"] == 0
     missing = run(data.app, ["demo"])
-    assert isinstance(missing.exception, UsageError) and "needs a folder for its films" in str(missing.exception)
+    assert isinstance(missing.exception, UsageError) and "needs one folder" in str(missing.exception)
     assert "Example: blockvid data demo" in run(data.app, ["demo", "--help"]).output

@@ -303,7 +303,7 @@ def save_model(job: FinetuneJob, network: nn.Module, figures: Mapping[str, Any],
         "base": job.card.name,
         "data": f"{job.dataset.settings.title or job.dataset.root.name}: {len(job.dataset.train)} videos",
         "licence of the data": job.dataset.settings.license,
-        "stages": [_stage_facts(stage, figures.get(f"stage {stage.name}", {})) for stage in job.stages],
+        "stages": [_stage_facts(stage, figures.get(stage.name, {})) for stage in job.stages],
         "compute": f"{seconds / 3600:.2f} hours on {job.device}",
     }
     for part in _local_parts(job.card):
