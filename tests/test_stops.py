@@ -286,7 +286,7 @@ def test_stopped_at_random_moments_every_command_goes_on_to_the_same_latents(tmp
         story = prepared(f"trial-{trial}", kind)
         # the whole commands took longer than these will, whose modules are loaded; choosing does nothing else
         line, share = command_line(kind, story, model), 0.2 if kind == "choose" else 1
-        delay = generator.uniform(0, share * longest[kind])
+        delay = generator.uniform(0.02, share * longest[kind])  # before the program's first line nothing can be said
         again = [line, ["render", str(story), "--model", str(model)]]
         log = str(story.with_name("log.txt"))
         values = {"words": line, "again": again, "delay": delay, "signal": int(number), "log": log}
