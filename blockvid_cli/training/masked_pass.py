@@ -25,7 +25,7 @@ from torch.nn.functional import scaled_dot_product_attention
 
 from blockvid_cli.datasets.films import FilmBatch
 from blockvid_cli.errors import UsageError
-from blockvid_cli.models.wan.attention import AttentionContext, LayerQKV
+from blockvid_cli.models.wan.attention import AttentionContext, LayerQKV, project_heads
 from blockvid_cli.models.wan.denoiser import VideoDenoiser
 from blockvid_cli.models.wan.rope import Rope, apply_rope
 from blockvid_cli.rollout.cache_updates import Clean
@@ -138,11 +138,9 @@ class MaskedSelfAttnProcessor:
         attention_mask: torch.Tensor | None,
         context: AttentionContext,
     ) -> torch.Tensor:
-        heads = (attn.heads, -1)
-        query = apply_rope(attn.norm_q(attn.to_q(hidden_states)).unflatten(2, heads), context.cos_sin)
-        key = apply_rope(attn.norm_k(attn.to_k(hidden_states)).unflatten(2, heads), context.cos_sin)
-        value = attn.to_v(hidden_states).unflatten(2, heads)
-        query, key, value = (x.transpose(1, 2) for x in (query, key, value))
+        query, key, value = project_heads(attn, hidden_states, hidden_states)
+        rotated = (apply_rope(query, context.cos_sin), apply_rope(key, context.cos_sin), value)
+        query, key, value = (x.transpose(1, 2) for x in rotated)
         if isinstance(self.mask, torch.Tensor):
             out = scaled_dot_product_attention(query, key, value, attn_mask=self.mask)
         else:

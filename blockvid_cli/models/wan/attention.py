@@ -126,10 +126,7 @@ class CachedSelfAttnProcessor:
         attention_mask: torch.Tensor | None,
         context: AttentionContext,
     ) -> torch.Tensor:
-        heads = (attn.heads, -1)
-        query = attn.norm_q(attn.to_q(hidden_states)).unflatten(2, heads)
-        key = attn.norm_k(attn.to_k(hidden_states)).unflatten(2, heads)
-        value = attn.to_v(hidden_states).unflatten(2, heads)
+        query, key, value = project_heads(attn, hidden_states, hidden_states)
         if context.view.record:
             context.recorded[self.layer] = LayerQKV(query, key, value)
         keys, values, bias = apply_rope(key, context.cos_sin), value, None
@@ -153,16 +150,20 @@ class CrossAttnProcessor:
         attention_mask: torch.Tensor | None = None,
         rotary_emb: None = None,
     ) -> torch.Tensor:
-        shape, heads = hidden_states.shape, (attn.heads, -1)
+        shape = hidden_states.shape
         if encoder_hidden_states.ndim == 4:
             frames = encoder_hidden_states.shape[1]
             hidden_states = hidden_states.unflatten(1, (frames, -1)).flatten(0, 1)
             encoder_hidden_states = encoder_hidden_states.flatten(0, 1)
-        query = attn.norm_q(attn.to_q(hidden_states)).unflatten(2, heads)
-        key = attn.norm_k(attn.to_k(encoder_hidden_states)).unflatten(2, heads)
-        value = attn.to_v(encoder_hidden_states).unflatten(2, heads)
+        query, key, value = project_heads(attn, hidden_states, encoder_hidden_states)
         out = attend(query, key, value).flatten(2)
         return attn.to_out[1](attn.to_out[0](out)).reshape(shape)
+
+
+def project_heads(attn: WanAttention, hidden_states: torch.Tensor, source: torch.Tensor) -> LayerQKV:
+    """Queries of tokens (B, T, C), keys and values of ``source`` (B, S, C), by heads: (B, T or S, H, D), un-rotated."""
+    query, key = attn.norm_q(attn.to_q(hidden_states)), attn.norm_k(attn.to_k(source))
+    return LayerQKV(*(x.unflatten(2, (attn.heads, -1)) for x in (query, key, attn.to_v(source))))
 
 
 def attend(

@@ -3,7 +3,7 @@
     own film x -> noised at sigma -> teacher, with guidance  -> x0_real
                                   -> critic                  -> x0_fake
     gradient on x     (x0_fake - x0_real) / mean |x - x0_real|          loss ½ ‖x - stop(x - gradient)‖²
-    critic            flow matching on the generator's own films, ``ratio`` times as often as the generator
+    critic            flow matching on the generator's own films, a few steps for one of the generator
 
 What Self Forcing's released weights were trained by; hyper-parameters as there. The scores are those of whole films in
 one pass, as a bidirectional teacher has them, or block by block over the film's own past, for a causal one.
@@ -32,7 +32,6 @@ class DmdConfig:
     guidance: cfg of the teacher: cond + guidance·(cond - uncond).
     shift: of the sigmas at which films are judged.
     low, high: the smallest and the largest of these sigmas.
-    ratio: steps of the critic for one of the generator.
     score: ``joint``: a whole film in one pass; ``causal``: block by block over the film's own earlier blocks.
     frames: the last latent frames of a film that have gradients.
     """
@@ -41,7 +40,6 @@ class DmdConfig:
     shift: float = 5.0
     low: float = 0.02
     high: float = 0.98
-    ratio: int = 5
     score: Literal["joint", "causal"] = "joint"
     frames: int = LEARNING_FRAMES
 
